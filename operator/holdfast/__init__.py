@@ -1,0 +1,97 @@
+"""Conversation memory for LLM agents: policies, turns and exact token budgets on Redis or Valkey."""
+
+from typing import TYPE_CHECKING, Any
+
+from holdfast._version import __version__
+from holdfast.errors import (
+    AccessDenied,
+    AcknowledgedLost,
+    AmbiguousWrite,
+    BudgetExceeded,
+    BudgetTooSmall,
+    ConfigurationError,
+    CorruptRecord,
+    HoldfastError,
+    IdempotencyConflict,
+    LeaseLost,
+    MemoryNotFound,
+    MessageInvalid,
+    MessageTooLarge,
+    PolicyInvalid,
+    PolicyNotFound,
+    RecordNotFound,
+    ScriptsMissing,
+    ServerTooOld,
+    SessionBusy,
+    SessionKeyError,
+    StoreUnavailable,
+    UnknownKeys,
+)
+from holdfast.values import AppendResult, Health, Lease, Page, Record
+
+if TYPE_CHECKING:
+    from holdfast.client import Client, Memory, connect
+    from holdfast.log import MessageLog
+    from holdfast.policy import Policy
+    from holdfast.session import Session
+    from holdfast.turn import Turn
+
+__all__ = [
+    "AccessDenied",
+    "AcknowledgedLost",
+    "AmbiguousWrite",
+    "AppendResult",
+    "BudgetExceeded",
+    "BudgetTooSmall",
+    "Client",
+    "ConfigurationError",
+    "CorruptRecord",
+    "Health",
+    "HoldfastError",
+    "IdempotencyConflict",
+    "Lease",
+    "LeaseLost",
+    "Memory",
+    "MemoryNotFound",
+    "MessageInvalid",
+    "MessageLog",
+    "MessageTooLarge",
+    "Page",
+    "Policy",
+    "PolicyInvalid",
+    "PolicyNotFound",
+    "Record",
+    "RecordNotFound",
+    "ScriptsMissing",
+    "ServerTooOld",
+    "Session",
+    "SessionBusy",
+    "SessionKeyError",
+    "StoreUnavailable",
+    "Turn",
+    "UnknownKeys",
+    "__version__",
+    "connect",
+]
+
+_LAZY = {
+    "Client": "client",
+    "Memory": "client",
+    "MessageLog": "log",
+    "Policy": "policy",
+    "Session": "session",
+    "Turn": "turn",
+    "connect": "client",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load what needs pydantic at its first use, so that importing the library stays cheap."""
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module 'holdfast' has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415
+
+    value = getattr(import_module(f"holdfast.{module}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,63 @@
+"""Pure readers of message formats: what is said, what is called, what must stay together.
+
+An item is the caller's own JSON and is stored untouched. Everything else the library needs to know
+of it (its role, which tool calls it makes or answers, what a model is charged for) is read here,
+without I/O and without changing the item.
+"""
+
+from dataclasses import replace
+from typing import Final
+
+from holdfast.errors import ConfigurationError
+from holdfast.formats._facts import JSON, ROLES, Facts, Format, Kind, known_role, unrecognised
+from holdfast.formats.chat import ChatFormat
+from holdfast.formats.responses import ResponsesFormat
+
+__all__ = ["FORMATS", "JSON", "ROLES", "Facts", "Format", "Kind", "read_facts"]
+
+# In the order in which they are asked: a message without `type` is the same to both.
+FORMATS: Final[tuple[Format, ...]] = (ChatFormat(), ResponsesFormat())
+
+
+def read_facts(
+    item: JSON,
+    format: str | None = None,  # noqa: A002 (the public name of the choice, as in `append`)
+    role: str | None = None,
+) -> Facts:
+    """Read what there is to know about an item.
+
+    Args:
+        item: any JSON value. It is not changed.
+        format: name of the format to read it as; None finds the format by the item's shape.
+        role: one of `ROLES`, in place of the item's own; the other facts stay.
+
+    Returns:
+        The facts. An item that no format knows is of kind `OTHER`, is charged by its compact JSON
+        text, and says `recognised=False`.
+
+    Raises:
+        ConfigurationError: no format or no role of that name.
+        MessageInvalid: something that had to be read as JSON is no JSON value.
+    """
+    facts = _by_shape(item) if format is None else _named(format).facts(item)
+    if role is None:
+        return facts
+    known = known_role(role)
+    if not known:
+        raise ConfigurationError(f"{role!r} is no role; use one of {', '.join(sorted(ROLES))}")
+    return replace(facts, role=known)
+
+
+def _by_shape(item: JSON) -> Facts:
+    for candidate in FORMATS:
+        if candidate.matches(item):
+            return candidate.facts(item)
+    return unrecognised(item)
+
+
+def _named(name: str) -> Format:
+    for candidate in FORMATS:
+        if candidate.name == name:
+            return candidate
+    names = ", ".join(candidate.name for candidate in FORMATS)
+    raise ConfigurationError(f"{name!r} is no message format; use one of {names}")

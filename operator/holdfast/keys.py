@@ -1,0 +1,108 @@
+"""Names of sessions and of keys. Distinct inputs always give distinct names.
+
+A session's key is percent-encoded, so that it can hold none of `{ } * ? [ ]` and no separator of
+ours: neither a pattern match nor another tenant's prefix can be smuggled in.
+"""
+
+import re
+from collections.abc import Mapping
+
+from holdfast.errors import ConfigurationError, SessionKeyError
+from holdfast.values import MemoryAddress
+
+MAX_KEY_BYTES = 512
+_PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.")
+_FIELD = re.compile(r"\{([a-z_][a-z0-9_]{0,30})\}")
+_NAME = re.compile(r"[a-z0-9]([-.a-z0-9]{0,61}[a-z0-9])?")
+_PREFIX = re.compile(r"[a-z0-9]([-a-z0-9]{0,14}[a-z0-9])?")
+
+
+def _encode(value: str, plain: frozenset[int]) -> str:
+    try:
+        raw = value.encode()
+    except UnicodeEncodeError:
+        raise SessionKeyError("a session key must be valid Unicode text") from None
+    if not raw:
+        raise SessionKeyError("a session key must not be empty")
+    if len(raw) > MAX_KEY_BYTES:
+        raise SessionKeyError(
+            f"a session key may have at most {MAX_KEY_BYTES} bytes of UTF-8, this one has {len(raw)}"
+        )
+    return "".join(chr(byte) if byte in plain else f"%{byte:02X}" for byte in raw)
+
+
+def session_key(session_id: str) -> str:
+    """Encode a session id for use in a key.
+
+    Args:
+        session_id: 1..512 bytes of UTF-8.
+
+    Raises:
+        SessionKeyError: empty, too long, or not Unicode.
+    """
+    return _encode(session_id, _PLAIN | {ord(":")})
+
+
+def template_fields(template: str) -> tuple[str, ...]:
+    """Return the names of a key template's fields, in order."""
+    return tuple(_FIELD.findall(template))
+
+
+def template_key(template: str, fields: Mapping[str, str]) -> str:
+    """Fill in a key template. Distinct fields give distinct keys.
+
+    Each value is encoded on its own and also without `:`, which only the template's literals may
+    hold, so no value can reach over into the next field.
+
+    Args:
+        template: such as `user:{user_id}`.
+        fields: exactly the template's fields, each 1..512 bytes of UTF-8.
+
+    Raises:
+        SessionKeyError: a field is missing, unknown, empty or too long.
+    """
+    names = template_fields(template)
+    missing = [name for name in names if name not in fields]
+    unknown = [name for name in fields if name not in names]
+    if missing or unknown:
+        wants = ", ".join(names)
+        raise SessionKeyError(f"the key template {template!r} takes exactly the fields {wants}")
+
+    def value(match: re.Match[str]) -> str:
+        try:
+            return _encode(fields[match[1]], _PLAIN)
+        except SessionKeyError as error:
+            raise SessionKeyError(f"field {match[1]!r}: {error.message}") from None
+
+    return _FIELD.sub(value, template)
+
+
+def memory_address(namespace: str, name: str) -> MemoryAddress:
+    """Check and join the two parts of a memory's name.
+
+    Raises:
+        ConfigurationError: a part could not be the name of a Kubernetes object.
+    """
+    for what, text in (("namespace", namespace), ("memory name", name)):
+        if not _NAME.fullmatch(text):
+            raise ConfigurationError(
+                f"{what} {text!r} is no Kubernetes name: at most 63 of a-z, 0-9, '-' and '.', "
+                "starting and ending with a letter or digit"
+            )
+    return MemoryAddress(namespace, name)
+
+
+def memory_prefix(memory: MemoryAddress, prefix: str = "mem") -> str:
+    """Return the prefix of the memory's own keys: `mem:{namespace/name}`.
+
+    Raises:
+        ConfigurationError: the prefix is not 1..16 of `a-z 0-9 -`.
+    """
+    if not _PREFIX.fullmatch(prefix):
+        raise ConfigurationError(f"key prefix {prefix!r} is not 1..16 of a-z, 0-9 and '-'")
+    return f"{prefix}:{{{memory}}}"
+
+
+def session_prefix(memory: MemoryAddress, key: str, prefix: str = "mem") -> str:
+    """Return the prefix of one session's keys; the braces make it one slot of a Cluster."""
+    return f"{prefix}:{{{memory}/{key}}}"

@@ -1,0 +1,74 @@
+"""When a session expires. One moment for all its keys, and the rule that set it."""
+
+from typing import Literal, NamedTuple
+
+from holdfast.values import Terms
+
+Rule = Literal["ttl", "afterClear", "afterFlush", "maxLifetime", "lease"]
+
+
+class Expiry(NamedTuple):
+    """The moment in milliseconds since 1970, and the rule behind it."""
+
+    at: int
+    rule: Rule
+
+
+def plan_expiry(
+    terms: Terms,
+    *,
+    now: int,
+    created: int,
+    lease_until: int,
+    idle: int | None = None,
+    rule: Rule = "ttl",
+) -> Expiry:
+    """Return the expiry after a refreshing call.
+
+    Idle life from now, but never before a turn that is held may end, and never after the session's
+    longest life.
+
+    Args:
+        terms: the policy's times.
+        now: milliseconds since 1970, as all moments here.
+        created: the session's first write.
+        lease_until: end of the lease that is held; 0 without one.
+        idle: milliseconds instead of the policy's `ttl`.
+        rule: the name of that time.
+    """
+    expiry = Expiry(now + (terms.ttl if idle is None else idle), rule)
+    if lease_until > expiry.at:
+        expiry = Expiry(lease_until, "lease")
+    if terms.max_lifetime and created + terms.max_lifetime < expiry.at:
+        expiry = Expiry(created + terms.max_lifetime, "maxLifetime")
+    return expiry
+
+
+def plan_shortened(
+    terms: Terms,
+    *,
+    now: int,
+    created: int,
+    lease_until: int,
+    touched: int,
+    current: int,
+    grace: int,
+) -> Expiry:
+    """Return the expiry of a live session under an edited policy.
+
+    As if the last refresh had happened under the new policy; but an edit that shortens leaves at
+    least `grace` from now, or the current expiry where that is nearer, so that a typing error does
+    not delete people's conversations on the spot.
+
+    Args:
+        terms: the new policy's times.
+        now: milliseconds since 1970, as all moments here.
+        created: the session's first write.
+        lease_until: end of the lease that is held; 0 without one.
+        touched: the last refresh.
+        current: the expiry so far.
+        grace: milliseconds.
+    """
+    wanted = plan_expiry(terms, now=touched, created=created, lease_until=lease_until)
+    floor = min(current, now + grace)
+    return wanted if wanted.at >= floor else Expiry(floor, wanted.rule)

@@ -1,0 +1,211 @@
+"""The policy a memory works under: found once, followed afterwards, never guessed."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from holdfast.errors import HoldfastError, PolicyNotFound, StoreUnavailable
+from holdfast.policy import LockingMode, OnFull, Policy, RefreshOn
+from holdfast.store import MemoryStore
+from holdfast.tokens import TokenCounter, counter
+from holdfast.values import MemoryAddress, PolicyDocument, Refresh, Terms
+
+_log = logging.getLogger("holdfast")
+
+GRANT = 2000
+"""Milliseconds a lease that was handed over waits for its new holder."""
+FOLLOW = 2.0
+"""Seconds after which a policy is asked for again, in the background."""
+TRUST = 30.0
+"""Seconds after which a write waits for the answer, so that a process that slept writes nothing old."""
+STANDALONE = 30.0
+"""Seconds between looks for an operator, where the policy was given as an argument."""
+_CATCH_UP = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """A policy, and what follows from it.
+
+    Attributes:
+        policy: as declared.
+        terms: the numbers that the store enforces.
+        counter: counts tokens.
+        max_message_size: bytes of JSON.
+        managed: an operator wrote it.
+    """
+
+    policy: Policy
+    terms: Terms
+    counter: TokenCounter
+    max_message_size: int
+    managed: bool
+
+
+def terms_of(policy: Policy, revision: int) -> Terms:
+    """Return the numbers of a policy that a store enforces."""
+    retention, locking = policy.retention, policy.locking
+    refresh = Refresh(0)
+    if RefreshOn.WRITE in retention.refresh_on:
+        refresh |= Refresh.WRITE
+    if RefreshOn.READ in retention.refresh_on:
+        refresh |= Refresh.READ
+    return Terms(
+        revision=revision,
+        max_tokens=policy.max_tokens or 0,
+        max_messages=policy.max_messages or 0,
+        refuse=policy.on_full is OnFull.REFUSE,
+        ttl=retention.ttl.milliseconds,
+        after_clear=retention.after_clear.milliseconds if retention.after_clear else 0,
+        after_flush=retention.after_flush.milliseconds if retention.after_flush else 0,
+        max_lifetime=retention.max_lifetime.milliseconds if retention.max_lifetime else 0,
+        refresh=refresh,
+        lease=locking.lease_ttl.milliseconds,
+        grant=GRANT,
+        enforced=locking.mode is LockingMode.ENFORCED,
+        max_ids=policy.idempotency.max_remembered_ids,
+    )
+
+
+def agreement(policy: Policy, revision: int) -> Agreement:
+    """Make an agreement; revision 0 is a policy that was given as an argument."""
+    return Agreement(
+        policy=policy,
+        terms=terms_of(policy, revision),
+        counter=counter(policy.model.tokenizer.value),
+        max_message_size=policy.limits.max_message_size.bytes,
+        managed=revision > 0,
+    )
+
+
+class PolicyFeed:
+    """Follows the policy of one memory.
+
+    The operator's document wins over an argument. It is fetched before the first call, asked for again
+    in the background while the memory is in use, and at once when a session turns out to have seen a
+    newer one.
+
+    Args:
+        store: where the document is.
+        memory: whose.
+        given: the policy that holds where no operator wrote one.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        store: MemoryStore,
+        memory: MemoryAddress,
+        given: Policy | None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._memory = memory
+        self._given = agreement(given, 0) if given is not None else None
+        self._clock = clock
+        self._current: Agreement | None = None
+        self._asked = float("-inf")
+        self._refresh: asyncio.Task[None] | None = None
+        self._differed = False
+
+    @property
+    def given(self) -> Policy | None:
+        """The policy that was given as an argument."""
+        return self._given.policy if self._given else None
+
+    async def current(self) -> Agreement:
+        """Return the agreement in force; no round trip unless it is new or was not used for long.
+
+        Raises:
+            PolicyNotFound: there is none, or the memory is being deleted.
+        """
+        age = self._clock() - self._asked
+        if self._current is None or age > TRUST:
+            await self._fetch()
+        elif age > (FOLLOW if self._current.managed else STANDALONE) and (
+            self._refresh is None or self._refresh.done()
+        ):
+            self._refresh = asyncio.create_task(self._fetch_quietly())
+        assert self._current is not None
+        return self._current
+
+    async def catch_up(self, revision: int) -> None:
+        """Fetch until the policy is at least of that revision.
+
+        Raises:
+            PolicyNotFound: the session was managed by an operator whose policy is gone.
+            StoreUnavailable: the document stays older than what the session has seen.
+        """
+        deadline = self._clock() + _CATCH_UP
+        pause = 0.01
+        while True:
+            await self._fetch()
+            if self._current is not None and self._current.terms.revision >= revision:
+                return
+            if self._current is not None and not self._current.managed:
+                raise self._not_found(
+                    "the session was written under an operator's policy, and that policy is gone: "
+                    "apply the MemoryResource again, or clear the session's keys"
+                )
+            if self._clock() + pause > deadline:
+                raise StoreUnavailable(
+                    "the policy in the store stays older than what the session has seen",
+                    memory=str(self._memory),
+                )
+            await asyncio.sleep(pause)
+            pause *= 2
+
+    async def aclose(self) -> None:
+        """Stop following."""
+        if self._refresh is not None:
+            self._refresh.cancel()
+            await asyncio.gather(self._refresh, return_exceptions=True)
+
+    async def _fetch_quietly(self) -> None:
+        try:
+            await self._fetch()
+        except PolicyNotFound:
+            self._current = None  # the next call asks again, and its caller sees the error
+        except HoldfastError as error:
+            # The copy at hand stays good until TRUST ends; then the caller sees the error.
+            _log.debug("policy of memory %s not refreshed: %s", self._memory, error.code)
+
+    async def _fetch(self) -> None:
+        asked = self._clock()
+        document = await self._store.policy(self._memory)
+        self._current = self._read(document)
+        self._asked = asked
+
+    def _read(self, document: PolicyDocument | None) -> Agreement:
+        current = self._current
+        if document is None:
+            if current is not None and current.managed:
+                raise self._not_found("the policy of this memory was removed")
+            if self._given is None:
+                raise self._not_found(
+                    "no policy: no operator wrote one for this memory, and none was given. Apply a "
+                    "MemoryResource, or pass `policy=` to connect()"
+                )
+            return self._given
+        if not document.active:
+            raise self._not_found("the memory is being deleted")
+        if current is not None and current.terms.revision == document.revision:
+            return current
+        found = agreement(Policy.from_document(document.document), document.revision)
+        given = self._given
+        if given is not None and not self._differed:
+            self._differed = given.policy.sha256() != found.policy.sha256()
+            if self._differed:
+                _log.warning(
+                    "memory %s: the operator's policy (revision %d) is in force, and differs from the "
+                    "one given as an argument",
+                    self._memory,
+                    document.revision,
+                )
+        return found
+
+    def _not_found(self, sentence: str) -> PolicyNotFound:
+        return PolicyNotFound(sentence, memory=str(self._memory))

@@ -1,0 +1,138 @@
+"""How commands get to the server: one exchange on one connection, and nothing retried behind our back.
+
+A client that repeats a command after a broken connection stores it twice (redis-py does, ten times, by
+default). So the carrier uses the client's pool only to get connections, exchanges bytes itself, and
+says exactly one thing that matters: whether the command may have reached the server.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeAlias
+
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from holdfast.errors import AccessDenied, HoldfastError, StoreUnavailable
+
+Argument: TypeAlias = bytes | str | int
+Command: TypeAlias = Sequence[Argument]
+Reply: TypeAlias = Any  # whatever the protocol can say: the store reads each where it asked for it
+
+_BROKEN = (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError)
+
+
+class Broken(HoldfastError):
+    """The connection broke after the command was sent: it may have been executed."""
+
+    code = "Broken"
+
+
+class Carrier(Protocol):
+    """Carries commands to a server and its replies back."""
+
+    async def exchange(
+        self, commands: Sequence[Command], *, patience: float | None = None
+    ) -> list[Reply]:
+        """Send commands in one piece on one connection and return their replies in order.
+
+        An error reply stands in the list as an exception.
+
+        Args:
+            commands: at least one.
+            patience: seconds to wait for the replies, instead of the usual time.
+
+        Raises:
+            StoreUnavailable: nothing was sent.
+            AccessDenied: the server refused the credentials; nothing was sent.
+            Broken: the connection broke after sending.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close the connections, if they are the carrier's own."""
+        ...
+
+
+class PoolCarrier:
+    """A carrier over a redis-py connection pool.
+
+    Args:
+        pool: of the library's own client or of a caller's.
+        owned: close the pool with the carrier.
+        limit: connections used at the same time; further calls wait their turn.
+        timeout: seconds for one exchange.
+    """
+
+    def __init__(
+        self, pool: ConnectionPool, *, owned: bool, limit: int = 64, timeout: float = 5.0
+    ) -> None:
+        self._pool = pool
+        self._owned = owned
+        self._timeout = timeout
+        self._places = asyncio.Semaphore(min(limit, pool.max_connections))
+
+    async def exchange(
+        self, commands: Sequence[Command], *, patience: float | None = None
+    ) -> list[Reply]:
+        """Send commands and return their replies; see `Carrier`."""
+        async with self._places:
+            connection = await self._connect()
+            try:
+                return await self._talk(connection, commands, patience or self._timeout)
+            except _BROKEN as error:
+                await connection.disconnect(nowait=True)
+                raise Broken("the connection broke before the reply") from error
+            except BaseException:
+                # Cancelled between request and reply: whoever took this connection next would
+                # read somebody else's answer.
+                await connection.disconnect(nowait=True)
+                raise
+            finally:
+                await self._pool.release(connection)
+
+    async def _connect(self) -> AbstractConnection:
+        try:
+            return await self._pool.get_connection()
+        except (AuthenticationError, AuthorizationError) as error:
+            raise AccessDenied(
+                "the server refused the credentials: check user name and password"
+            ) from error
+        except BusyLoadingError as error:
+            raise StoreUnavailable("the server is loading its data set") from error
+        except ResponseError as error:
+            raise AccessDenied("the server does not let these credentials connect") from error
+        except (*_BROKEN, RedisError) as error:
+            raise StoreUnavailable(
+                "no connection to the server: check that it runs, its address, and that no "
+                "network policy is in the way"
+            ) from error
+
+    async def _talk(
+        self, connection: AbstractConnection, commands: Sequence[Command], patience: float
+    ) -> list[Reply]:
+        if len(commands) == 1:
+            packed = connection.pack_command(*commands[0])
+        else:
+            packed = connection.pack_commands(commands)
+        await connection.send_packed_command(packed, check_health=False)
+        replies: list[Reply] = []
+        async with asyncio.timeout(patience):
+            for _ in commands:
+                try:
+                    replies.append(await connection.read_response())
+                except (ResponseError, BusyLoadingError) as error:
+                    replies.append(error)
+        return replies
+
+    async def aclose(self) -> None:
+        """Close the pool if it is the carrier's own."""
+        if self._owned:
+            await self._pool.aclose()

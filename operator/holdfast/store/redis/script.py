@@ -1,0 +1,57 @@
+"""The Lua scripts, assembled from their files.
+
+A script names the pieces of `scripts/lib` it needs in a line `-- uses: state, backstop`; they are put
+between its shebang and its body. Comments do not travel: the SHA-1 is that of what is left.
+"""
+
+import hashlib
+import re
+from functools import cache
+from importlib import resources
+from typing import Final
+
+_USES: Final = re.compile(r"^-- uses: (.+)$", re.MULTILINE)
+_COMMENT: Final = re.compile(r"^\s*--.*\n", re.MULTILINE)
+
+
+class Script:
+    """A script as the server knows it.
+
+    Attributes:
+        name: its file's name.
+        body: the whole text.
+        sha: SHA-1 of the body in hexadecimal: what EVALSHA names.
+    """
+
+    __slots__ = ("body", "name", "sha")
+
+    def __init__(self, name: str, body: bytes) -> None:
+        self.name = name
+        self.body = body
+        self.sha = hashlib.sha1(body, usedforsecurity=False).hexdigest().encode()
+
+
+@cache
+def script(name: str) -> Script:
+    """Load and assemble one script; read from the package once."""
+    folder = resources.files("holdfast.store.redis") / "scripts"
+    text = (folder / f"{name}.lua").read_text()
+    shebang, _, body = text.partition("\n")
+    uses = _USES.search(body)
+    names = uses[1].split(", ") if uses else []
+    pieces = [(folder / "lib" / f"{piece}.lua").read_text() for piece in names]
+    return Script(name, "".join([shebang, "\n", *map(_bare, [*pieces, body])]).encode())
+
+
+@cache
+def all_scripts() -> tuple[Script, ...]:
+    """Return every script, in the order of their names."""
+    folder = resources.files("holdfast.store.redis") / "scripts"
+    names = sorted(
+        entry.name.removesuffix(".lua") for entry in folder.iterdir() if entry.name.endswith(".lua")
+    )
+    return tuple(script(name) for name in names)
+
+
+def _bare(text: str) -> str:
+    return _COMMENT.sub("", text)

@@ -1,0 +1,1 @@
+"""What tests of agents and of stores can import."""

