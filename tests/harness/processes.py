@@ -34,6 +34,15 @@ class WorkerFailed(AssertionError):
     """A worker ended as it should not, or did not do in time what it should."""
 
 
+def is_alive(pid: int) -> bool:
+    """Tell whether a process runs; one that has ended and only waits to be collected does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
 class Child:
     """A worker's own side: its number and its two lines to the test.
 

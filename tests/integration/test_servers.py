@@ -1,4 +1,4 @@
-"""The embedded server, and the harness that other tests trust: servers, proxy, worker processes."""
+"""The embedded server, and the servers that other tests run on."""
 
 import asyncio
 import contextlib
@@ -10,19 +10,16 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
-from holdfast.embedded import EmbeddedServer, find_binary, reserve_port
-from holdfast.errors import ConfigurationError
+from redis import exceptions as redis_errors
 from redis.asyncio import Redis
-from redis.exceptions import AuthenticationError, ConnectionError, NoPermissionError, TimeoutError
 
+from holdfast.embedded import EmbeddedServer, find_binary, reserve_port
+from holdfast.errors import ConfigurationError, StoreUnavailable
 from tests.harness.parts import VARIABLE, missing, missing_parts
-from tests.harness.processes import Child, WorkerFailed, Workers
-from tests.harness.proxy import CuttingProxy
+from tests.harness.processes import Child, Workers, is_alive
 from tests.harness.servers import Product, Server, find_redis, redis_client, running_server
 from tests.harness.waiting import until
 
@@ -39,10 +36,26 @@ def _is_locked(directory: Path) -> bool:
     return False
 
 
-def _alive(pid: int) -> bool:
-    """Whether the process runs; one that only waits to be collected does not."""
-    stat_line = Path(f"/proc/{pid}/stat")
-    return stat_line.exists() and stat_line.read_text().rpartition(")")[2].split()[0] != "Z"
+def _program(path: Path, *lines: str) -> Path:
+    """Write a program to be started in the place of a server."""
+    path.write_text("\n".join(["#!/bin/sh", *lines, ""]))
+    path.chmod(0o755)
+    return path
+
+
+def _losing_server(directory: Path, *, times: int) -> tuple[Path, Path]:
+    """Make a server that finds its port taken so many times, and the file where it notes them."""
+    ports = directory / "ports"
+    binary = _program(
+        directory / "server",
+        f'echo "$*" | grep -o -e "--port [0-9]*" >> "{ports}"',
+        f'if [ $(wc -l < "{ports}") -le {times} ]; then',
+        '    echo "bind: Address already in use"',
+        "    exit 1",
+        "fi",
+        f'exec "{find_binary()}" "$@"',
+    )
+    return binary, ports
 
 
 class TestEmbeddedServer:
@@ -58,7 +71,7 @@ class TestEmbeddedServer:
             pid, directory = server.pid, server.log.parent
             assert directory.is_dir()
         assert not server.running
-        assert not _alive(pid)
+        assert not is_alive(pid)
         assert not directory.exists()
         with pytest.raises(RuntimeError, match="not started"):
             _ = server.port
@@ -178,6 +191,58 @@ class TestEmbeddedServer:
             assert first.running
 
     @pytest.mark.asyncio
+    async def test_a_port_that_others_take_meanwhile_is_changed(self, tmp_path: Path) -> None:
+        binary, ports = _losing_server(tmp_path, times=2)
+        server = EmbeddedServer(tmp_path / "data", persist=False, binary=binary)
+        async with server, redis_client(server.port) as client:
+            assert await client.ping()
+            assert (tmp_path / "data" / "server.lock").read_text() == f"{server.pid}\n"
+        assert len(ports.read_text().splitlines()) == 3
+
+    @pytest.mark.asyncio
+    async def test_ports_that_others_always_take_are_given_up(self, tmp_path: Path) -> None:
+        binary, ports = _losing_server(tmp_path, times=1000)
+        with pytest.raises(ConfigurationError, match="5 chosen ports"):
+            await EmbeddedServer(tmp_path / "data", persist=False, binary=binary).start()
+        assert len(ports.read_text().splitlines()) == 5
+        with reserve_port(None) as port:
+            server = EmbeddedServer(tmp_path / "data", persist=False, binary=binary, port=port)
+            with pytest.raises(ConfigurationError, match=f"Port {port} .* in use"):
+                await server.start()
+        assert len(ports.read_text().splitlines()) == 6
+
+    @pytest.mark.asyncio
+    async def test_a_server_that_never_answers_is_given_up_with_its_log(
+        self, tmp_path: Path
+    ) -> None:
+        binary = _program(tmp_path / "server", "echo cannot get up", "exec sleep 3600")
+        server = EmbeddedServer(tmp_path / "data", persist=False, binary=binary)
+        with pytest.raises(StoreUnavailable, match=r"within 0\.3 s; .*\n.*cannot get up"):
+            await server.start(deadline=0.3)
+        assert not _is_locked(tmp_path / "data")
+
+    @pytest.mark.asyncio
+    async def test_a_start_waits_until_the_data_are_loaded(self, tmp_path: Path) -> None:
+        async with (
+            EmbeddedServer(tmp_path, persist=True) as server,
+            redis_client(server.port) as client,
+        ):
+            await client.mset({f"key {number}": "x" * 100 for number in range(600)})
+            await client.bgrewriteaof()
+
+            async def rewritten() -> bool:
+                return not (await client.info("persistence"))["aof_rewrite_in_progress"]
+
+            await until(rewritten, "every key is loaded by itself")
+        slowly = ["--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024"]
+        server = EmbeddedServer(tmp_path, persist=True, arguments=slowly)
+        await server.start(deadline=0.3)
+        async with redis_client(server.port) as client:
+            assert await client.dbsize() == 600
+        await server.stop()
+        assert "DB loaded" in (tmp_path / "server.log").read_text()
+
+    @pytest.mark.asyncio
     async def test_a_directory_in_use_is_refused(self, tmp_path: Path) -> None:
         async with EmbeddedServer(tmp_path, persist=True) as first:
             for persist in (True, False):
@@ -248,7 +313,7 @@ class TestEmbeddedServer:
         arguments = ["--requirepass", "secret"]
         async with EmbeddedServer(None, persist=False, arguments=arguments) as server:
             async with redis_client(server.port) as client:
-                with pytest.raises(AuthenticationError):
+                with pytest.raises(redis_errors.AuthenticationError):
                     await client.ping()
             async with redis_client(server.port, password="secret") as client:
                 assert await client.ping()
@@ -257,7 +322,7 @@ class TestEmbeddedServer:
     async def test_a_cancelled_start_leaves_nothing(self, tmp_path: Path) -> None:
         server = EmbeddedServer(tmp_path, persist=True)
         start = asyncio.create_task(server.start())
-        await until(lambda: (tmp_path / "server.log").exists(), "the process is started")
+        await until((tmp_path / "server.log").exists, "the process is started")
         start.cancel()
         with pytest.raises(asyncio.CancelledError):
             await start
@@ -363,7 +428,7 @@ class TestServer:
             await client.set("key", "value")
             await server.kill()
             for _ in range(20):  # nobody else may answer on the port meanwhile
-                with pytest.raises(ConnectionError):
+                with pytest.raises(redis_errors.ConnectionError):
                     await client.ping()
             await server.start()
             assert await client.dbsize() == 0
@@ -381,7 +446,7 @@ class TestServer:
             assert await patient.ping()
             server.pause()
             waiting = asyncio.create_task(patient.incr("key"))
-            with pytest.raises(TimeoutError):
+            with pytest.raises(redis_errors.TimeoutError):
                 await impatient.ping()
             assert not waiting.done()
             server.resume()
@@ -403,7 +468,7 @@ class TestServer:
             server.client(username="reader", password="secret") as client,
         ):
             assert await client.get("key") is None
-            with pytest.raises(NoPermissionError):
+            with pytest.raises(redis_errors.NoPermissionError):
                 await client.set("key", "value")
 
     @pytest.mark.asyncio
@@ -426,229 +491,19 @@ class TestServer:
 
     def test_can_be_run_without_a_loop(self, product: Product, tmp_path: Path) -> None:
         with running_server(product, tmp_path) as server:
-            with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection = socket.create_connection(("127.0.0.1", server.port))
+            with connection:
                 connection.sendall(b"PING\r\n")
                 assert connection.recv(16) == b"+PONG\r\n"
         assert not server.running
 
-    @pytest.mark.asyncio
-    async def test_an_older_redis_is_not_taken(
+    def test_an_older_redis_is_not_taken(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("PATH", str(tmp_path))
         assert find_redis() is None
-        program = tmp_path / "redis-server"
-        program.write_text("#!/bin/sh\necho 'Redis server v=6.2.14 sha=0:0 bits=64'\n")
-        program.chmod(0o755)
+        _program(tmp_path / "redis-server", "echo 'Redis server v=6.2.14 sha=0:0 bits=64'")
         assert find_redis() is None
-
-
-@pytest_asyncio.fixture(params=[2, 3], ids=["RESP2", "RESP3"])
-async def client(
-    request: pytest.FixtureRequest, proxy: CuttingProxy, valkey_server: Server
-) -> AsyncGenerator[Redis]:
-    """A client that reaches the emptied server through the proxy and repeats nothing."""
-    async with valkey_server.client() as direct:
-        await direct.flushall()
-    async with redis_client(proxy.port, protocol=request.param) as through:
-        yield through
-
-
-@pytest_asyncio.fixture
-async def direct(valkey_server: Server) -> AsyncGenerator[Redis]:
-    """A client that reaches the server without the proxy."""
-    async with valkey_server.client() as straight:
-        yield straight
-
-
-@pytest.mark.asyncio
-class TestCuttingProxy:
-    async def test_passes_on_whatever_is_said(self, client: Redis) -> None:
-        large = os.urandom(3_000_000)
-        assert await client.set("large", large)
-        assert await client.get("large") == large
-        async with client.pipeline() as pipeline:
-            for number in range(500):
-                pipeline.rpush("list", f"{number}\r\n*1\r\n$4\r\n")
-            pipeline.lrange("list", 0, -1)
-            replies = await pipeline.execute()
-        assert replies[:-1] == list(range(1, 501))
-        assert len(replies[-1]) == 500
-        await client.hset("hash", mapping={"a": "1", "b": ""})
-        assert await client.hgetall("hash") == {b"a": b"1", b"b": b""}
-        nested = "return {1, {2, {}, {'x', false}}, redis.status_reply('OK')}"
-        assert await client.eval(nested, 0) == [1, [2, [], [b"x", None]], b"OK"]
-        assert await client.sadd("set", "member") == 1
-        assert await client.smembers("set") == {b"member"}
-        assert await client.get("absent") is None
-        assert await client.zadd("scores", {"x": 1.5})
-        assert await client.zscore("scores", "x") == 1.5
-
-    async def test_cut_after_request_loses_the_reply_of_a_write_that_happened(
-        self, client: Redis, direct: Redis, proxy: CuttingProxy
-    ) -> None:
-        fault = proxy.cut_after_request(b"RPUSH")
-        with pytest.raises(ConnectionError):
-            await client.rpush("list", "record")
-        assert fault.fired == 1
-        assert await direct.lrange("list", 0, -1) == [b"record"]
-        assert await client.rpush("list", "next") == 2, "the fault fires once"
-        assert fault.fired == 1
-
-    async def test_a_client_with_retries_stores_twice_behind_it(
-        self, client: Redis, direct: Redis, proxy: CuttingProxy
-    ) -> None:
-        """Why the library's clients have their own retries off."""
-        async with Redis(host="127.0.0.1", port=proxy.port) as retrying:
-            await retrying.ping()
-            fault = proxy.cut_after_request(b"RPUSH")
-            assert await retrying.rpush("list", "record") == 2
-        assert fault.fired == 1
-        assert await direct.lrange("list", 0, -1) == [b"record", b"record"]
-
-    async def test_cut_before_request_keeps_the_write_from_the_server(
-        self, client: Redis, direct: Redis, proxy: CuttingProxy
-    ) -> None:
-        fault = proxy.cut_before_request(b"RPUSH", times=2)
-        for fired in (1, 2):
-            with pytest.raises(ConnectionError):
-                await client.rpush("list", "record")
-            assert fault.fired == fired
-        assert await direct.llen("list") == 0
-        assert await client.rpush("list", "record") == 1
-
-    @pytest.mark.parametrize("executed", [True, False])
-    async def test_inside_a_pipeline_the_fault_hits_one_command(
-        self, client: Redis, direct: Redis, proxy: CuttingProxy, executed: bool
-    ) -> None:
-        arm = proxy.cut_after_request if executed else proxy.cut_before_request
-        fault = arm(b"$6\r\nsecond\r\n")
-        async with client.pipeline(transaction=False) as pipeline:
-            for name in ("first", "second", "third"):
-                pipeline.set(name, "1")
-            with pytest.raises(ConnectionError):
-                await pipeline.execute()
-        assert fault.fired == 1
-        assert await direct.exists("first", "second", "third") == 1 + executed
-        assert await direct.exists("third") == 0
-
-    async def test_half_a_reply_is_exactly_that(self, proxy: CuttingProxy, direct: Redis) -> None:
-        await direct.set("half", "0123456789")
-        fault = proxy.half_reply(b"half", 7)
-        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
-        writer.write(b"PING\r\n*2\r\n$3\r\nGET\r\n$4\r\nhalf\r\nPING\r\n")
-        assert await reader.read() == b"+PONG\r\n" + b"$10\r\n01"
-        assert fault.fired == 1
-        writer.close()
-        await writer.wait_closed()
-
-    async def test_a_client_reports_half_a_reply_as_a_broken_connection(
-        self, client: Redis, proxy: CuttingProxy
-    ) -> None:
-        await client.set("key", "0123456789")
-        fault = proxy.half_reply(b"GET", 6)
-        with pytest.raises(ConnectionError):
-            await client.get("key")
-        assert fault.fired == 1
-        assert await client.get("key") == b"0123456789"
-
-    async def test_a_request_in_pieces_is_still_one_request(
-        self, proxy: CuttingProxy, direct: Redis
-    ) -> None:
-        await direct.delete("pieces")
-        fault = proxy.cut_after_request(b"pieces")
-        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
-        for byte in b"*2\r\n$4\r\nINCR\r\n$6\r\npieces\r\n":
-            writer.write(bytes([byte]))
-            await writer.drain()
-        with contextlib.suppress(ConnectionResetError):
-            assert await reader.read() == b""
-        assert fault.fired == 1
-        assert await direct.get("pieces") == b"1"
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
-
-    async def test_several_connections_take_their_share_of_a_fault(
-        self, direct: Redis, proxy: CuttingProxy
-    ) -> None:
-        await direct.delete("shared")
-        fault = proxy.cut_after_request(b"shared", times=3)
-        async with contextlib.AsyncExitStack() as stack:
-            clients = [await stack.enter_async_context(redis_client(proxy.port)) for _ in range(8)]
-            ends = await asyncio.gather(
-                *(one.incr("shared") for one in clients), return_exceptions=True
-            )
-        assert sum(isinstance(end, ConnectionError) for end in ends) == 3
-        assert fault.fired == 3
-        assert await direct.get("shared") == b"8"
-
-    async def test_a_delay_holds_requests(self, client: Redis, proxy: CuttingProxy) -> None:
-        await client.ping()
-        proxy.delay(3600)
-        waiting = asyncio.create_task(client.set("key", "value"))
-        await until(lambda: proxy.delayed == 1, "the request is held")
-        assert not waiting.done()
-        assert proxy.cut_all() == 1
-        with pytest.raises(ConnectionError):
-            await waiting
-        proxy.delay(0)
-        assert await client.get("key") is None
-
-    async def test_refuse_and_accept_concern_new_connections(
-        self, client: Redis, proxy: CuttingProxy
-    ) -> None:
-        assert await client.ping()
-        port = proxy.port
-        proxy.refuse()
-        assert await client.ping(), "the open connection stays"
-        for _ in range(20):
-            with pytest.raises(ConnectionRefusedError):
-                await asyncio.open_connection("127.0.0.1", port)
-        await proxy.accept()
-        async with redis_client(port) as second:
-            assert await second.ping()
-
-    async def test_cut_all_breaks_what_is_open(self, client: Redis, proxy: CuttingProxy) -> None:
-        assert await client.ping()
-        waiting = asyncio.create_task(client.blpop(["empty"], timeout=60))
-        await until(lambda: proxy.requests_open == 1, "the call is under way")
-        assert proxy.cut_all() == 1
-        with pytest.raises(ConnectionError):
-            await waiting
-        assert await client.ping()
-
-    async def test_a_client_that_goes_away_goes_away_upstream(
-        self, client: Redis, direct: Redis
-    ) -> None:
-        waiting = asyncio.create_task(client.blpop(["empty"], timeout=60))
-
-        async def blocked() -> int:
-            return (await direct.info("clients"))["blocked_clients"]
-
-        async def nobody_blocked() -> bool:
-            return not await blocked()
-
-        await until(blocked, "the server holds the call")
-        waiting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
-        await client.connection_pool.disconnect()
-        await until(nobody_blocked, "the server has noticed")
-
-    async def test_a_dead_server_behind_it_is_a_broken_connection(self, tmp_path: Path) -> None:
-        async with (
-            Server(Product.VALKEY, tmp_path) as server,
-            CuttingProxy(server.port) as proxy,
-            redis_client(proxy.port) as client,
-        ):
-            assert await client.ping()
-            await server.kill()
-            for _ in range(2):
-                with pytest.raises(ConnectionError):
-                    await client.ping()
-            await server.start()
-            assert await client.ping()
 
 
 class TestReservedPort:
@@ -658,97 +513,6 @@ class TestReservedPort:
                 stranger.bind(("127.0.0.1", port))
             with socket.create_server(("127.0.0.1", port)), pytest.raises(ConfigurationError):
                 reserve_port(port).__enter__()
-
-
-async def add_up(child: Child, *, start: int) -> int:
-    """Report, take one number and return the sum."""
-    print("not part of the protocol")
-    await child.barrier()
-    child.report({"index": child.index})
-    return start + child.index + await child.receive()
-
-
-async def count_for_ever(child: Child) -> None:
-    """Report a growing number until killed."""
-    number = 0
-    while True:
-        child.report(number)
-        number += 1
-        await asyncio.sleep(0.001)
-
-
-async def fail(child: Child) -> None:
-    """Fail with words on stderr, before the barrier."""
-    raise LookupError(f"worker {child.index} found nothing")
-
-
-@pytest.mark.asyncio
-class TestWorkers:
-    async def test_begin_together_and_return_results(self, tmp_path: Path) -> None:
-        async with Workers(add_up, 3, tmp_path, arguments={"start": 100}) as workers:
-            assert len({worker.pid for worker in workers} | {os.getpid()}) == 4
-            for worker in workers:
-                await worker.at_barrier()
-            assert [worker.reports for worker in workers] == [[], [], []]
-            await workers.release()
-            for worker in workers:
-                assert await worker.next_report() == {"index": worker.index}
-                worker.send(1000)
-            assert await workers.wait() == [1100, 1101, 1102]
-        assert "not part" in (tmp_path / "worker-0.stderr").read_text()
-
-    async def test_can_be_frozen_and_killed(self, tmp_path: Path) -> None:
-        async with Workers(count_for_ever, 1, tmp_path) as workers:
-            worker = workers[0]
-            await worker.next_report()
-            worker.stop()
-            state = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()[0]
-            assert state == "T"
-            worker.cont()
-            seen = len(worker.reports)
-            await until(lambda: len(worker.reports) > seen + 100, "it counts on")
-            worker.stop()
-            worker.kill()
-            assert await worker.exit_code() == -signal.SIGKILL
-            assert worker.reports == list(range(len(worker.reports)))
-
-    async def test_a_failure_shows_the_end_of_stderr(self, tmp_path: Path) -> None:
-        async with Workers(fail, 2, tmp_path) as workers:
-            with pytest.raises(WorkerFailed, match="come to the barrier") as caught:
-                await workers.release()
-            assert "LookupError: worker" in str(caught.value)
-            with pytest.raises(WorkerFailed, match="ended with code 1"):
-                await workers[1].wait()
-
-    async def test_a_deadline_names_what_was_waited_for(self, tmp_path: Path) -> None:
-        async with Workers(count_for_ever, 1, tmp_path) as workers:
-            with pytest.raises(WorkerFailed, match=r"worker 0 .* did not end within 0\.1 s"):
-                await workers[0].wait(deadline=0.1)
-            pid = workers[0].pid
-        assert not _alive(pid)
-
-    async def test_a_module_can_be_run_too(self, tmp_path: Path) -> None:
-        async with Workers("json.tool", 1, tmp_path, command_line=["--compact"]) as workers:
-            workers[0].send([1, 2])
-            workers[0].close_input()
-            assert await workers[0].wait() is None
-            assert workers[0].reports == [[1, 2]]
-
-    async def test_end_with_the_process_that_started_them(self, tmp_path: Path) -> None:
-        inner = tmp_path / "inner"
-        inner.mkdir()
-        async with Workers(hold_worker, 1, tmp_path, arguments={"directory": str(inner)}) as outer:
-            pid = await outer[0].next_report()
-            outer[0].kill()
-            await until(lambda: not _alive(pid), "the inner worker is gone")
-
-
-async def hold_worker(child: Child, *, directory: str) -> None:
-    """Keep a worker of our own until this process is killed."""
-    async with Workers(start_at_once, 1, Path(directory)) as workers:
-        await workers[0].at_barrier()
-        child.report(workers[0].pid)
-        await child.receive()
 
 
 class TestMissingParts:

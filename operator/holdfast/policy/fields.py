@@ -70,5 +70,5 @@ Address = Annotated[
     Text,
     MaxLen(2048),
     Pattern(r"^https?://[A-Za-z0-9.:\[\]-]+([/?][!-~]*)?$"),
-    Unit("http or https URL without user or password"),
+    Unit("URL with http or https, without user and password"),
 ]

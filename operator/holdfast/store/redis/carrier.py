@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias
 
+from hiredis import pack_command
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import (
     AuthenticationError,
@@ -118,10 +119,8 @@ class PoolCarrier:
     async def _talk(
         self, connection: AbstractConnection, commands: Sequence[Command], patience: float
     ) -> list[Reply]:
-        if len(commands) == 1:
-            packed = connection.pack_command(*commands[0])
-        else:
-            packed = connection.pack_commands(commands)
+        # redis-py packs each argument in Python on its asyncio side; hiredis does it in C.
+        packed = b"".join([pack_command(tuple(command)) for command in commands])
         await connection.send_packed_command(packed, check_health=False)
         replies: list[Reply] = []
         async with asyncio.timeout(patience):

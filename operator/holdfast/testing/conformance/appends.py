@@ -23,7 +23,8 @@ from holdfast.testing.conformance.support import (
     held,
     identified,
     items,
-    lease_token,
+    new_token,
+    newest,
     prepared,
     stored,
     take,
@@ -172,9 +173,9 @@ class TestAppend(StoreContract):
             doomed.cancel()
             await asyncio.gather(doomed, return_exceptions=True)
             answer = await handle.append(terms(), batch(prepared(number)), FREE)
-            newest = await handle.newest()
-            assert newest is not None
-            assert (newest.seq, newest.item) == (answer.seq, number)
+            last = await newest(handle)
+            assert last is not None
+            assert (last.seq, last.item) == (answer.seq, number)
 
     async def test_the_version_grows_with_every_change(self, handle: SessionStore) -> None:
         versions = [(await handle.status()).version]
@@ -182,11 +183,11 @@ class TestAppend(StoreContract):
         async def note() -> None:
             versions.append((await handle.status()).version)
 
-        seq, _, newest = await write(handle, prepared(), prepared(), prepared())
+        seq, _, last = await write(handle, prepared(), prepared(), prepared())
         await note()
         await handle.pin(terms(), FREE, seq=seq, pinned=True)
         await note()
-        await handle.pop(terms(), FREE, expected=newest, opens=(), closes=())
+        await handle.pop(terms(), FREE, expected=last, opens=(), closes=())
         await note()
         await handle.clear(terms(), FREE, force=False)
         await note()
@@ -246,7 +247,7 @@ class TestOrderOfChecks(StoreContract):
         """Write a protected record under an id, and take the turn."""
         known = identified("known", prepared("first", 8, Flag.PINNED))
         await handle.append(agreed, known, FREE)
-        token = lease_token()
+        token = new_token()
         return await take(handle, agreed, token), token
 
     async def _refused(
@@ -269,7 +270,7 @@ class TestOrderOfChecks(StoreContract):
         self, handle: SessionStore, agreed: Terms
     ) -> None:
         granted, _ = await self._prepare(handle, agreed)
-        wrong = Caller(lease_token(), granted.epoch - 1, seen=99)
+        wrong = Caller(new_token(), granted.epoch - 1, seen=99)
         known = identified("known", prepared("first", 8, Flag.PINNED))
         async with unchanged(handle, agreed):
             answer = await handle.append(terms(revision=4, max_tokens=1), known, wrong)
@@ -283,7 +284,7 @@ class TestOrderOfChecks(StoreContract):
             handle,
             agreed,
             IdempotencyConflict,
-            caller=Caller(lease_token(), granted.epoch - 1, seen=99),
+            caller=Caller(new_token(), granted.epoch - 1, seen=99),
             stale=True,
             records=identified("known", prepared("something else", 5)),
         )
@@ -295,7 +296,7 @@ class TestOrderOfChecks(StoreContract):
 
     async def test_then_the_lease(self, handle: SessionStore, agreed: Terms) -> None:
         granted, _ = await self._prepare(handle, agreed)
-        caller = Caller(lease_token(), granted.epoch, seen=99)
+        caller = Caller(new_token(), granted.epoch, seen=99)
         await self._refused(handle, agreed, LeaseLost, caller=caller, stale=True)
 
     async def test_then_an_enforced_lease_of_somebody_else(

@@ -15,7 +15,8 @@ from holdfast.testing.conformance.support import (
     batch,
     held,
     items,
-    lease_token,
+    new_token,
+    newest,
     prepared,
     stand_in_line,
     stored,
@@ -50,7 +51,7 @@ class TestExpiry(StoreContract):
         status = await handle.status()
         assert not status.exists
         assert (status.messages, status.tokens, status.pinned) == (0, 0, 0)
-        assert await handle.newest() is None
+        assert await newest(handle) is None
         again = await handle.append(
             terms(), batch(prepared("new", closes=["c"])), Caller("", answer.epoch, answer.seq)
         )
@@ -78,7 +79,7 @@ class TestExpiry(StoreContract):
     @pytest.mark.parametrize(
         ("refresh", "renews"), [(Refresh.WRITE, False), (Refresh.WRITE | Refresh.READ, True)]
     )
-    @pytest.mark.parametrize("call", ["everything", "tail", "page"])
+    @pytest.mark.parametrize("call", ["everything", "tail", "page", "newest"])
     async def test_reading_renews_only_if_so_agreed(
         self, handle: SessionStore, advance: Advance, call: str, refresh: Refresh, renews: bool
     ) -> None:
@@ -91,8 +92,10 @@ class TestExpiry(StoreContract):
                 await handle.everything(agreed)
             case "tail":
                 await handle.tail(agreed, tokens=10)
-            case _:
+            case "page":
                 await handle.page(agreed, after=0, limit=10)
+            case _:
+                await handle.newest(agreed, 1)
         after = (await handle.status()).expires_at
         assert after >= before + 100 if renews else after == before
 
@@ -119,13 +122,13 @@ class TestExpiry(StoreContract):
     async def test_pin_and_pop_renew_like_an_append(
         self, handle: SessionStore, advance: Advance
     ) -> None:
-        seq, newest = await write(handle, prepared(), prepared())
+        seq, last = await write(handle, prepared(), prepared())
         moments = [(await handle.status()).expires_at]
         await advance(0.05)
         await handle.pin(terms(), FREE, seq=seq, pinned=True)
         moments.append((await handle.status()).expires_at)
         await advance(0.05)
-        await handle.pop(terms(), FREE, expected=newest, opens=(), closes=())
+        await handle.pop(terms(), FREE, expected=last, opens=(), closes=())
         moments.append((await handle.status()).expires_at)
         assert moments == sorted(set(moments))
 
@@ -146,7 +149,7 @@ class TestExpiry(StoreContract):
         self, handle: SessionStore, advance: Advance
     ) -> None:
         agreed = terms(ttl=300, lease=5_000)
-        token = lease_token()
+        token = new_token()
         granted = await take(handle, agreed, token)
         await handle.append(agreed, batch(prepared("kept")), held(token, granted))
         assert (await handle.status()).expiry_rule == "lease"
@@ -157,7 +160,7 @@ class TestExpiry(StoreContract):
         self, handle: SessionStore, advance: Advance
     ) -> None:
         agreed = terms(ttl=200, lease=800)
-        token = lease_token()
+        token = new_token()
         granted = await take(handle, agreed, token)
         await handle.append(agreed, batch(prepared("kept")), held(token, granted))
         await advance(0.5)
@@ -167,7 +170,7 @@ class TestExpiry(StoreContract):
 
     async def test_not_even_a_lease_outlives_the_longest_life(self, handle: SessionStore) -> None:
         agreed = terms(ttl=300, max_lifetime=2_000, lease=60_000)
-        token = lease_token()
+        token = new_token()
         granted = await take(handle, agreed, token)
         await handle.append(agreed, batch(prepared()), held(token, granted))
         status = await handle.status()
@@ -192,7 +195,7 @@ class TestClear(StoreContract):
         assert (status.pinned, status.pinned_tokens) == (0, 0)
         assert status.epoch == changed.epoch
         assert await stored(handle) == []
-        assert await handle.newest() is None
+        assert await newest(handle) is None
 
     async def test_clear_of_a_session_that_never_was_clears_nothing(
         self, handle: SessionStore
@@ -247,7 +250,7 @@ class TestClear(StoreContract):
 
     async def test_a_turn_ends_when_somebody_else_clears(self, handle: SessionStore) -> None:
         await write(handle, prepared("old"))
-        token = lease_token()
+        token = new_token()
         granted = await take(handle, terms(), token)
         await handle.clear(terms(), FREE, force=False)
         async with unchanged(handle, terms()):
@@ -259,7 +262,7 @@ class TestClear(StoreContract):
     async def test_the_turn_goes_on_when_its_holder_clears(self, handle: SessionStore) -> None:
         agreed = terms(enforced=True)
         await write(handle, prepared("old"), terms_=agreed)
-        token = lease_token()
+        token = new_token()
         granted = await take(handle, agreed, token)
         changed = await handle.clear(agreed, held(token, granted), force=False)
         caller = Caller(token, changed.epoch)
@@ -272,7 +275,7 @@ class TestClear(StoreContract):
     ) -> None:
         agreed = terms(enforced=True)
         await write(handle, prepared("old"), terms_=agreed)
-        token = lease_token()
+        token = new_token()
         granted = await take(handle, agreed, token)
         async with unchanged(handle, agreed):
             with pytest.raises(SessionBusy):
@@ -284,7 +287,7 @@ class TestClear(StoreContract):
 
     async def test_a_lost_turn_clears_nothing(self, handle: SessionStore) -> None:
         await write(handle, prepared("kept"))
-        token = lease_token()
+        token = new_token()
         granted = await take(handle, terms(), token)
         await handle.release(terms(), token)
         async with unchanged(handle, terms()):
@@ -299,11 +302,11 @@ class TestClear(StoreContract):
 
     async def test_the_line_survives_a_clear(self, handle: SessionStore) -> None:
         await write(handle, prepared())
-        first, second = lease_token(), lease_token()
+        first, second = new_token(), new_token()
         await take(handle, terms(), first)
         await stand_in_line(handle, terms(), second)
         await handle.clear(terms(), FREE, force=True)
         await handle.release(terms(), first)
-        granted = await take(handle, terms(), second, wait=LONG)
+        granted = await take(handle, terms(), second)
         await handle.append(terms(), batch(prepared("new")), held(second, granted))
         assert await items(handle) == ["new"]

@@ -14,7 +14,7 @@ from holdfast.testing.conformance.support import (
     digest,
     held,
     items,
-    lease_token,
+    new_token,
     prepared,
     stored,
     take,
@@ -236,10 +236,10 @@ class TestPin(StoreContract):
     async def test_pin_and_pop_are_checked_like_an_append(self, handle: SessionStore) -> None:
         agreed = terms(revision=5, enforced=True)
         (seq,) = await write(handle, prepared(), terms_=agreed)
-        granted = await take(handle, agreed, lease_token())
+        granted = await take(handle, agreed, new_token())
         for caller, revision, error in (
             (FREE, 5, SessionBusy),
-            (Caller(lease_token(), granted.epoch), 5, LeaseLost),
+            (Caller(new_token(), granted.epoch), 5, LeaseLost),
         ):
             given = terms(revision=revision, enforced=True)
             async with unchanged(handle, agreed):
@@ -324,7 +324,7 @@ class TestPop(StoreContract):
     async def test_the_holder_of_the_turn_pins_and_pops(self, handle: SessionStore) -> None:
         agreed = terms(enforced=True)
         one, two = await write(handle, prepared("one"), prepared("two"), terms_=agreed)
-        token = lease_token()
+        token = new_token()
         caller = held(token, await take(handle, agreed, token))
         await handle.pin(agreed, caller, seq=one, pinned=True)
         await handle.pop(agreed, caller, expected=two, opens=(), closes=())

@@ -14,7 +14,7 @@ from holdfast.testing.conformance.support import (
     batch,
     held,
     items,
-    lease_token,
+    new_token,
     prepared,
     stand_in_line,
     stored,
@@ -32,12 +32,12 @@ class TestLease(StoreContract):
 
     async def test_a_free_turn_is_granted_at_once(self, handle: SessionStore) -> None:
         answer = await handle.append(terms(), batch(prepared()), FREE)
-        granted = await take(handle, terms(), lease_token())
+        granted = await take(handle, terms(), new_token())
         assert granted.fence > 0
         assert (granted.epoch, granted.seen) == (answer.epoch, answer.seq)
 
     async def test_a_turn_may_begin_before_the_first_write(self, handle: SessionStore) -> None:
-        token = lease_token()
+        token = new_token()
         granted = await take(handle, terms(), token)
         assert granted.epoch > 0
         assert granted.seen == 0
@@ -49,7 +49,7 @@ class TestLease(StoreContract):
     async def test_a_turn_without_a_write_leaves_nothing_behind(
         self, handle: SessionStore, advance: Advance
     ) -> None:
-        token = lease_token()
+        token = new_token()
         await take(handle, terms(lease=400), token)
         await advance(0.6)
         status = await handle.status()
@@ -57,8 +57,8 @@ class TestLease(StoreContract):
         assert status.lease is None
 
     async def test_everybody_sees_who_holds_it_and_for_how_long(self, handle: SessionStore) -> None:
-        token = lease_token()
-        granted = await handle.acquire(terms(lease=60_000), token, "pod-a|1|2", wait=0)
+        token = new_token()
+        granted = await handle.acquire(terms(lease=60_000), token, "pod-a|1|2")
         assert isinstance(granted, Granted)
         status = await handle.status()
         assert status.lease_token == token
@@ -69,49 +69,46 @@ class TestLease(StoreContract):
 
     async def test_a_long_name_of_a_holder_is_shown_cut(self, handle: SessionStore) -> None:
         name = "x" + "ø" * 200
-        await handle.acquire(terms(), lease_token(), name, wait=0)
+        await handle.acquire(terms(), new_token(), name)
         lease = (await handle.status()).lease
         assert lease is not None
         assert lease.holder
         assert name.startswith(lease.holder)
 
     async def test_a_released_turn_is_free(self, handle: SessionStore) -> None:
-        token = lease_token()
+        token = new_token()
         await take(handle, terms(), token)
         await handle.release(terms(), token)
         status = await handle.status()
         assert (status.lease, status.lease_token) == (None, "")
-        await take(handle, terms(), lease_token())
+        await take(handle, terms(), new_token())
 
     async def test_of_many_who_ask_at_once_one_gets_it(
         self, store: MemoryStore, memory: MemoryAddress
     ) -> None:
         answers = await asyncio.gather(
-            *(
-                store.session(memory, "any").acquire(terms(), lease_token(), "", wait=0)
-                for _ in range(16)
-            )
+            *(store.session(memory, "any").acquire(terms(), new_token(), "") for _ in range(16))
         )
         assert sum(isinstance(answer, Granted) for answer in answers) == 1
 
     async def test_a_holder_that_asks_again_still_has_it(self, handle: SessionStore) -> None:
-        token = lease_token()
+        token = new_token()
         granted = await take(handle, terms(), token)
         again = await take(handle, terms(), token)
         assert again.fence >= granted.fence
-        await stand_in_line(handle, terms(), lease_token())
+        await stand_in_line(handle, terms(), new_token())
 
     async def test_only_the_holder_can_release(self, handle: SessionStore) -> None:
-        token = lease_token()
+        token = new_token()
         granted = await take(handle, terms(), token)
-        await handle.release(terms(), lease_token())
+        await handle.release(terms(), new_token())
         await handle.append(terms(), batch(prepared("one")), held(token, granted))
         assert (await handle.status()).lease_token == token
 
     async def test_releasing_what_is_not_held_is_no_error(
         self, handle: SessionStore, other: SessionStore
     ) -> None:
-        token = lease_token()
+        token = new_token()
         await handle.release(terms(), token)
         assert not (await handle.status()).exists
         await take(handle, terms(), token)
@@ -122,16 +119,16 @@ class TestLease(StoreContract):
     async def test_a_holder_writes_and_a_stranger_with_a_token_does_not(
         self, handle: SessionStore
     ) -> None:
-        token = lease_token()
+        token = new_token()
         granted = await take(handle, terms(), token)
         await handle.append(terms(), batch(prepared("mine")), held(token, granted))
+        stranger = Caller(new_token(), granted.epoch)
         async with unchanged(handle, terms()):
             with pytest.raises(LeaseLost):
-                stranger = Caller(lease_token(), granted.epoch)
                 await handle.append(terms(), batch(prepared("yours")), stranger)
 
     async def test_an_advisory_turn_lets_others_write(self, handle: SessionStore) -> None:
-        token = lease_token()
+        token = new_token()
         granted = await take(handle, terms(), token)
         await write(handle, prepared("aside"))
         await handle.append(terms(), batch(prepared("answer")), held(token, granted))
@@ -141,8 +138,8 @@ class TestLease(StoreContract):
         self, handle: SessionStore
     ) -> None:
         agreed = terms(enforced=True, lease=60_000)
-        token = lease_token()
-        await handle.acquire(agreed, token, "pod-a", wait=0)
+        token = new_token()
+        await handle.acquire(agreed, token, "pod-a")
         with pytest.raises(SessionBusy) as refusal:
             await handle.append(agreed, batch(prepared()), FREE)
         assert refusal.value.holder == "pod-a"
@@ -156,7 +153,7 @@ class TestLease(StoreContract):
         self, handle: SessionStore, advance: Advance
     ) -> None:
         agreed = terms(lease=400)
-        token = lease_token()
+        token = new_token()
         granted = await take(handle, agreed, token)
         await advance(0.6)
         assert (await handle.status()).lease is None
@@ -168,7 +165,7 @@ class TestLease(StoreContract):
 
     async def test_a_renewed_lease_is_held_on(self, handle: SessionStore, advance: Advance) -> None:
         agreed = terms(lease=900)
-        token = lease_token()
+        token = new_token()
         granted = await take(handle, agreed, token)
         for _ in range(2):
             await advance(0.6)
@@ -179,7 +176,7 @@ class TestLease(StoreContract):
     async def test_renewing_tells_the_policy_the_session_has_seen(
         self, handle: SessionStore
     ) -> None:
-        token = lease_token()
+        token = new_token()
         granted = await take(handle, terms(revision=2), token)
         await write(handle, prepared(), terms_=terms(revision=7))
         assert await handle.renew(terms(revision=2), token, granted.epoch) == 7
@@ -187,7 +184,7 @@ class TestLease(StoreContract):
     async def test_a_lost_turn_writes_nothing_beside_its_successor(
         self, handle: SessionStore, other: SessionStore, advance: Advance
     ) -> None:
-        old, new = lease_token(), lease_token()
+        old, new = new_token(), new_token()
         await write(handle, prepared("before"))
         lost = await take(handle, terms(lease=400), old)
         await advance(0.6)
@@ -217,7 +214,7 @@ class TestLease(StoreContract):
         fences: list[int] = []
 
         async def turn(*, give_back: bool) -> None:
-            token = lease_token()
+            token = new_token()
             fences.append((await take(handle, short, token)).fence)
             if give_back:
                 await handle.release(short, token)
@@ -229,7 +226,7 @@ class TestLease(StoreContract):
         await advance(0.6)
         assert not (await handle.status()).exists
         await turn(give_back=True)
-        first, second = lease_token(), lease_token()
+        first, second = new_token(), new_token()
         fences.append((await take(handle, terms(), first)).fence)
         await stand_in_line(handle, terms(), second)
         await handle.release(terms(), first)
@@ -241,7 +238,7 @@ class TestLease(StoreContract):
     ) -> None:
         agreed = terms(max_lifetime=400)
         await write(handle, prepared(), terms_=agreed)
-        token = lease_token()
+        token = new_token()
         granted = await take(handle, agreed, token)
         await advance(0.6)
         await write(handle, prepared("new life"))

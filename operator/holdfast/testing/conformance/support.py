@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -14,7 +13,7 @@ import pytest
 from holdfast.client import Client
 from holdfast.keys import session_key
 from holdfast.session import Session
-from holdfast.store import MemoryStore, SessionStore
+from holdfast.store import MemoryStore, SessionStore, lease_token
 from holdfast.values import (
     Batch,
     Caller,
@@ -85,7 +84,7 @@ def prepared(
     group: int = 0,
     opens: Iterable[str] = (),
     closes: Iterable[str] = (),
-    id: str | None = None,  # noqa: A002 - the field's own name
+    id: str | None = None,
 ) -> Prepared:
     """Return a message as the library hands it to a store; the calls are named by any text."""
     return Prepared(
@@ -112,9 +111,9 @@ def identified(name: str, *records: Prepared) -> Batch:
     return Batch(records, key=digest(name), digest=int(digest(bodies.decode())[:5], 16))
 
 
-def lease_token() -> str:
-    """Return a token that nobody else has."""
-    return secrets.token_hex(8)
+def new_token(wait: int = LONG) -> str:
+    """Return a token that nobody else has; it waits in line for so many milliseconds."""
+    return lease_token(wait)
 
 
 def held(token: str, granted: Granted) -> Caller:
@@ -128,18 +127,16 @@ async def write(handle: SessionStore, *records: Prepared, terms_: Terms | None =
     return [(await handle.append(agreed, batch(record), FREE)).seq for record in records]
 
 
-async def take(handle: SessionStore, agreed: Terms, token: str, *, wait: int = 0) -> Granted:
+async def take(handle: SessionStore, agreed: Terms, token: str) -> Granted:
     """Take the turn, which must be free or ours."""
-    answer = await handle.acquire(agreed, token, f"holder {token}", wait=wait)
+    answer = await handle.acquire(agreed, token, f"holder {token}")
     assert isinstance(answer, Granted), f"the turn was not granted: {answer}"
     return answer
 
 
-async def stand_in_line(
-    handle: SessionStore, agreed: Terms, token: str, *, wait: int = LONG
-) -> Queued:
+async def stand_in_line(handle: SessionStore, agreed: Terms, token: str) -> Queued:
     """Take a place in line, or ask again; the turn must be somebody else's."""
-    answer = await handle.acquire(agreed, token, f"holder {token}", wait=wait)
+    answer = await handle.acquire(agreed, token, f"holder {token}")
     assert isinstance(answer, Queued), f"the turn should have been somebody else's: {answer}"
     return answer
 
@@ -147,6 +144,11 @@ async def stand_in_line(
 async def stored(handle: SessionStore) -> Sequence[Stored]:
     """Return all records without renewing anything."""
     return (await handle.everything(terms(refresh=Refresh(0)))).records
+
+
+async def newest(handle: SessionStore) -> Stored | None:
+    """Return the record that was appended last."""
+    return next(iter(await handle.newest(terms(refresh=Refresh(0)), 1)), None)
 
 
 async def items(handle: SessionStore) -> list[Any]:
@@ -258,5 +260,5 @@ def result(id_: str, content: str = "rain") -> dict[str, Any]:
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     """Return when the condition holds; fail after a time that only a hang needs."""
     async with asyncio.timeout(20):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110 - a server is asked, which has no event
             await asyncio.sleep(0.005)

@@ -10,6 +10,7 @@ from holdfast.testing.conformance.support import (
     FREE,
     StoreContract,
     batch,
+    newest,
     prepared,
     stored,
     terms,
@@ -21,10 +22,12 @@ from holdfast.values import Flag, Stored
 async def _walk(handle: SessionStore, limit: int) -> list[Stored]:
     """Return all records, a page at a time."""
     found: list[Stored] = []
-    while page := await handle.page(terms(), after=found[-1].seq if found else 0, limit=limit):
-        assert len(page) <= limit
-        found += page
-    return found
+    while True:
+        page = await handle.page(terms(), after=found[-1].seq if found else 0, limit=limit)
+        assert len(page.records) <= limit
+        if not page.records:
+            return found
+        found += page.records
 
 
 def _numbers(records: Sequence[Stored]) -> list[int]:
@@ -42,8 +45,8 @@ class TestWindows(StoreContract):
         assert status.lease is None
         assert list((await handle.everything(terms())).records) == []
         assert list((await handle.tail(terms(), tokens=10)).records) == []
-        assert list(await handle.page(terms(), after=0, limit=10)) == []
-        assert await handle.newest() is None
+        assert list((await handle.page(terms(), after=0, limit=10)).records) == []
+        assert list(await handle.newest(terms(), 10)) == []
         assert not (await handle.status()).exists
 
     async def test_everything_is_in_the_order_of_the_appends_protected_or_not(
@@ -62,9 +65,17 @@ class TestWindows(StoreContract):
     ) -> None:
         for number, flag in enumerate((0, Flag.PINNED, 0, Flag.SYSTEM)):
             await write(handle, prepared(number, flags=flag))
-            newest = await handle.newest()
-            assert newest is not None
-            assert newest.item == number
+            last = await newest(handle)
+            assert last is not None
+            assert last.item == number
+
+    @pytest.mark.parametrize("count", [1, 2, 7, 40, 100])
+    async def test_so_many_of_the_newest_come_in_the_order_of_the_appends(
+        self, handle: SessionStore, count: int
+    ) -> None:
+        await write(handle, *(prepared(at, flags=0 if at % 6 else Flag.PINNED) for at in range(50)))
+        found = await handle.newest(terms(), count)
+        assert [record.item for record in found] == list(range(50))[-count:]
 
     @pytest.mark.parametrize("tokens", [0, 1, 50, 51, 200, 299, 1_000])
     async def test_the_tail_has_all_protected_records_and_enough_of_the_newest(
@@ -111,19 +122,37 @@ class TestWindows(StoreContract):
         await write(handle, prepared(4), terms_=terms(max_messages=4))
         assert [record.item for record in await _walk(handle, 2)] == [0, 2, 3, 4]
         page = await handle.page(terms(), after=second, limit=1)
-        assert [record.item for record in page] == [2]
+        assert [record.item for record in page.records] == [2]
+        assert page.status.messages == 4
 
     async def test_a_page_after_the_newest_is_empty(self, handle: SessionStore) -> None:
         (seq,) = await write(handle, prepared())
-        assert list(await handle.page(terms(), after=seq, limit=10)) == []
-        assert list(await handle.page(terms(), after=seq + 100, limit=10)) == []
+        for after in (seq, seq + 100):
+            page = await handle.page(terms(), after=after, limit=10)
+            assert list(page.records) == []
+            assert page.status.messages == 1
+
+    async def test_a_page_tells_where_calls_wait_for_their_results(
+        self, handle: SessionStore
+    ) -> None:
+        await write(handle, prepared("call", opens=["a"]), prepared("calls", opens=["b", "c"]))
+        first, second = (record.seq for record in await stored(handle))
+        await write(handle, prepared("result", closes=["b"]), prepared("call", opens=["d"]))
+
+        async def waiting(limit: int) -> set[int]:
+            return set((await handle.page(terms(), after=0, limit=limit)).waiting)
+
+        assert await waiting(1) == await waiting(10) == {first, second}
+        await write(handle, prepared("result", closes=["c"]))
+        assert first in await waiting(10)
+        assert second not in await waiting(10)
 
     async def test_the_size_grows_and_shrinks_with_the_records(self, handle: SessionStore) -> None:
         await write(handle, prepared("a" * 100))
         small = (await handle.status()).bytes
-        (newest,) = await write(handle, prepared("a" * 1_000))
+        (last,) = await write(handle, prepared("a" * 1_000))
         large = (await handle.status()).bytes
-        await handle.pop(terms(), FREE, expected=newest, opens=(), closes=())
+        await handle.pop(terms(), FREE, expected=last, opens=(), closes=())
         assert small >= 100
         assert large >= small + 1_000
         assert (await handle.status()).bytes == small

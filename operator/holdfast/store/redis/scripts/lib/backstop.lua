@@ -7,7 +7,7 @@ local function reader(length)
   local log = { length = length, records = {}, n = 0 }
   function log.at(index)
     while index > log.n and log.n < log.length do
-      local step = log.n == 0 and 8 or 64
+      local step = log.n == 0 and 2 or 32
       for _, value in ipairs(redis.call('LRANGE', LOG, log.n, log.n + step - 1)) do
         log.n = log.n + 1
         log.records[log.n] = parse_record(value)

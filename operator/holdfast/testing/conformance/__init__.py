@@ -1,0 +1,76 @@
+"""The contract of a store, as tests. Anybody can run them on a store of their own.
+
+A test module takes them all in with one line and says what they run on by three fixtures:
+
+    from holdfast.testing.conformance import *
+
+    @pytest_asyncio.fixture
+    async def store(): ...       # the `MemoryStore` under test; a new one for every test
+    @pytest.fixture
+    def namespace(): ...         # a random DNS label: each test gets a place of its own
+    @pytest.fixture
+    def advance(): ...           # an `Advance`: `await advance(seconds)` lets the store's time pass
+
+`advance` may simply sleep: no test lets more than a second and a half pass. The tests need
+pytest-asyncio. Those that speak to the store itself come first, then those of the library on top.
+"""
+
+import pytest
+
+_TOPICS = (
+    *("appends", "expiry", "groups", "ids", "leases", "limits", "line", "messages", "model"),
+    *("reading", "sessions", "support", "turns", "windows"),
+)
+pytest.register_assert_rewrite(*(f"{__name__}.{topic}" for topic in _TOPICS))
+
+from holdfast.testing.conformance.appends import (  # noqa: E402 - after the assertions are rewritten
+    TestAppend,
+    TestOrderOfChecks,
+)
+from holdfast.testing.conformance.expiry import TestClear, TestExpiry  # noqa: E402
+from holdfast.testing.conformance.groups import TestGroups, TestPin, TestPop  # noqa: E402
+from holdfast.testing.conformance.ids import TestIds  # noqa: E402
+from holdfast.testing.conformance.leases import TestLease  # noqa: E402
+from holdfast.testing.conformance.limits import TestLimits  # noqa: E402
+from holdfast.testing.conformance.line import TestLine  # noqa: E402
+from holdfast.testing.conformance.messages import (  # noqa: E402
+    TestMessages,
+    TestRetries,
+    TestSessionKeys,
+)
+from holdfast.testing.conformance.reading import TestPages, TestRead, TestReadBudget  # noqa: E402
+from holdfast.testing.conformance.sessions import TestHealth, TestSession  # noqa: E402
+from holdfast.testing.conformance.support import Advance  # noqa: E402
+from holdfast.testing.conformance.turns import (  # noqa: E402
+    TestTurn,
+    TestTurnAndOthers,
+    TestTurnCancelled,
+)
+from holdfast.testing.conformance.windows import TestWindows  # noqa: E402
+
+__all__ = [
+    "Advance",
+    "TestAppend",
+    "TestClear",
+    "TestExpiry",
+    "TestGroups",
+    "TestHealth",
+    "TestIds",
+    "TestLease",
+    "TestLimits",
+    "TestLine",
+    "TestMessages",
+    "TestOrderOfChecks",
+    "TestPages",
+    "TestPin",
+    "TestPop",
+    "TestRead",
+    "TestReadBudget",
+    "TestRetries",
+    "TestSession",
+    "TestSessionKeys",
+    "TestTurn",
+    "TestTurnAndOthers",
+    "TestTurnCancelled",
+    "TestWindows",
+]
