@@ -1,11 +1,11 @@
 """What a session and a turn have in common: the data methods."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Collection, Generator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from holdfast.errors import AcknowledgedLost, BudgetTooSmall, HoldfastError
+from holdfast.errors import AcknowledgedLost, BudgetTooSmall, HoldfastError, LeaseLost
 from holdfast.formats import JSON
 from holdfast.messages import Preparer, calls_of
 from holdfast.planning import fit_budget, order_for_model, presentable
@@ -114,7 +114,6 @@ class MessageLog(ABC):
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        self._opened: set[int] = set()
 
     async def append(
         self,
@@ -206,8 +205,9 @@ class MessageLog(ABC):
                 records = await self._read_budget(max_tokens)
             else:
                 records = await self._read_all()
-        floor = after if after is not None else 0
-        return [record.item for record in records if record.seq > floor]
+        if after is not None:
+            records = [record for record in records if record.seq > after]
+        return [record.item for record in records]
 
     async def read_page(self, *, after: int | None = None, limit: int = 100) -> Page:
         """Return a part of exactly what is stored, oldest first.
@@ -223,10 +223,13 @@ class MessageLog(ABC):
             section = await self._place.store.page(agreed.terms, after=after or 0, limit=limit + 1)
         self._check_window(section.status)
         records = section.records[:limit]
+        waiting = section.waiting - {record.group for record in records if record.seq in self._own()}
+        if section.status.lease is None or self._holds(section.status):
+            waiting -= {section.newest}
         omitted = sum(
             1
             for record in records
-            if record.flags & Flag.ORPHAN or record.group in section.waiting - self._opened
+            if record.flags & Flag.ORPHAN or record.group in waiting
         )
         return Page(
             records=tuple(_record(stored) for stored in records),
@@ -351,6 +354,16 @@ class MessageLog(ABC):
     def _cleared(self, epoch: int) -> None:
         """The session was cleared by this handle."""
 
+    def _wrote(self, seqs: Iterable[int]) -> None:
+        """This handle wrote these records."""
+
+    def _own(self) -> Collection[int]:
+        """Records whose groups this handle sees even while a tool call waits: its turn's own."""
+        return frozenset()
+
+    def _lease_gone(self) -> None:
+        """The store said that the lease is lost."""
+
     def _holds(self, status: Status) -> bool:
         """Whether the turn that is held now is this handle's own."""
         return False
@@ -383,15 +396,16 @@ class MessageLog(ABC):
                 except StalePolicy as stale:
                     await place.policies.catch_up(stale.revision)
                     continue
+                except LeaseLost:
+                    self._lease_gone()
+                    raise
                 except AcknowledgedLost as lost:
                     place.seen = lost.first - 1
                     raise
                 break
         if not done.duplicate:
             place.note(done.epoch, done.seq + len(batch.records) - 1)
-            self._opened.update(
-                done.seq + at for at, record in enumerate(batch.records) if record.opens
-            )
+            self._wrote(range(done.seq, done.seq + len(batch.records)))
         return _result(done, len(batch.records))
 
     async def _agreed(self, call: Callable[[Terms], Awaitable[T]]) -> T:
@@ -402,6 +416,9 @@ class MessageLog(ABC):
                 return await call(agreed.terms)
             except StalePolicy as stale:
                 await self._place.policies.catch_up(stale.revision)
+            except LeaseLost:
+                self._lease_gone()
+                raise
             except AcknowledgedLost as lost:
                 self._place.seen = lost.first - 1
                 raise
@@ -442,7 +459,7 @@ class MessageLog(ABC):
         self._check_window(window.status)
         self._place.corrupt += window.corrupt
         elsewhere = window.status.lease is not None and not self._holds(window.status)
-        return presentable(window.records, own=self._opened, turn_elsewhere=elsewhere)
+        return presentable(window.records, own=self._own(), turn_elsewhere=elsewhere)
 
 
 def _record(stored: Stored) -> Record:

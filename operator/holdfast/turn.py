@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import time
-from collections.abc import Coroutine, Generator
+from collections.abc import Collection, Coroutine, Generator, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -75,6 +75,7 @@ class Turn(MessageLog):
         self._epoch = 0
         self._deadline = 0.0
         self._renewal: asyncio.Task[None] | None = None
+        self._written: set[int] = set()
 
     @property
     def fence(self) -> int:
@@ -123,6 +124,15 @@ class Turn(MessageLog):
             self._lose()
             raise lease_lost()
         return Caller(self._token, self._epoch, self._place.seen)
+
+    def _wrote(self, seqs: Iterable[int]) -> None:
+        self._written.update(seqs)
+
+    def _own(self) -> Collection[int]:
+        return self._written
+
+    def _lease_gone(self) -> None:
+        self._lose()
 
     def _holds(self, status: Status) -> bool:
         return status.lease_token == self._token

@@ -357,12 +357,14 @@ class Window(NamedTuple):
 class Section(NamedTuple):
     """A part of one session at one moment, in append order, and the counters of that moment.
 
-    `waiting` are the groups in which a tool call waits for its result, the newest group left out.
+    `waiting` are the groups of the session in which a tool call waits for its result, `newest` the
+    group of its newest record, 0 without one.
     """
 
     status: Status
     records: Sequence[Stored]
     waiting: frozenset[int]
+    newest: int
 
 
 class Granted(NamedTuple):

@@ -106,6 +106,20 @@ class TestCuttingProxy:
         assert await direct.exists("first", "second", "third") == 1 + executed
         assert await direct.exists("third") == 0
 
+    @pytest.mark.parametrize("executed", [True, False])
+    async def test_earlier_replies_arrive_before_the_cut(
+        self, proxy: CuttingProxy, direct: Redis, executed: bool
+    ) -> None:
+        await direct.delete("cut")
+        (proxy.cut_after_request if executed else proxy.cut_before_request)(b"cut")
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+        slow = b"*3\r\n$4\r\nEVAL\r\n$50\r\nfor i = 1, 3000000 do local x = i * i end return 7\r\n"
+        writer.write(slow + b"$1\r\n0\r\n" + b"*2\r\n$4\r\nINCR\r\n$3\r\ncut\r\n")
+        assert await reader.read() == b":7\r\n"
+        assert await direct.exists("cut") == executed
+        writer.close()
+        await writer.wait_closed()
+
     async def test_half_a_reply_is_exactly_that(self, proxy: CuttingProxy, direct: Redis) -> None:
         await direct.set("half", "0123456789")
         fault = proxy.half_reply(b"half", 7)

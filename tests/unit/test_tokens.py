@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import regex
 import tiktoken
 import tiktoken.load
 from hypothesis import given, settings
@@ -130,6 +131,15 @@ def test_counts_any_text_as_tiktoken_does(references, name, text):
 
 
 @EXACT
+@settings(max_examples=500, deadline=None)
+@given(text=TRICKY)
+def test_splits_any_text_as_tiktoken_does(references, name, text):
+    """Equal pieces, where different ones may happen to have as many tokens."""
+    theirs = references[name].encoding._pat_str
+    assert regex.findall(ENCODINGS[name].pattern, text) == regex.findall(theirs, text)
+
+
+@EXACT
 def test_a_control_token_in_a_text_is_text(name):
     assert counter(name).count("<|endoftext|>") == Count(7, True)
 
@@ -151,6 +161,12 @@ def test_lone_surrogates_count_as_replacement_characters(references, name, text,
     assert counter(name).count(text).tokens == expected(same_as)
     assert counter(name).count(padding + text).tokens == expected(padding + same_as)
     assert counter(APPROXIMATE).count(text) == counter(APPROXIMATE).count(same_as)
+
+
+@EXACT
+def test_a_cut_never_parts_a_surrogate_pair(name):
+    count = counter(name).count
+    assert count("x" + "\ud83d\ude00" * MAX_PIECE) == count("x" + "\U0001f600" * MAX_PIECE)
 
 
 @pytest.mark.parametrize(
@@ -211,6 +227,14 @@ def test_harmless_cuts_in_the_corpus(references, name, size):
     pieces = list(split(text, size))
     assert "".join(piece for piece, _ in pieces) == text
     assert_harmless(pieces, references[name].count)
+
+
+def test_pieces_are_as_long_as_they_can_be():
+    assert list(split("one two three", 7)) == [("one two", True), (" three", True)]
+    assert list(split("one two three", 6)) == [("one", True), (" two", True), (" three", True)]
+    assert list(split("one        two", 6)) == [("one", True), ("      ", False), ("  two", True)]
+    assert list(split("one", 3)) == [("one", True)]
+    assert list(split("", 3)) == [("", True)]
 
 
 def test_text_with_words_is_never_cut_by_force():

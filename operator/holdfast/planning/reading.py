@@ -3,7 +3,9 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from holdfast.values import Flag, Stored
+from holdfast.values import CLOSES_SHIFT, OPENS_SHIFT, Flag, Stored
+
+_CALLS = int(Flag.ORPHAN) | 0xFF << OPENS_SHIFT | 0xFF << CLOSES_SHIFT
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,22 +34,21 @@ def presentable(
 
     Args:
         records: of the whole session or of its newest part, in append order.
-        own: groups that the reader's own turn opened.
+        own: sequence numbers of the records that the reader's own turn wrote.
         turn_elsewhere: another caller holds the turn now.
     """
-    if not records:
-        return []
+    calls = [record for record in records if record.flags & _CALLS]
+    if not calls:
+        return list(records)
     unanswered: dict[int, int] = {}
-    for record in records:
-        if record.opens or record.closes:
-            unanswered[record.group] = (
-                unanswered.get(record.group, 0) + record.opens - record.closes
-            )
+    for record in calls:
+        unanswered[record.group] = unanswered.get(record.group, 0) + record.opens - record.closes
     newest = records[-1].group
+    mine = {record.group for record in calls if record.seq in own}
     hidden = {
         group
         for group, missing in unanswered.items()
-        if missing > 0 and group not in own and (group != newest or turn_elsewhere)
+        if missing > 0 and group not in mine and (group != newest or turn_elsewhere)
     }
     return [
         record

@@ -55,10 +55,6 @@ _SENTENCES: Final[Mapping[str, tuple[Cause, str]]] = {
 }
 
 
-class Null:
-    """Stands for a `null` in a document, so that an optional field refuses it as any wrong type."""
-
-
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One fault: where, of which kind, and the sentence about it."""
@@ -90,7 +86,7 @@ def path_of(steps: Sequence[Step]) -> str:
 def json_type(value: object) -> str:
     """Name the JSON type of a value."""
     match value:
-        case None | Null():
+        case None:
             return "null"
         case bool():
             return "boolean"
@@ -143,16 +139,21 @@ def duplicate(value: object, index: int) -> PydanticCustomError:
 def first_fault(error: ValidationError, prefix: tuple[Step, ...] = ()) -> Fault:
     """Return the first fault of structure, or else the first broken rule.
 
-    An API server does not try the rules before the structure is right either.
+    So does an API server: first the fields it does not know, then the rest of the structure, and
+    the rules only when that is right.
 
     Args:
         error: what pydantic raised; its locations use the manifest's names.
         prefix: steps in front of every location, such as `("spec",)`.
     """
     details = error.errors(include_url=False)
-    chosen = next((item for item in details if item["type"] != "rule"), details[0])
+    chosen = min(details, key=_urgency)
     cause, message, below = _read(chosen)
     return Fault((*prefix, *chosen["loc"], *below), cause, message)
+
+
+def _urgency(details: ErrorDetails) -> int:
+    return {"extra_forbidden": 0, "rule": 2}.get(details["type"], 1)
 
 
 def _must_be(value: object, expected: str) -> str:

@@ -24,7 +24,6 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from holdfast.policy.faults import (
     Cause,
     Fault,
-    Null,
     Step,
     duplicate,
     fault,
@@ -215,10 +214,10 @@ def manifest_name(name: str) -> str:
 
 
 class Reading(Enum):
-    """How the names and gaps of a document are taken."""
+    """How a document with the names of the manifest is read. Null is absence either way."""
 
     MANIFEST = auto()
-    """As an API server takes a manifest: unknown fields are refused, so is null without default."""
+    """As an API server takes a manifest: unknown fields are refused."""
 
     STORED = auto()
     """As a document that a later version may have written: unknown fields are left out."""
@@ -254,7 +253,7 @@ class Part(BaseModel):
 
         Args:
             document: parsed JSON or YAML.
-            reading: what to do with unknown fields and nulls.
+            reading: what to do with unknown fields.
             prefix: steps in front of the path of a fault, such as `("spec",)`.
 
         Raises:
@@ -271,30 +270,13 @@ class Part(BaseModel):
         if not isinstance(data, Mapping):
             return data
         document = dict(cast("Mapping[str, Any]", data))
-        match info.context:
-            case Reading.MANIFEST:
-                return cls._without_nulls(document)
-            case Reading.STORED:
-                known = {field.alias or name for name, field in cls.model_fields.items()}
-                return {name: value for name, value in document.items() if name in known}
-            case _:
-                return document
-
-    @classmethod
-    def _without_nulls(cls, document: dict[str, Any]) -> dict[str, Any]:
-        """Let null stand for the default where there is one, and be refused elsewhere.
-
-        An open model, of something that others write too, takes every null for absence.
-        """
-        if cls.model_config.get("extra") == "ignore":
-            return {key: value for key, value in document.items() if value is not None}
-        for name, field in cls.model_fields.items():
-            key = field.alias or name
-            if key in document and document[key] is None:
-                if field.is_required() or field.default is None:
-                    document[key] = Null()
-                else:
-                    del document[key]
+        if info.context is None:
+            return document
+        # As on an API server: null is absence.
+        document = {name: value for name, value in document.items() if value is not None}
+        if info.context is Reading.STORED:
+            known = {field.alias or name for name, field in cls.model_fields.items()}
+            return {name: value for name, value in document.items() if name in known}
         return document
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ from typing import Final, Self
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from holdfast.policy.faults import mismatch, wrong_type
+from holdfast.policy.faults import Cause, fault, mismatch, wrong_type
 
 DURATION_PATTERN: Final = r"^[1-9][0-9]{0,6}(ms|s|m|h|d)$"
 DURATION_LENGTH: Final = 9
@@ -116,7 +116,7 @@ class Duration:
                 except ValueError:
                     raise mismatch(DURATION_PATTERN) from None
             case _:
-                raise wrong_type(value, "string")
+                raise fault(Cause.TYPE_INVALID, "must be of type duration")
 
     @classmethod
     def __get_pydantic_core_schema__(

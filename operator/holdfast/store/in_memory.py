@@ -311,10 +311,10 @@ class InMemorySession:
         self._read(session, terms)
         status = self._status(session)
         if session is None:
-            return Section(status, (), frozenset())
+            return Section(status, (), frozenset(), 0)
         records = [record for record in session.records if record.seq > after][:limit]
         newest = session.records[-1].group if session.records else 0
-        return Section(status, records, frozenset(session.calls.values()) - {newest})
+        return Section(status, records, frozenset(session.calls.values()), newest)
 
     async def status(self) -> Status:
         """Return the counters."""
@@ -346,7 +346,7 @@ class InMemorySession:
             turn.fence = max(turn.fence + 1, self._clock())
         turn.token, turn.until, turn.holder = token, self._now() + terms.lease, holder
         turn.waiting.pop(token, None)
-        self._keep_alive(session, turn)
+        self._keep_alive(session, turn, terms)
         return Granted(turn.fence, session.epoch, session.following - 1)
 
     async def sleep(self, token: str, seconds: float) -> None:
@@ -368,7 +368,7 @@ class InMemorySession:
         turn.until = self._now() + terms.lease
         if terms.revision >= session.revision:
             self._refresh(session, terms)
-        self._keep_alive(session, turn)
+        self._keep_alive(session, turn, terms)
         return session.revision
 
     async def release(self, terms: Terms, token: str) -> None:
@@ -471,9 +471,12 @@ class InMemorySession:
             rule=rule,
         )
 
-    def _keep_alive(self, session: _Session, turn: _Turn) -> None:
-        if session.expires_at < turn.until:
-            session.expires_at, session.rule = turn.until, "lease"
+    def _keep_alive(self, session: _Session, turn: _Turn, terms: Terms) -> None:
+        if session.expires_at >= turn.until:
+            return
+        session.expires_at, session.rule = turn.until, "lease"
+        if terms.max_lifetime and session.created + terms.max_lifetime < turn.until:
+            session.expires_at, session.rule = session.created + terms.max_lifetime, "maxLifetime"
 
     def _drop_dead(self, turn: _Turn) -> None:
         now = self._clock()
@@ -492,7 +495,7 @@ class InMemorySession:
         turn.until = self._now() + terms.grant
         turn.fence = max(turn.fence + 1, self._clock())
         if session is not None:
-            self._keep_alive(session, turn)
+            self._keep_alive(session, turn, terms)
         turn.woken.setdefault(turn.token, asyncio.Event()).set()
 
     def _status(self, session: _Session | None) -> Status:
@@ -542,5 +545,5 @@ def _protect(session: _Session, group: int) -> int:
 def _set_pinned(session: _Session, group: int, *, pinned: bool) -> None:
     for at, record in enumerate(session.records):
         if record.group == group and not record.flags & Flag.SYSTEM:
-            flags = record.flags | Flag.PINNED if pinned else record.flags & ~Flag.PINNED
+            flags = record.flags | int(Flag.PINNED) if pinned else record.flags & ~int(Flag.PINNED)
             session.records[at] = msgspec.structs.replace(record, flags=int(flags))

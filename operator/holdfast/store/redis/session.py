@@ -155,12 +155,12 @@ class RedisSession:
         """Return a page of records; see `SessionStore.page`. One round trip."""
         if terms.refresh & Refresh.READ:
             await self._touch(terms)
-        log, pin, fields, clock, waiting = await self._runner.run(
+        log, pin, fields, clock, waiting, newest = await self._runner.run(
             script("page"), self._state, [after, limit], repeatable=True
         )
         records, _ = records_in_order(log, pin)
         status = read_status(fields, now=milliseconds(clock))
-        return Section(status, records[:limit], frozenset(waiting))
+        return Section(status, records[:limit], frozenset(waiting), newest)
 
     async def status(self) -> Status:
         """Return the counters. One round trip."""

@@ -19,7 +19,7 @@ import pytest
 
 _TOPICS = (
     *("appends", "expiry", "groups", "ids", "leases", "limits", "line", "messages", "model"),
-    *("reading", "sessions", "support", "turns", "windows"),
+    *("others", "reading", "sessions", "support", "turns", "windows"),
 )
 pytest.register_assert_rewrite(*(f"{__name__}.{topic}" for topic in _TOPICS))
 
@@ -38,14 +38,11 @@ from holdfast.testing.conformance.messages import (  # noqa: E402
     TestRetries,
     TestSessionKeys,
 )
+from holdfast.testing.conformance.others import TestTurnAndOthers  # noqa: E402
 from holdfast.testing.conformance.reading import TestPages, TestRead, TestReadBudget  # noqa: E402
 from holdfast.testing.conformance.sessions import TestHealth, TestSession  # noqa: E402
 from holdfast.testing.conformance.support import Advance  # noqa: E402
-from holdfast.testing.conformance.turns import (  # noqa: E402
-    TestTurn,
-    TestTurnAndOthers,
-    TestTurnCancelled,
-)
+from holdfast.testing.conformance.turns import TestTurn, TestTurnCancelled  # noqa: E402
 from holdfast.testing.conformance.windows import TestWindows  # noqa: E402
 
 __all__ = [

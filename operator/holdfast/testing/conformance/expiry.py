@@ -171,11 +171,15 @@ class TestExpiry(StoreContract):
     async def test_not_even_a_lease_outlives_the_longest_life(self, handle: SessionStore) -> None:
         agreed = terms(ttl=300, max_lifetime=2_000, lease=60_000)
         token = new_token()
+        await write(handle, prepared(), terms_=agreed)
+        ends = (await stored(handle))[0].ts + 2_000
         granted = await take(handle, agreed, token)
+        assert (await handle.status()).expires_at <= ends
+        await handle.renew(agreed, token, granted.epoch)
+        assert (await handle.status()).expires_at <= ends
         await handle.append(agreed, batch(prepared()), held(token, granted))
         status = await handle.status()
-        assert status.expiry_rule == "maxLifetime"
-        assert status.expires_at <= (await stored(handle))[0].ts + 2_000
+        assert (status.expires_at, status.expiry_rule) == (ends, "maxLifetime")
 
 
 @pytest.mark.asyncio

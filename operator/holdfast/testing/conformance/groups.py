@@ -218,6 +218,16 @@ class TestPin(StoreContract):
         await handle.append(terms(max_messages=3), batch(prepared("four")), FREE)
         assert await items(handle) == ["two", "three", "four"]
 
+    async def test_pinning_and_unpinning_change_nothing_else(self, handle: SessionStore) -> None:
+        await write(handle, prepared("call", 3, Flag.INEXACT, opens=["a", "b"], id="x"))
+        (seq,) = await write(handle, prepared("result", 4, closes=["a"]))
+        before = list(await stored(handle))
+        for pinned in (True, False):
+            await handle.pin(terms(), FREE, seq=seq, pinned=pinned)
+        assert await stored(handle) == before
+        answer = await handle.append(terms(max_messages=1, lease=LONG), batch(prepared()), FREE)
+        assert (answer.evicted, answer.over) == (0, True)
+
     async def test_unpinning_does_not_uncover_a_system_message(self, handle: SessionStore) -> None:
         (seq,) = await write(handle, prepared("system", flags=Flag.SYSTEM))
         await handle.pin(terms(), FREE, seq=seq, pinned=False)

@@ -17,6 +17,7 @@ from holdfast.testing.conformance.support import (
     stand_in_line,
     take,
     terms,
+    write,
 )
 from holdfast.values import Queued
 
@@ -102,9 +103,12 @@ class TestLine(StoreContract):
         await advance(0.6)
         await take(handle, agreed, alive)
 
+    @pytest.mark.parametrize("written", [True, False], ids=["written", "never written"])
     async def test_a_killed_holder_costs_its_lease_and_the_first_in_line_is_next(
-        self, handle: SessionStore, advance: Advance
+        self, handle: SessionStore, advance: Advance, written: bool
     ) -> None:
+        if written:
+            await write(handle, prepared())
         first, second, latecomer = (new_token() for _ in range(3))
         await take(handle, terms(lease=600), new_token())
         await stand_in_line(handle, terms(), first)

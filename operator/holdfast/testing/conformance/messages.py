@@ -253,7 +253,7 @@ class TestRetries(SessionContract):
             assert not (await memory.session(key).append(user("hi"), id="request 7")).duplicate
 
     async def test_ids_may_be_any_text(self, session: Session) -> None:
-        ids = ["a", "A", " ", "a|b", '"]', "{}*?[]", "ü", "😀", "x" * 2_000]
+        ids = ["a", "A", " ", "a|b", '"]', "{}*?[]", "ü", "😀", "x" * 512]
         for id_ in ids:
             await session.append(user(id_), id=id_)
         assert [record.id for record in (await session.read_page()).records] == ids

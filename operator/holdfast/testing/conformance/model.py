@@ -110,7 +110,7 @@ class Model:
             self.records = _protect(self.records, {group})
         elif not any(r.flags & Flag.SYSTEM for r in self.records if r.group == group):
             self.records = [
-                msgspec.structs.replace(record, flags=record.flags & ~Flag.PINNED)
+                msgspec.structs.replace(record, flags=record.flags & ~Flag.PINNED.value)
                 if record.group == group
                 else record
                 for record in self.records

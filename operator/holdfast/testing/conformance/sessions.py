@@ -25,8 +25,8 @@ class TestSession(SessionContract):
 
     async def test_pop_takes_the_newest(self, session: Session) -> None:
         await session.append_many([user("a"), system("b")])
-        for left in ([user("a")], [], []):
-            await session.pop()
+        for taken, left in ((system("b"), [user("a")]), (user("a"), []), (None, [])):
+            assert await session.pop() == taken
             assert await session.read() == left
 
     async def test_a_popped_result_may_be_given_again(self, session: Session) -> None:

@@ -32,13 +32,22 @@ if live and state.token ~= token then
   return { answer, state.till - now, redis.call('HGET', META, 'h') or '', place }
 end
 
-local first = token
-if not live and state.exists then
-  first = first_waiter() or token
+-- Nothing refuses any more. A session that is only waited for begins with the turn.
+if wipe then
+  redis.call('UNLINK', META, LOG, PIN, IDS, HIST)
 end
+local fields = {}
+if not state.exists then
+  new_session(state, terms)
+  fields = { 'k', k_field(state), 's', s_field(state) }
+end
+local first = live and token or first_waiter() or token
 if first ~= token then
   -- The holder died. The first in line is somebody else.
   local patience = tonumber(string.match(token, '%-(%d+)$') or 0)
+  if #fields > 0 then
+    redis.call('HSET', META, unpack(fields))
+  end
   hand_over(state, terms)
   if patience > 0 then
     redis.call('ZADD', QUEUE, 'NX', int(now_us), token)
@@ -48,20 +57,12 @@ if first ~= token then
   return { patience > 0 and 'WAIT' or 'BUSY', state.till - now, '', place }
 end
 
-if wipe then
-  redis.call('UNLINK', META, LOG, PIN, IDS, HIST)
-end
-local fields = {}
-if not state.exists then
-  new_session(state, terms)
-  fields = { 'k', k_field(state), 's', s_field(state) }
-end
 if live then
   state.till = now + terms.lease
 else
   grant(state, token, terms.lease)
 end
-keep_alive(state)
+keep_alive(state, terms)
 for _, value in ipairs({ 'l', l_field(state), 'x', x_field(state), 'h', holder }) do
   fields[#fields + 1] = value
 end

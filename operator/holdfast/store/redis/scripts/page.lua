@@ -3,8 +3,8 @@
 -- uses: state
 -- KEYS  meta log pin ids hist
 -- ARGV  1 seq, exclusive   2 limit
--- Returns {records of the log, protected records, the fields of meta, the time, groups with a waiting tool call}: of both
--- kinds of records at most `limit`, and the groups without the newest one.
+-- Returns {records of the log, protected records, the fields of meta, the time, groups with a waiting tool call,
+-- group of the newest record}: of both kinds of records at most `limit`.
 local after, limit = tonumber(ARGV[1]), tonumber(ARGV[2])
 local function above(key)
   local low, high = 0, redis.call('LLEN', key)
@@ -29,10 +29,7 @@ end
 local waiting, fields = {}, redis.call('HGETALL', META)
 for at = 1, #fields, 2 do
   if string.sub(fields[at], 1, 2) == 'o:' then
-    local group = tonumber(string.match(fields[at + 1], '^%d+'))
-    if group ~= newest.group then
-      waiting[#waiting + 1] = group
-    end
+    waiting[#waiting + 1] = tonumber(string.match(fields[at + 1], '^%d+'))
   end
 end
-return { above(LOG), above(PIN), redis.call('HMGET', META, 'k', 's', 'x', 'l', 'p', 'h'), clock, waiting }
+return { above(LOG), above(PIN), redis.call('HMGET', META, 'k', 's', 'x', 'l', 'p', 'h'), clock, waiting, newest.group }

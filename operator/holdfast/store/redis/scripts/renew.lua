@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- renew: lengthen the lease by its TTL; counts as a write for the session's expiry.
--- uses: state
+-- uses: state, lease
 -- KEYS  meta log pin ids hist
 -- ARGV  1 token   2 terms, packed   3 epoch
 -- Returns {OK, policy revision the session has seen}, LEASELOST or EPOCH.
@@ -16,8 +16,8 @@ state.till = now + terms.lease
 -- Terms that are older than the session's must not bring an old expiry back.
 if terms.revision >= state.revision then
   refresh(state, terms, terms.ttl, 'ttl')
-elseif state.x < state.till then
-  state.x, state.rule = state.till, 'lease'
+else
+  keep_alive(state, terms)
 end
 redis.call('HSET', META, 'l', l_field(state), 'x', x_field(state))
 expire_all(state)

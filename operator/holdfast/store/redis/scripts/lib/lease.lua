@@ -12,10 +12,13 @@ local function grant(state, token, milliseconds)
   state.fence = math.max(state.fence + 1, now_us)
 end
 
--- The session lives at least as long as the lease.
-local function keep_alive(state)
+-- The session lives at least as long as the lease, but never beyond its longest life.
+local function keep_alive(state, terms)
   if state.x < state.till then
     state.x, state.rule = state.till, 'lease'
+    if terms.lifetime > 0 and state.created + terms.lifetime < state.x then
+      state.x, state.rule = state.created + terms.lifetime, 'maxLifetime'
+    end
   end
 end
 
@@ -40,7 +43,7 @@ local function hand_over(state, terms)
   if token then
     redis.call('ZREM', QUEUE, token)
     grant(state, token, terms.grant)
-    keep_alive(state)
+    keep_alive(state, terms)
   else
     state.token, state.till = '', 0
   end

@@ -1,0 +1,78 @@
+# Every habit of the project. `make` alone lists them.
+#
+#   PYTHON   the interpreter that makes the environment (3.11 or newer; the newest found otherwise)
+#   VENV     where the environment is
+
+VENV ?= .venv
+PYTHON ?= $(firstword $(shell for v in 3.13 3.12 3.11 3.14 3; do \
+	command -v python$$v >/dev/null 2>&1 && python$$v -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo python$$v; done))
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo demo-cluster test test-fast test-pythons test-cluster lint format types bench crds lock control-plane clean
+
+help: ## list what there is
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+
+setup: $(READY) ## make the environment, with locked packages, and the vocabularies
+
+$(READY): requirements/dev.txt pyproject.toml hatch_build.py
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer with venv is needed (on Debian: apt-get install python3-venv), or say make PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@
+
+demo: $(READY) ## run the main job: agents share one conversation under a policy that is edited meanwhile
+	$(BIN)/python examples/support/demo.py
+
+demo-cluster: $(READY) ## the same on a real Kubernetes API server (KUBECONFIG_CONTEXT=current for your own)
+	$(BIN)/python examples/support/demo.py --cluster
+
+test: lint crds-check control-plane ## everything that must hold: lint, types, layers, CRD drift, all tests, coverage
+	$(BIN)/python -m coverage erase
+	COVERAGE_PROCESS_START=pyproject.toml $(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report --fail-under=90 --include='operator/holdfast/*' | tail -n 25
+
+test-fast: $(READY) ## the tests that need no server, in under a minute
+	$(PYTEST) -q tests/unit tests/conformance/test_in_memory.py -m "not slow"
+
+test-cluster: $(READY) control-plane ## only the tests on the Kubernetes API server
+	$(PYTEST) tests/cluster
+
+test-pythons: ## unit and conformance tests on every other supported interpreter found here
+	.ci/pythons
+
+lint: $(READY) ## format, rules, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+format: $(READY) ## format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY) ## measure against floors in the same run; writes benchmarks/results.json
+	$(BIN)/python benchmarks/bench.py
+
+crds: $(READY) ## generate crds/ and docs/reasons.md from the models
+	$(BIN)/python -m holdfast_operator.crds write
+
+.PHONY: crds-check
+crds-check: $(READY)
+	$(BIN)/python -m holdfast_operator.crds check
+
+control-plane: $(READY) ## find or build the Kubernetes control plane for tests (about 4 minutes, once)
+	@$(BIN)/python -m tests.harness.control_plane build || test "$$HOLDFAST_REQUIRE" != all
+
+lock: ## resolve the packages anew, with hashes
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--all-extras --group dev pyproject.toml --output-file requirements/dev.txt
+
+clean: ## remove everything that was made here
+	rm -rf $(VENV) .venv-* dist htmlcov .coverage* .pytest_cache .ruff_cache .hypothesis .import_linter_cache .holdfast operator/holdfast/vocabularies
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,103 @@
+"""Small tools of the benchmarks: ratios against a floor of the same run, and their report."""
+
+import asyncio
+import json
+import random
+import re
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+Call = Callable[[], Awaitable[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One line of a report; `target` is text such as `<= 1.65`, or None where none is set."""
+
+    name: str
+    value: float
+    unit: str
+    target: str | None
+    ok: bool
+    note: str
+
+
+def figure(name: str, value: float, unit: str, target: str | None = None, note: str = "") -> Figure:
+    """Make a figure and compare it with its target."""
+    ok = True
+    if target is not None:
+        match = re.fullmatch(r"(<=|>=) ([0-9.]+)", target)
+        assert match is not None, target
+        limit = float(match[2])
+        ok = value <= limit if match[1] == "<=" else value >= limit
+    return Figure(name, round(value, 3), unit, target, ok, note)
+
+
+async def timed(call: Call) -> float:
+    """Return the seconds one call takes."""
+    begin = time.perf_counter()
+    await call()
+    return time.perf_counter() - begin
+
+
+async def alternating(calls: Mapping[str, Call], *, rounds: int, each: int) -> list[dict[str, float]]:
+    """Time calls op by op, in a new order for every op; return each round's medians in seconds."""
+    names = list(calls)
+    result: list[dict[str, float]] = []
+    for _ in range(rounds):
+        times: dict[str, list[float]] = {name: [] for name in names}
+        for _ in range(each):
+            random.shuffle(names)
+            for name in names:
+                times[name].append(await timed(calls[name]))
+        result.append({name: statistics.median(values) for name, values in times.items()})
+    return result
+
+
+async def concurrent(
+    calls: Mapping[str, Sequence[Call]], *, rounds: int, each: int
+) -> list[dict[str, float]]:
+    """Time calls of many tasks at once; return each round's median latency in seconds.
+
+    Args:
+        calls: for each name one call per task.
+        rounds: how often; the names take turns within a round, in a new order each time.
+        each: calls of every task per round.
+    """
+    names = list(calls)
+    result: list[dict[str, float]] = []
+
+    async def task(call: Call, times: list[float]) -> None:
+        times.extend([await timed(call) for _ in range(each)])
+
+    for _ in range(rounds):
+        random.shuffle(names)
+        medians: dict[str, float] = {}
+        for name in names:
+            times: list[float] = []
+            await asyncio.gather(*(task(call, times) for call in calls[name]))
+            medians[name] = statistics.median(times)
+        result.append(medians)
+    return result
+
+
+def ratio(rounds: Sequence[Mapping[str, float]], name: str, floor: str) -> float:
+    """Return the median of a name's ratios to the floor, round by round."""
+    return statistics.median(medians[name] / medians[floor] for medians in rounds)
+
+
+def report(figures: Sequence[Figure], file: Path) -> None:
+    """Write the figures to a file and print them as a table."""
+    file.write_text(json.dumps([asdict(line) for line in figures], indent=2) + "\n")
+    width = max(len(line.name) for line in figures)
+    for line in figures:
+        verdict = "" if line.target is None else ("ok" if line.ok else "MISSED")
+        target = line.target or ""
+        print(
+            f"{line.name:<{width}}  {line.value:>10.3f} {line.unit:<6} {target:<10} {verdict:<7} {line.note}"
+        )
+    missed = sum(not line.ok for line in figures)
+    print(f"\n{len(figures)} figures, {missed} missed their target; written to {file}")
