@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import cast
 
 import msgspec
 
@@ -71,11 +71,14 @@ def _require_json(item: JSON, body: bytes) -> None:
         raise _invalid(TypeError("a key that is not text"))
 
 
-def _has_other_keys(value: Any) -> bool:
+def _has_other_keys(value: object) -> bool:
     if isinstance(value, dict):
-        return any(not isinstance(key, str) or _has_other_keys(part) for key, part in value.items())
+        members = cast("dict[object, object]", value)
+        return any(
+            not isinstance(key, str) or _has_other_keys(part) for key, part in members.items()
+        )
     if isinstance(value, list | tuple):
-        return any(_has_other_keys(part) for part in value)
+        return any(_has_other_keys(part) for part in cast("Sequence[object]", value))
     return False
 
 

@@ -9,6 +9,8 @@ from typing import Any, Self, TypeVar
 
 from holdfast.errors import HoldfastError, LeaseLost, SessionBusy
 from holdfast.log import MessageLog, Place
+from holdfast.policies import Agreement
+from holdfast.policy import OnBusy
 from holdfast.store import StalePolicy, lease_token
 from holdfast.store.refusals import lease_lost
 from holdfast.values import Caller, Granted, Queued, Status, Terms
@@ -150,28 +152,30 @@ class Turn(MessageLog):
         self.lost.set()
 
     async def _acquire(self) -> None:
-        started = time.monotonic()
-        while True:
-            agreed = await self._place.agreed()
-            terms = agreed.terms
-            if self._ttl is not None:
-                terms = dataclasses.replace(terms, lease=self._ttl)
-            self._terms = terms
-            if not self._token:
-                timeout = agreed.policy.locking.wait_timeout.milliseconds
-                if agreed.policy.locking.on_busy == "Reject":
-                    timeout = 0
-                wait = timeout if self._wait is None else self._wait
-                self._token = lease_token(wait)
-                until = started + wait / 1000
-            try:
-                if await self._try(terms, until):
-                    return
-            except StalePolicy as stale:
-                await self._place.policies.catch_up(stale.revision)
-            except BaseException:
-                await self._shielded(self._give_up())
-                raise
+        wait = self._patience(await self._place.agreed())
+        self._token = lease_token(wait)
+        until = time.monotonic() + wait / 1000
+        try:
+            while True:
+                self._terms = self._with_ttl((await self._place.agreed()).terms)
+                try:
+                    if await self._try(self._terms, until):
+                        return
+                except StalePolicy as stale:
+                    await self._place.policies.catch_up(stale.revision)
+        except BaseException:
+            await self._shielded(self._give_up())
+            raise
+
+    def _patience(self, agreed: Agreement) -> int:
+        """Milliseconds this caller waits in line."""
+        if self._wait is not None:
+            return self._wait
+        locking = agreed.policy.locking
+        return 0 if locking.on_busy is OnBusy.REJECT else locking.wait_timeout.milliseconds
+
+    def _with_ttl(self, terms: Terms) -> Terms:
+        return terms if self._ttl is None else dataclasses.replace(terms, lease=self._ttl)
 
     async def _try(self, terms: Terms, until: float) -> bool:
         """Ask for the turn once, and sleep in line if it is somebody else's."""
@@ -231,9 +235,7 @@ class Turn(MessageLog):
         self._deadline = max(self._deadline, asked + self._terms.lease / 1000 * _MARGIN)
         if revision > self._terms.revision:
             await self._place.policies.catch_up(revision)
-            fresh = (await self._place.agreed()).terms
-            lease = self._terms.lease if self._ttl is None else self._ttl
-            self._terms = dataclasses.replace(fresh, lease=lease)
+            self._terms = self._with_ttl((await self._place.agreed()).terms)
 
     async def _renew_until_lost(self) -> None:
         assert self._terms is not None

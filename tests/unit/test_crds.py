@@ -27,9 +27,8 @@ from holdfast_operator.resources import (
     ReadyReason,
 )
 from holdfast_operator.schema import SchemaError, object_schema
-from tests.fixtures.cases import Case, Expected, case_name, invalid_cases, valid_cases
+from tests.fixtures.cases import ROOT, Case, Expected, case_name, invalid_cases, valid_cases
 
-ROOT = Path(__file__).parents[2]
 KINDS: dict[str, type[MemoryBackend] | type[MemoryResource]] = {
     "MemoryBackend": MemoryBackend,
     "MemoryResource": MemoryResource,

@@ -2,12 +2,25 @@
 
 Every step is bounded, can be repeated, and is fenced inside Redis: resource scripts by the owner's uid
 and the highest leader epoch seen, session scripts by the policy revision.
+
+Protocol and values only, so that services of the operator need no client to be imported; the work is
+done by `holdfast.store.redis.maintenance`.
 """
 
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
+from holdfast.errors import UnknownKeys
 from holdfast.values import MemoryAddress, Terms
+
+
+class LayoutTooNew(UnknownKeys):
+    """The keys were written by a newer version: this one must leave them alone.
+
+    Never reaches a caller of the library.
+    """
+
+    code = "LayoutTooNew"
 
 
 class ServerInfo(NamedTuple):
@@ -39,17 +52,25 @@ class Ownership(StrEnum):
     """What the marker says."""
 
     OURS = "Ours"  # already, or now for the first time
-    TAKEN_OVER = "TakenOver"  # the same namespace and name under a new uid: deleted and made again
+    TAKEN_OVER = "TakenOver"  # ours from now on: made again under a new uid, or adopted
     OTHER = "Other"  # another cluster or another namespace of that name
-    UNMARKED = "Unmarked"  # there are sessions, but no marker
+    UNMARKED = "Unmarked"  # there are sessions or a policy, but no marker
     FENCED = "Fenced"  # a newer leader was here
 
 
 class Step(NamedTuple):
     """One bounded step of a walk over the sessions of a memory.
 
-    `cursor` continues the walk, 0 when it is done. `seen` sessions were looked at, `changed` of them
-    changed; `unsatisfied` stay above a limit because of what is protected; `total` is the index's size.
+    Attributes:
+        cursor: continues the walk, 0 when it is done. Opaque, and wider than 64 bits. It belongs to one
+            run of the server: on another one the walk begins again by itself.
+        seen: entries of the index that were looked at; over a whole walk one may come twice.
+        changed: how many of their sessions changed.
+        unsatisfied: how many stay above a limit because of what is protected or must not be evicted;
+            the broken ones are counted here as well.
+        total: size of the index.
+        broken: how many could not be dealt with: a key of theirs has another type, or what is in it
+            is not ours.
     """
 
     cursor: int
@@ -57,6 +78,7 @@ class Step(NamedTuple):
     changed: int
     unsatisfied: int
     total: int
+    broken: int = 0
 
 
 class Totals(NamedTuple):
@@ -71,8 +93,11 @@ class Totals(NamedTuple):
 class Maintenance(Protocol):
     """The operator's hands in one server.
 
-    Raises, from every call: `StoreUnavailable`, `AccessDenied`, `UnknownKeys` (a key of another type or
-    a newer layout is in the way), `ServerTooOld` (from `server`).
+    Every call may be repeated, also when its answer was lost. A walk over sessions looks at every one
+    that was there when it began, also while others come and go, and begins with cursor 0.
+
+    Raises, from every call: `StoreUnavailable`, `AccessDenied`, `UnknownKeys` (a key of the memory has
+    another type; its subclass `LayoutTooNew`: a newer version wrote it), `ServerTooOld` (from `server`).
     """
 
     async def server(self) -> ServerInfo:
@@ -80,11 +105,13 @@ class Maintenance(Protocol):
         ...
 
     async def load_scripts(self) -> None:
-        """Make sure the server knows every script."""
+        """Make sure the server knows every script. One round trip if it does."""
         ...
 
     async def claim(self, memory: MemoryAddress, owner: Owner, *, adopt: bool = False) -> Ownership:
         """Mark the memory's keys as ours, if nobody else's. The first marker wins.
+
+        Keys that were left to their expiry are kept again.
 
         Args:
             memory: whose keys.
@@ -100,6 +127,7 @@ class Maintenance(Protocol):
 
         None: refused, since the marker is not ours, a newer leader was here, or this uid is being
         deleted. A document in state `deleting` of an earlier uid is replaced and becomes active.
+        Revisions of a memory only grow, also over deletion and over the loss of the document.
         """
         ...
 
@@ -107,6 +135,10 @@ class Maintenance(Protocol):
         self, memory: MemoryAddress, terms: Terms, *, cursor: int, limit: int, grace: int
     ) -> Step:
         """Bring up to about `limit` live sessions under these terms; those that already are cost a look.
+
+        A session that has seen a newer revision is left alone. Where the terms refuse instead of
+        evicting, nothing is evicted. Index entries without a session are dropped once they are 10
+        minutes old.
 
         Args:
             memory: whose sessions.
@@ -118,17 +150,20 @@ class Maintenance(Protocol):
         ...
 
     async def measure(self, memory: MemoryAddress, *, cursor: int, limit: int) -> tuple[Step, Totals]:
-        """Add up the counters of up to about `limit` sessions; drops index entries without a session."""
+        """Add up the counters of up to about `limit` sessions.
+
+        Drops index entries without a session once they are 10 minutes old, and counts them as changed.
+        """
         ...
 
     async def put_usage(self, memory: MemoryAddress, owner: Owner, totals: Totals) -> None:
-        """Write what was measured to `:usage`."""
+        """Write what was measured to `:usage`; nothing when the marker is not ours."""
         ...
 
     async def begin_deletion(self, memory: MemoryAddress, owner: Owner) -> int | None:
-        """Set the policy to `deleting` and raise its revision; None when the marker is not ours.
+        """Set the policy to `deleting` and raise its revision.
 
-        From here on writers get `PolicyNotFound`. Safe to repeat: the revision is raised once.
+        None when the marker is not ours or a newer leader was here. From here on writers get `PolicyNotFound`. Safe to repeat: the revision is raised once.
         """
         ...
 
@@ -136,16 +171,26 @@ class Maintenance(Protocol):
         """Replace up to about `limit` sessions by tombstones that live for 60 s, and drop their index entries.
 
         A tombstone is a `:meta` with a new epoch and the revision: a writer that still holds the old
-        policy is refused.
+        policy is refused. A session of a newer revision is left alone: the memory was made again.
         """
         ...
 
     async def end_deletion(self, memory: MemoryAddress, owner: Owner) -> bool:
-        """Remove the policy, the usage, the index and the marker; False when the marker is not ours."""
+        """Remove the policy, the usage, the index and the marker.
+
+        For a day `:owner` keeps the revision and the leader's epoch, nobody's name, so that a leader that
+        slept can do no harm to a memory made again. False when the marker is not ours, a newer leader
+        was here, or no deletion was begun.
+        """
         ...
 
     async def release(self, memory: MemoryAddress, owner: Owner) -> None:
-        """Leave the keys to their expiry: give index and marker the longest expiry of the sessions."""
+        """Leave the keys to their expiry; nothing when the marker is not ours.
+
+        The policy lives as long as the longest living session, at least an hour. Index and marker live
+        longer by the longest idle time, at least a day: as long as anything that is written under that
+        policy. Reads the expiry of every session: about 3 s for a million.
+        """
         ...
 
     async def aclose(self) -> None:

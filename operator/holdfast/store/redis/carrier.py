@@ -6,10 +6,10 @@ says exactly one thing that matters: whether the command may have reached the se
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
-from hiredis import pack_command
+import hiredis
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import (
     AuthenticationError,
@@ -26,6 +26,8 @@ from holdfast.errors import AccessDenied, HoldfastError, StoreUnavailable
 Argument: TypeAlias = bytes | str | int
 Command: TypeAlias = Sequence[Argument]
 Reply: TypeAlias = Any  # whatever the protocol can say: the store reads each where it asked for it
+
+_pack: Callable[[tuple[Argument, ...]], bytes] = hiredis.pack_command  # pyright: ignore[reportUnknownMemberType, reportAssignmentType]
 
 _BROKEN = (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError)
 
@@ -120,7 +122,7 @@ class PoolCarrier:
         self, connection: AbstractConnection, commands: Sequence[Command], patience: float
     ) -> list[Reply]:
         # redis-py packs each argument in Python on its asyncio side; hiredis does it in C.
-        packed = b"".join([pack_command(tuple(command)) for command in commands])
+        packed = b"".join([_pack(tuple(command)) for command in commands])
         await connection.send_packed_command(packed, check_health=False)
         replies: list[Reply] = []
         async with asyncio.timeout(patience):

@@ -53,7 +53,7 @@ class RedisStore:
         if scheme not in _SCHEMES:
             raise ConfigurationError(f"{scheme}:// is no address of a Redis server: use redis://")
         try:
-            pool = ConnectionPool.from_url(
+            pool = ConnectionPool.from_url(  # pyright: ignore[reportUnknownMemberType]
                 urlunsplit(urlsplit(url)._replace(query="")),
                 retry=Retry(NoBackoff(), 0),
                 retry_on_error=[],
