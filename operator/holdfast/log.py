@@ -199,6 +199,7 @@ class MessageLog(ABC):
         if (limit is not None and limit < 0) or (max_tokens is not None and max_tokens < 0):
             raise ValueError("limit and max_tokens are at least 0")
         with self._place.naming():
+            self._guard()
             if limit is not None:
                 records = await self._read_newest(limit)
             elif max_tokens is not None:
@@ -219,6 +220,7 @@ class MessageLog(ABC):
         if not 0 < limit <= MAX_PAGE:
             raise ValueError(f"limit is 1..{MAX_PAGE}")
         with self._place.naming():
+            self._guard()
             agreed = await self._place.agreed()
             section = await self._place.store.page(agreed.terms, after=after or 0, limit=limit + 1)
         self._check_window(section.status)
@@ -311,6 +313,7 @@ class MessageLog(ABC):
     async def health(self) -> Health:
         """Return the state of the session."""
         with self._place.naming():
+            self._guard()
             agreed = await self._place.agreed()
             status = await self._place.store.status()
         warnings: list[str] = []
@@ -341,12 +344,16 @@ class MessageLog(ABC):
     async def status(self) -> Status:
         """Return the store's counters of the session."""
         with self._place.naming():
+            self._guard()
             await self._place.agreed()
             return await self._place.store.status()
 
     @abstractmethod
     def _caller(self) -> Caller:
         """Return what is sent along with a write; raises `LeaseLost` where that is known."""
+
+    def _guard(self) -> None:
+        """Refuse a call that is known to come too late."""
 
     def _check_window(self, status: Status) -> None:
         """Refuse what was read, if it must not be used."""

@@ -136,6 +136,9 @@ class Turn(MessageLog):
     def _lease_gone(self) -> None:
         self._lose()
 
+    def _guard(self) -> None:
+        self._caller()
+
     def _holds(self, status: Status) -> bool:
         return status.lease_token == self._token
 

@@ -183,17 +183,17 @@ PERCENTS = [0, 1, 50, 80, 99, 100, 101]
 NUMBERS = [-1, 0, 1, 16, 100_000_000, 100_000_001]
 QUOTA = _object(soft=[1, 5, 0], hard=[1, 4, 5])
 PIECES = st.sampled_from(["{a}", "{b}", "{user_id}", ":", "-", "x", "{", "}", "A", "{1}"])
-SPECS = _object(
-    type=["TokenBased", "MessageCountBased", "Buffer"],
-    model=_object(name=["m", ""], contextWindow=NUMBERS, tokenizer=["approximate", "x"]),
-    limits=_object(
+SECTIONS: dict[str, Any] = {
+    "type": st.sampled_from(["TokenBased", "MessageCountBased", "Buffer"]),
+    "model": _object(name=["m", ""], contextWindow=NUMBERS, tokenizer=["approximate", "x"]),
+    "limits": _object(
         maxTokens=NUMBERS,
         maxMessages=[1, 1_000_000, 1_000_001],
         maxContextPercent=PERCENTS,
         maxMessageSize=SIZES,
         onFull=["Evict", "Refuse"],
     ),
-    tokenAllocation=_object(
+    "tokenAllocation": _object(
         systemPercent=PERCENTS,
         shortTermPercent=PERCENTS,
         userDefined=st.lists(
@@ -203,7 +203,7 @@ SPECS = _object(
             max_size=3,
         ),
     ),
-    flushing=_object(
+    "flushing": _object(
         strategy=["FIFO", "TimeBased", "HybridSummary", "Disabled"],
         thresholdPercent=PERCENTS,
         targetPercent=PERCENTS,
@@ -216,24 +216,28 @@ SPECS = _object(
             ),
         ),
     ),
-    eviction=_object(
+    "eviction": _object(
         policy=["FIFO", "Priority"],
         priorityKeywords=[[], ["a"], ["a", "a"]],
         priorityBlocks=[[], [{"priority": 1}], [{"priority": 10}], [{"priority": 1}] * 2],
     ),
-    retention=_object(
+    "retention": _object(
         ttl=DURATIONS,
         afterClear=DURATIONS,
         afterFlush=DURATIONS,
         maxLifetime=DURATIONS,
         refreshOn=[[], ["Read"], ["Read", "Write"], ["Read", "Read"]],
     ),
-    locking=_object(leaseTTL=DURATIONS, waitTimeout=DURATIONS),
-    privacy=_object(redactPatterns=[[], ["a+"], ["(?=a)"], ["a{2000}"], ["\\pN"], ["a", "a"]]),
-    quotas=_object(
+    "locking": _object(leaseTTL=DURATIONS, waitTimeout=DURATIONS),
+    "privacy": _object(redactPatterns=[[], ["a+"], ["(?=a)"], ["a{2000}"], ["\\pN"], ["a", "a"]]),
+    "quotas": _object(
         sessions=QUOTA, tokens=QUOTA, bytes=_object(soft=SIZES, hard=["1Gi", "1G", 1000, "1000Ti"])
     ),
-    keyTemplate=st.lists(PIECES, max_size=6).map("".join),
+    "keyTemplate": st.lists(PIECES, max_size=6).map("".join),
+}
+# Few sections at a time: with all of them hardly any spec would be valid.
+SPECS = st.lists(st.sampled_from(sorted(SECTIONS)), max_size=3, unique=True).flatmap(
+    lambda names: st.fixed_dictionaries({name: SECTIONS[name] for name in names})
 )
 
 

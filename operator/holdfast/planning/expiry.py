@@ -53,10 +53,12 @@ def plan_shortened(
     touched: int,
     current: int,
     grace: int,
+    rule: Rule = "ttl",
 ) -> Expiry:
     """Return the expiry of a live session under an edited policy.
 
-    As if the last refresh had happened under the new policy; but an edit that shortens leaves at
+    As if the last refresh had happened under the new policy: one that was a clear or a flush keeps
+    its own idle time, where the new policy has one. But an edit that shortens leaves at
     least `grace` from now, or the current expiry where that is nearer, so that a typing error does
     not delete people's conversations on the spot.
 
@@ -68,7 +70,18 @@ def plan_shortened(
         touched: the last refresh.
         current: the expiry so far.
         grace: milliseconds.
+        rule: the rule behind the expiry so far.
+
+    The specification of `store/redis/scripts/lib/expiry.lua`; a property test holds the two together.
     """
-    wanted = plan_expiry(terms, now=touched, created=created, lease_until=lease_until)
+    own = {"afterClear": terms.after_clear, "afterFlush": terms.after_flush}.get(rule, 0)
+    wanted = plan_expiry(
+        terms,
+        now=touched,
+        created=created,
+        lease_until=lease_until,
+        idle=own or None,
+        rule=rule if own else "ttl",
+    )
     floor = min(current, now + grace)
     return wanted if wanted.at >= floor else Expiry(floor, wanted.rule)

@@ -33,15 +33,13 @@ from holdfast.policy.parts import (
     OpenAICompatible,
     PriorityBlock,
     Privacy,
-    Quota,
-    Quotas,
     Retention,
-    SizeQuota,
     Summarizer,
     Summary,
     TokenAllocation,
     UserShare,
 )
+from holdfast.policy.quotas import Quota, Quotas, SizeQuota
 from holdfast.policy.rules import Part, Rule, TransitionRule, transition_fault
 from holdfast.policy.template import template_fields
 from holdfast.policy.units import Duration, Quantity

@@ -19,11 +19,11 @@ from holdfast.policy.parts import (
     Locking,
     Model,
     Privacy,
-    Quotas,
     Retention,
     Summary,
     TokenAllocation,
 )
+from holdfast.policy.quotas import Quotas
 from holdfast.policy.rules import Part, Reading, Rule, TransitionRule
 from holdfast.policy.template import KeyTemplate, template_fields
 

@@ -20,7 +20,6 @@ from holdfast.policy.enums import (
 from holdfast.policy.faults import Cause
 from holdfast.policy.fields import (
     Address,
-    Count,
     Integer,
     Keywords,
     Kinds,
@@ -32,7 +31,6 @@ from holdfast.policy.fields import (
     Percent,
     RegularExpressions,
     Share,
-    Size,
     Text,
     Tokens,
     WaitTime,
@@ -390,48 +388,3 @@ class Idempotency(Part):
     max_remembered_ids: Annotated[Integer, Ge(0), Le(10_000), Unit("message ids")] = Field(
         default=256, description="How many of the latest message ids a session remembers."
     )
-
-
-class Quota(Part):
-    """A soft and a hard bound over all sessions of a memory."""
-
-    rules: ClassVar[tuple[Rule[Any], ...]] = (
-        Rule["Quota"](
-            path=".soft",
-            reason=Cause.INVALID,
-            message="soft must not exceed hard",
-            check=lambda it: it.soft is None or it.hard is None or it.soft <= it.hard,
-            expression="!has(self.soft) || !has(self.hard) || self.soft <= self.hard",
-        ),
-    )
-
-    soft: Count | None = Field(default=None, description="Above it people are told.")
-    hard: Count | None = Field(default=None, description="Above it writes are refused.")
-
-
-class SizeQuota(Part):
-    """A soft and a hard bound of bytes over all sessions of a memory."""
-
-    rules: ClassVar[tuple[Rule[Any], ...]] = (
-        Rule["SizeQuota"](
-            path=".soft",
-            reason=Cause.INVALID,
-            message="soft must not exceed hard",
-            check=lambda it: it.soft is None or it.hard is None or it.soft.bytes <= it.hard.bytes,
-            expression=(
-                "!has(self.soft) || !has(self.hard)"
-                " || quantity(string(self.soft)).compareTo(quantity(string(self.hard))) <= 0"
-            ),
-        ),
-    )
-
-    soft: Size | None = Field(default=None, description="Above it people are told.")
-    hard: Size | None = Field(default=None, description="Above it writes are refused.")
-
-
-class Quotas(Part):
-    """Bounds over all sessions of a memory, measured by the operator."""
-
-    sessions: Quota | None = Field(default=None, description="Number of sessions.")
-    bytes: SizeQuota | None = Field(default=None, description="Size of all sessions.")
-    tokens: Quota | None = Field(default=None, description="Tokens of all sessions.")

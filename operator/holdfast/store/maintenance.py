@@ -178,9 +178,9 @@ class Maintenance(Protocol):
     async def end_deletion(self, memory: MemoryAddress, owner: Owner) -> bool:
         """Remove the policy, the usage, the index and the marker.
 
-        For a day `:owner` keeps the revision and the leader's epoch, nobody's name, so that a leader that
-        slept can do no harm to a memory made again. False when the marker is not ours, a newer leader
-        was here, or no deletion was begun.
+        For a day `:owner` keeps whose it was, the revision and the leader's epoch, but no uid: a leader
+        that slept can do no harm to a memory made again. False when the marker is not ours, a newer
+        leader was here, or no deletion was begun.
         """
         ...
 

@@ -7,7 +7,7 @@ says exactly one thing that matters: whether the command may have reached the se
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, cast
 
 import hiredis
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
@@ -27,8 +27,14 @@ Argument: TypeAlias = bytes | str | int
 Command: TypeAlias = Sequence[Argument]
 Reply: TypeAlias = Any  # whatever the protocol can say: the store reads each where it asked for it
 
-_pack: Callable[[tuple[Argument, ...]], bytes] = hiredis.pack_command  # pyright: ignore[reportUnknownMemberType, reportAssignmentType]
+_pack = cast(
+    "Callable[[tuple[Argument, ...]], bytes]",
+    hiredis.pack_command,  # pyright: ignore[reportUnknownMemberType]
+)
 
+_TALKING = 64  # connections for calls; further calls wait their turn
+_BLOCKING = 32  # connections for callers that wait for a turn
+_CROWDED = 0.05  # seconds between questions of a waiter who got no such connection
 _BROKEN = (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError)
 
 
@@ -41,21 +47,26 @@ class Broken(HoldfastError):
 class Carrier(Protocol):
     """Carries commands to a server and its replies back."""
 
-    async def exchange(
-        self, commands: Sequence[Command], *, patience: float | None = None
-    ) -> list[Reply]:
+    async def exchange(self, commands: Sequence[Command]) -> list[Reply]:
         """Send commands in one piece on one connection and return their replies in order.
 
         An error reply stands in the list as an exception.
-
-        Args:
-            commands: at least one.
-            patience: seconds to wait for the replies, instead of the usual time.
 
         Raises:
             StoreUnavailable: nothing was sent.
             AccessDenied: the server refused the credentials; nothing was sent.
             Broken: the connection broke after sending.
+        """
+        ...
+
+    async def block(self, command: Command, seconds: float) -> None:
+        """Send a command that blocks for up to so many seconds, on a connection kept for such.
+
+        However many callers block, `exchange` keeps its connections: a holder that everybody waits for
+        must be able to say that it is done. Returns early when there is no connection left.
+
+        Raises:
+            StoreUnavailable, AccessDenied, Broken: as `exchange`.
         """
         ...
 
@@ -70,26 +81,35 @@ class PoolCarrier:
     Args:
         pool: of the library's own client or of a caller's.
         owned: close the pool with the carrier.
-        limit: connections used at the same time; further calls wait their turn.
         timeout: seconds for one exchange.
     """
 
-    def __init__(
-        self, pool: ConnectionPool, *, owned: bool, limit: int = 64, timeout: float = 5.0
-    ) -> None:
+    def __init__(self, pool: ConnectionPool, *, owned: bool, timeout: float = 5.0) -> None:
         self._pool = pool
         self._owned = owned
         self._timeout = timeout
-        self._places = asyncio.Semaphore(min(limit, pool.max_connections))
+        blocking = max(1, min(_BLOCKING, pool.max_connections // 3))
+        self._places = asyncio.Semaphore(max(1, min(_TALKING, pool.max_connections - blocking)))
+        self._blocking = asyncio.Semaphore(blocking)
 
-    async def exchange(
-        self, commands: Sequence[Command], *, patience: float | None = None
-    ) -> list[Reply]:
+    async def exchange(self, commands: Sequence[Command]) -> list[Reply]:
         """Send commands and return their replies; see `Carrier`."""
-        async with self._places:
+        return await self._exchange(self._places, commands, self._timeout)
+
+    async def block(self, command: Command, seconds: float) -> None:
+        """Send a command that blocks; see `Carrier`."""
+        if self._blocking.locked():
+            await asyncio.sleep(min(seconds, _CROWDED))
+            return
+        await self._exchange(self._blocking, [command], seconds + self._timeout)
+
+    async def _exchange(
+        self, places: asyncio.Semaphore, commands: Sequence[Command], patience: float
+    ) -> list[Reply]:
+        async with places:
             connection = await self._connect()
             try:
-                return await self._talk(connection, commands, patience or self._timeout)
+                return await self._talk(connection, commands, patience)
             except _BROKEN as error:
                 await connection.disconnect(nowait=True)
                 raise Broken("the connection broke before the reply") from error

@@ -1,5 +1,6 @@
 """What the server's answers mean: records, counters, and one table from refusals to errors."""
 
+import re
 from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any, NoReturn
@@ -31,6 +32,7 @@ _RECORD = msgspec.json.Decoder(Stored)
 _BY_SEQ = attrgetter("seq")
 
 META_FIELDS = (b"k", b"s", b"x", b"l", b"p", b"h")
+_STORED = re.compile(r"WRONGTYPE|CORRUPT|user_script:\d+: ")
 PASSING = (BusyLoadingError, ClusterDownError, TryAgainError)
 
 
@@ -154,6 +156,14 @@ def accept(reply: Sequence[Any], caller: Caller) -> str:
     if make is not None:
         raise make(reply, caller)
     return word
+
+
+def concerns_keys(error: Exception) -> bool:
+    """Whether what is stored under the command's own keys is the fault, so that others may well work.
+
+    Besides what the scripts themselves say, a script that stumbles over what it read.
+    """
+    return _STORED.search(str(error)) is not None
 
 
 def raise_for(error: Exception) -> NoReturn:

@@ -10,7 +10,7 @@ from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
 from holdfast.errors import AmbiguousWrite, ScriptsMissing, StoreUnavailable
 from holdfast.store.redis.carrier import Argument, Broken, Carrier, Command, Reply
-from holdfast.store.redis.replies import PASSING, raise_for
+from holdfast.store.redis.replies import PASSING, concerns_keys, raise_for
 from holdfast.store.redis.script import Script, all_scripts
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.5
@@ -55,9 +55,9 @@ class Runner:
             StoreUnavailable: nothing was written.
             AccessDenied, ScriptsMissing, UnknownKeys, CorruptRecord.
         """
-        commands = [_evalsha(script, keys, arguments)]
+        commands = [evalsha(script, keys, arguments)]
         if before is not None:
-            commands.insert(0, _evalsha(*before))
+            commands.insert(0, evalsha(*before))
         replies = await self._repeat(commands, repeatable=repeatable)
         return replies[-1]
 
@@ -74,22 +74,32 @@ class Runner:
                 raise_for(reply)
         return replies
 
+    async def each(self, commands: Sequence[Command]) -> list[Reply]:
+        """Run commands that may be repeated and have nothing to do with each other. One round trip.
+
+        Where what is stored under a command's own keys is the fault, its exception stands in the list.
+        """
+        if not commands:
+            return []
+        return await self._repeat(commands, repeatable=True, apart=True)
+
     async def wait(self, key: bytes, seconds: float) -> None:
         """Wait until somebody pushes to a list, or the time is up, or the connection breaks."""
         try:
-            await self._carrier.exchange(
-                [(b"BLPOP", key, f"{seconds:.3f}")], patience=seconds + self._patience
-            )
+            await self._carrier.block((b"BLPOP", key, f"{seconds:.3f}"), seconds)
         except (Broken, StoreUnavailable):
             await asyncio.sleep(min(seconds, _FIRST_PAUSE))
 
-    async def _repeat(self, commands: Sequence[Command], *, repeatable: bool) -> list[Reply]:
+    async def _repeat(
+        self, commands: Sequence[Command], *, repeatable: bool, apart: bool = False
+    ) -> list[Reply]:
         deadline: float | None = None
         pause = _FIRST_PAUSE
         while True:
             try:
                 replies = await self._carrier.exchange(commands)
-                fault = next((reply for reply in replies if isinstance(reply, Exception)), None)
+                faults = (reply for reply in replies if isinstance(reply, Exception))
+                fault = next((one for one in faults if not (apart and concerns_keys(one))), None)
                 if fault is None:
                     return replies
                 if not await self._mend(fault):
@@ -136,5 +146,6 @@ class Runner:
         raise_for(failure)
 
 
-def _evalsha(script: Script, keys: Sequence[bytes], arguments: Sequence[Argument]) -> Command:
+def evalsha(script: Script, keys: Sequence[bytes], arguments: Sequence[Argument]) -> Command:
+    """Return the command that runs a script."""
     return (b"EVALSHA", script.sha, len(keys), *keys, *arguments)

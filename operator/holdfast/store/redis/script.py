@@ -2,10 +2,14 @@
 
 A script names the pieces of `scripts/lib` it needs in a line `-- uses: state, backstop`; they are put
 between its shebang and its body. Comments do not travel: the SHA-1 is that of what is left.
+
+`python -m holdfast.store.redis.script` prints the SHA-1 of every script, as `scripts/DIGESTS` keeps them:
+a release states there which scripts it needs, and a test compares.
 """
 
 import hashlib
 import re
+import sys
 from functools import cache
 from importlib import resources
 from typing import Final
@@ -35,11 +39,11 @@ class Script:
 def script(name: str) -> Script:
     """Load and assemble one script; read from the package once."""
     folder = resources.files("holdfast.store.redis") / "scripts"
-    text = (folder / f"{name}.lua").read_text()
+    text = (folder / f"{name}.lua").read_text("ascii")
     shebang, _, body = text.partition("\n")
     uses = _USES.search(body)
     names = uses[1].split(", ") if uses else []
-    pieces = [(folder / "lib" / f"{piece}.lua").read_text() for piece in names]
+    pieces = [(folder / "lib" / f"{piece}.lua").read_text("ascii") for piece in names]
     return Script(name, "".join([shebang, "\n", *map(_bare, [*pieces, body])]).encode())
 
 
@@ -53,5 +57,14 @@ def all_scripts() -> tuple[Script, ...]:
     return tuple(script(name) for name in names)
 
 
+def digests() -> str:
+    """Return a line for each script: its SHA-1 in hexadecimal, two spaces, its name."""
+    return "".join(f"{script.sha.decode()}  {script.name}\n" for script in all_scripts())
+
+
 def _bare(text: str) -> str:
     return _COMMENT.sub("", text)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(digests())

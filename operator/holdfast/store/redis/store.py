@@ -15,6 +15,7 @@ from holdfast.store.redis.runner import Runner
 from holdfast.store.redis.session import RedisSession
 from holdfast.values import MemoryAddress, PolicyDocument
 
+_CONNECTIONS = 128  # more than the carrier uses at a time
 _SCHEMES = ("redis", "unix")
 _LATER = ("rediss", "redis+sentinel", "redis+cluster")
 
@@ -59,6 +60,7 @@ class RedisStore:
                 retry_on_error=[],
                 socket_connect_timeout=timeout,
                 socket_timeout=None,
+                max_connections=_CONNECTIONS,
             )
         except ValueError as error:
             raise ConfigurationError(f"the address of the server cannot be read: {error}") from None

@@ -152,11 +152,27 @@ class TestLease(StoreContract):
     async def test_a_lease_ends_unless_it_is_renewed(
         self, handle: SessionStore, advance: Advance
     ) -> None:
+        agreed = terms(lease=400, enforced=True)
+        await write(handle, prepared("before"), terms_=agreed)
+        token = new_token()
+        granted = await take(handle, agreed, token)
+        await advance(0.6)
+        status = await handle.status()
+        assert (status.exists, status.lease, status.lease_token) == (True, None, "")
+        with pytest.raises(LeaseLost):
+            await handle.append(agreed, batch(prepared("late")), held(token, granted))
+        with pytest.raises(LeaseLost):
+            await handle.renew(agreed, token, granted.epoch)
+        await write(handle, prepared("others may"), terms_=agreed)
+        assert await items(handle) == ["before", "others may"]
+
+    async def test_a_lease_of_a_session_never_written_ends_too(
+        self, handle: SessionStore, advance: Advance
+    ) -> None:
         agreed = terms(lease=400)
         token = new_token()
         granted = await take(handle, agreed, token)
         await advance(0.6)
-        assert (await handle.status()).lease is None
         with pytest.raises(LeaseLost):
             await handle.append(agreed, batch(prepared("late")), held(token, granted))
         with pytest.raises(LeaseLost):

@@ -135,17 +135,21 @@ class TestWindows(StoreContract):
     async def test_a_page_tells_where_calls_wait_for_their_results(
         self, handle: SessionStore
     ) -> None:
-        await write(handle, prepared("call", opens=["a"]), prepared("calls", opens=["b", "c"]))
-        first, second = (record.seq for record in await stored(handle))
-        await write(handle, prepared("result", closes=["b"]), prepared("call", opens=["d"]))
-
-        async def waiting(limit: int) -> set[int]:
-            return set((await handle.page(terms(), after=0, limit=limit)).waiting)
-
-        assert await waiting(1) == await waiting(10) == {first, second}
+        assert (await handle.page(terms(), after=0, limit=1)).newest == 0
+        first, second = await write(
+            handle, prepared("call", opens=["a"]), prepared("calls", opens=["b", "c"])
+        )
+        _, third = await write(
+            handle, prepared("result", closes=["b"]), prepared("call", opens=["d"])
+        )
+        for limit in (1, 10):
+            page = await handle.page(terms(), after=0, limit=limit)
+            assert (page.waiting, page.newest) == ({first, second, third}, third)
         await write(handle, prepared("result", closes=["c"]))
-        assert first in await waiting(10)
-        assert second not in await waiting(10)
+        page = await handle.page(terms(), after=0, limit=10)
+        assert (page.waiting, page.newest) == ({first, third}, second)
+        (last,) = await write(handle, prepared("pinned", flags=Flag.PINNED))
+        assert (await handle.page(terms(), after=0, limit=1)).newest == last
 
     async def test_the_size_grows_and_shrinks_with_the_records(self, handle: SessionStore) -> None:
         await write(handle, prepared("a" * 100))

@@ -18,11 +18,13 @@ local function reader(length)
   return log
 end
 
--- Positions of a group from its first record on, its tokens, and whether a call of it still waits.
+-- Positions of a group from its first record on, its tokens, whether a call of it still waits, its last record, and
+-- whether calls may wait that were not counted: 255 means that many or more.
 local function collect(log, index, joined)
   local first = log.at(index)
   local members, tokens, balance, last = { index }, first.tokens, first.opens - first.closes, first
-  local uncertain = joined or first.opens == 255
+  local many = first.opens == 255
+  local uncertain = joined or many
   local at = index
   while uncertain or balance > 0 do
     at = at + 1
@@ -34,9 +36,11 @@ local function collect(log, index, joined)
       members[#members + 1] = at
       tokens, last = tokens + record.tokens, record
       balance = balance + record.opens - record.closes
+      many = many or record.opens == 255
+      uncertain = uncertain or many
     end
   end
-  return members, tokens, balance > 0, last
+  return members, tokens, balance > 0, last, many
 end
 
 -- state: counters with the new records included. keep: groups that stay. length: records in the log.
@@ -55,12 +59,12 @@ local function plan_backstop(state, terms, keep, length)
       break
     end
     if not plan.evict[index] and not skipped[record.group] and not keep[record.group] then
-      local members, tokens, open, last = collect(log, index, state.joined > 0)
+      local members, tokens, open, last, many = collect(log, index, state.joined > 0)
       if open and last.ts + terms.lease > now then
         skipped[record.group] = true
         plan.waiting_tokens, plan.waiting_count = plan.waiting_tokens + tokens, plan.waiting_count + #members
       else
-        if open then
+        if open or many then
           plan.gone[record.group] = true
         end
         for _, member in ipairs(members) do

@@ -1,6 +1,6 @@
 -- lib/state: read and write `:meta`, the one hash that holds a session's numbers.
 -- k  next seq|tokens|count|bytes|version|dropped      s  layout|epoch us|created ms|shape|revision
--- x  expiry ms|last refresh ms|rule                   l  lease token|until ms|fence      h  holder
+-- x  expiry ms|last refresh ms|rule or "buried"       l  lease token|until ms|fence      h  holder
 -- p  protected count|protected tokens|joined          o:<digest>  group of an open tool call, then p if protected
 -- Every value stays within 64 bytes: one byte more turns the hash from a listpack into a table.
 local META, LOG, PIN, IDS, HIST = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -86,8 +86,12 @@ local function p_field(state)
   return state.pinned .. '|' .. state.pinned_tokens .. '|' .. state.joined
 end
 
--- A session older than its longest life is gone, whatever its keys still say.
+-- A session older than its longest life is gone, whatever its keys still say. So is the tombstone that a deleted
+-- memory left, for whoever comes with the policy of a memory made again.
 local function outlived(state, terms)
+  if state.rule == 'buried' then
+    return terms.revision > state.revision
+  end
   return state.exists and terms.lifetime > 0 and state.created + terms.lifetime <= now
 end
 

@@ -1,0 +1,24 @@
+#!lua flags=allow-oom
+-- end_deletion: remove what is left of a memory. Safe to repeat.
+-- uses: owner
+-- KEYS  owner policy usage sessions
+-- ARGV  1 uid   2 leader's epoch   3 milliseconds for which epoch and revision are remembered
+-- Returns {OK}, {OTHER} also when this uid's deletion was not begun, {FENCED, epoch} or {LAYOUT, layout}.
+local uid, epoch = ARGV[1], tonumber(ARGV[2])
+local owner = load_owner()
+if not owner.uid and owner.deleting == uid then
+  return { 'OK' }
+end
+local refused = refuse(owner, uid, epoch)
+if refused then
+  return refused
+end
+if owner.deleting ~= uid then
+  return { 'OTHER' }
+end
+note_epoch(owner, epoch)
+keep_revision(owner)
+redis.call('HDEL', OWNER, 'uid')
+redis.call('PEXPIRE', OWNER, ARGV[3])
+redis.call('UNLINK', POLICY, USAGE, SESSIONS)
+return { 'OK' }

@@ -1,0 +1,63 @@
+#!lua flags=allow-oom
+-- roll_out: bring a session under a policy: revision, limits, expiry. Needs no lease and leaves lease and waiters alone.
+-- uses: state, backstop, expiry
+-- KEYS  meta log pin ids hist
+-- ARGV  1 terms, packed   2 milliseconds that a shortened expiry leaves at least
+-- Returns {DONE, 1 if over a limit still, records evicted}, {SAME, 1 if over} when nothing was to be done, {GONE},
+-- {NEWER, revision} or {LAYOUT, layout}.
+local terms, grace = parse_terms(ARGV[1]), tonumber(ARGV[2])
+local state = load_state()
+if not state.exists or state.rule == 'buried' then
+  return { 'GONE' }
+end
+if state.layout ~= LAYOUT then
+  return { 'LAYOUT', state.layout }
+end
+if terms.revision < state.revision then
+  return { 'NEWER', state.revision }
+end
+local function over()
+  return (terms.max_tokens > 0 and state.tokens > terms.max_tokens)
+    or (terms.max_messages > 0 and state.count > terms.max_messages)
+end
+local behind = terms.revision > state.revision
+if not behind and not over() then
+  return { 'SAME', 0 }
+end
+
+local torn = redis.call('LLEN', LOG) ~= state.count - state.pinned or redis.call('LLEN', PIN) ~= state.pinned
+if torn then
+  recount(state)
+end
+local plan = { n = 0, gone = {} }
+if over() and not terms.refuse then
+  -- The newest group stays, as it does in an append.
+  local newest = { seq = 0, group = 0 }
+  for _, key in ipairs({ LOG, PIN }) do
+    local value = redis.call('LINDEX', key, -1)
+    local record = value and parse_record(value)
+    if record and record.seq > newest.seq then
+      newest = record
+    end
+  end
+  plan = plan_backstop(state, terms, { [newest.group] = true }, state.count - state.pinned)
+end
+if not behind and not torn and plan.n == 0 then
+  return { 'SAME', 1 }
+end
+
+evict(state, plan)
+if torn or plan.n > 0 then
+  state.shape = state.shape + 1
+end
+if behind then
+  state.revision = terms.revision
+  plan_shortened(state, terms, grace)
+end
+redis.call('HSET', META, 'k', k_field(state), 's', s_field(state), 'x', x_field(state))
+if torn then
+  redis.call('HSET', META, 'p', p_field(state))
+end
+forget_calls(plan.gone)
+expire_all(state)
+return { 'DONE', over() and 1 or 0, plan.n }

@@ -1,0 +1,189 @@
+"""What the services ask of the world: a cluster, connections to servers, a clock.
+
+The storage layer answers for a real cluster; local mode and tests answer from what they have.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, Protocol
+
+from holdfast.errors import AccessDenied
+from holdfast.store.maintenance import Maintenance
+
+Body = Mapping[str, Any]
+"""An object as the API server gives it."""
+
+
+class ClusterError(Exception):
+    """Base of what goes wrong between the operator and the API server."""
+
+
+class ClusterUnavailable(ClusterError):
+    """The API server did not answer, or answered that it cannot serve now."""
+
+
+class ClusterForbidden(ClusterError):
+    """The operator's ServiceAccount may not do this."""
+
+
+class ClusterConflict(ClusterError):
+    """The object changed meanwhile, so nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """A namespace, as far as it matters.
+
+    Attributes:
+        name: its name.
+        uid: tells it from an earlier one of that name.
+        labels: what selectors look at.
+        terminating: it is being deleted.
+    """
+
+    name: str
+    uid: str
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    terminating: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A Secret. Its data show in no representation.
+
+    Attributes:
+        name: its name.
+        version: changes with every edit.
+        labels: how its owner offers it.
+        data: the entries, decoded.
+    """
+
+    name: str
+    version: str
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    data: Mapping[str, bytes] = field(default_factory=dict[str, bytes], repr=False)
+
+
+class Address(NamedTuple):
+    """Where a server listens, and under which prefix its keys are."""
+
+    host: str
+    port: int
+    database: int
+    prefix: str
+
+
+class Credentials(NamedTuple):
+    """How to identify; both empty without. Never to be logged."""
+
+    username: str
+    password: str
+
+    def __repr__(self) -> str:
+        """Return a text without the password."""
+        return "Credentials(...)"
+
+
+class Clock(Protocol):
+    """Two clocks: one for people, one that never jumps."""
+
+    def now(self) -> datetime:
+        """Return the time of day, in UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Return seconds since some moment; only differences mean something."""
+        ...
+
+
+class Cluster(Protocol):
+    """What is in the cluster.
+
+    `backend` and `resources_on` answer from what was seen last; the others may ask, and raise
+    `ClusterUnavailable` or `ClusterForbidden`.
+    """
+
+    def watches(self, namespace: str) -> bool:
+        """Whether objects of this namespace are seen at all."""
+        ...
+
+    def backend(self, namespace: str, name: str) -> Body | None:
+        """Return a MemoryBackend."""
+        ...
+
+    def resources_on(self, namespace: str, name: str) -> Sequence[Body]:
+        """Return the MemoryResources that name this MemoryBackend."""
+        ...
+
+    async def namespace(self, name: str) -> Namespace | None:
+        """Return a namespace; None when there is none."""
+        ...
+
+    async def secret(self, namespace: str, name: str) -> Secret | None:
+        """Return a Secret by its name; None when there is none."""
+        ...
+
+    async def cluster_id(self) -> str:
+        """Return what tells this cluster from any other."""
+        ...
+
+
+class Connections(Protocol):
+    """The connections to the servers, one set for each backend."""
+
+    def current(self, backend: str, generation: int) -> Maintenance | None:
+        """Return the open connection to a backend.
+
+        Args:
+            backend: its uid.
+            generation: of the spec that the connection was made for.
+        """
+        ...
+
+    async def open(
+        self, backend: str, generation: int, version: str, address: Address, login: Credentials
+    ) -> Maintenance:
+        """Return a connection made from exactly this; one made from something else is closed.
+
+        No I/O with the server yet.
+
+        Args:
+            backend: uid of the backend.
+            generation: of its spec.
+            version: of the Secret; empty without one.
+            address: where.
+            login: as whom.
+        """
+        ...
+
+    async def close(self, backend: str) -> None:
+        """Close the connection to a backend, if there is one."""
+        ...
+
+    def refused_login(self, error: AccessDenied) -> bool:
+        """Whether the server refused the credentials themselves, and not just a command."""
+        ...
+
+
+class SystemClock:
+    """The computer's own clocks."""
+
+    def __init__(self, monotonic: "Monotonic") -> None:
+        self._monotonic = monotonic
+
+    def now(self) -> datetime:
+        """Return the time of day, in UTC."""
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        """Return seconds since some moment."""
+        return self._monotonic()
+
+
+class Monotonic(Protocol):
+    """A function such as `time.monotonic`."""
+
+    def __call__(self) -> float:
+        """Return seconds since some moment."""
+        ...
