@@ -10,8 +10,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from holdfast.errors import ConfigurationError, MemoryNotFound, SessionKeyError
 from holdfast.keys import memory_address, session_key, template_key
-from holdfast.log import Place
 from holdfast.messages import Preparer
+from holdfast.place import Place
 from holdfast.policies import PolicyFeed
 from holdfast.policy import Policy, PolicySource, load_policy
 from holdfast.session import Session

@@ -1,23 +1,21 @@
 """What a session and a turn have in common: the data methods."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Any, TypeVar
 
-from holdfast.errors import AcknowledgedLost, BudgetTooSmall, HoldfastError, LeaseLost
+from holdfast.errors import AcknowledgedLost, BudgetTooSmall, LeaseLost
 from holdfast.formats import JSON
-from holdfast.messages import Preparer, calls_of
+from holdfast.messages import calls_of
+from holdfast.place import Place
 from holdfast.planning import fit_budget, order_for_model, presentable
-from holdfast.policies import Agreement, PolicyFeed
-from holdfast.store import SessionStore, StalePolicy
+from holdfast.store import StalePolicy
 from holdfast.values import (
     Appended,
     AppendResult,
     Caller,
     Flag,
     Health,
-    MemoryAddress,
     Page,
     Record,
     Status,
@@ -28,82 +26,6 @@ from holdfast.values import (
 
 T = TypeVar("T")
 MAX_PAGE = 1000
-
-
-class Place:
-    """Where a handle reads and writes: one session, found with the first call.
-
-    The key of a session follows from the policy's key template, which only the policy in force knows.
-
-    Args:
-        memory: the memory's address.
-        policies: the policy in force.
-        preparer: encodes and counts messages.
-        key_of: makes the session's encoded key for a key template.
-        open: makes the handle in the store for a key.
-
-    Attributes:
-        epoch: of the session as last seen; 0 when never seen.
-        seen: highest sequence number acknowledged in that epoch.
-        corrupt: records that could not be read so far.
-    """
-
-    def __init__(
-        self,
-        memory: MemoryAddress,
-        policies: PolicyFeed,
-        preparer: Preparer,
-        *,
-        key_of: Callable[[str | None], str],
-        open: Callable[[str], SessionStore],
-    ) -> None:
-        self.memory = memory
-        self.policies = policies
-        self.preparer = preparer
-        self.epoch = 0
-        self.seen = 0
-        self.corrupt = 0
-        self._key_of = key_of
-        self._open = open
-        self._key: str | None = None
-        self._store: SessionStore | None = None
-
-    def again(self) -> "Place":
-        """Return a place for the same session that has seen nothing."""
-        return Place(
-            self.memory, self.policies, self.preparer, key_of=self._key_of, open=self._open
-        )
-
-    @property
-    def store(self) -> SessionStore:
-        """The session in the store; after `agreed`."""
-        assert self._store is not None
-        return self._store
-
-    async def agreed(self) -> Agreement:
-        """Return the agreement in force, and find the session at the first time."""
-        agreement = await self.policies.current()
-        if self._store is None:
-            self._key = self._key_of(agreement.policy.key_template)
-            self._store = self._open(self._key)
-        return agreement
-
-    def note(self, epoch: int, seen: int) -> None:
-        """Remember what the store acknowledged."""
-        if epoch > self.epoch:
-            self.epoch, self.seen = epoch, seen
-        elif epoch == self.epoch:
-            self.seen = max(self.seen, seen)
-
-    @contextmanager
-    def naming(self) -> Generator[None]:
-        """Say in errors which memory and session they are about."""
-        try:
-            yield
-        except HoldfastError as error:
-            error.memory = error.memory or str(self.memory)
-            error.session = error.session or self._key
-            raise
 
 
 class MessageLog(ABC):
@@ -225,13 +147,13 @@ class MessageLog(ABC):
             section = await self._place.store.page(agreed.terms, after=after or 0, limit=limit + 1)
         self._check_window(section.status)
         records = section.records[:limit]
-        waiting = section.waiting - {record.group for record in records if record.seq in self._own()}
+        waiting = section.waiting - {
+            record.group for record in records if record.seq in self._own()
+        }
         if section.status.lease is None or self._holds(section.status):
             waiting -= {section.newest}
         omitted = sum(
-            1
-            for record in records
-            if record.flags & Flag.ORPHAN or record.group in waiting
+            1 for record in records if record.flags & Flag.ORPHAN or record.group in waiting
         )
         return Page(
             records=tuple(_record(stored) for stored in records),
@@ -442,7 +364,7 @@ class MessageLog(ABC):
         return order_for_model(self._presentable(window), oldest_left=window.status.dropped > 0)
 
     async def _read_budget(self, budget: int) -> Sequence[Stored]:
-        agreed: Agreement = await self._place.agreed()
+        agreed = await self._place.agreed()
         reach = budget
         while True:
             window = await self._place.store.tail(agreed.terms, tokens=reach)

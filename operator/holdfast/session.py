@@ -5,7 +5,8 @@ from datetime import timedelta
 from typing import Any
 
 from holdfast.errors import ConfigurationError
-from holdfast.log import MessageLog, Place
+from holdfast.log import MessageLog
+from holdfast.place import Place
 from holdfast.policy import Duration
 from holdfast.turn import Turn
 from holdfast.values import Caller

@@ -8,7 +8,8 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from holdfast.errors import HoldfastError, LeaseLost, SessionBusy
-from holdfast.log import MessageLog, Place
+from holdfast.log import MessageLog
+from holdfast.place import Place
 from holdfast.policies import Agreement
 from holdfast.policy import OnBusy
 from holdfast.store import StalePolicy, lease_token

@@ -21,7 +21,7 @@ FORMATS: Final[tuple[Format, ...]] = (ChatFormat(), ResponsesFormat())
 
 def read_facts(
     item: JSON,
-    format: str | None = None,  # noqa: A002 (the public name of the choice, as in `append`)
+    format: str | None = None,
     role: str | None = None,
 ) -> Facts:
     """Read what there is to know about an item.

@@ -149,7 +149,9 @@ class Maintenance(Protocol):
         """
         ...
 
-    async def measure(self, memory: MemoryAddress, *, cursor: int, limit: int) -> tuple[Step, Totals]:
+    async def measure(
+        self, memory: MemoryAddress, *, cursor: int, limit: int
+    ) -> tuple[Step, Totals]:
         """Add up the counters of up to about `limit` sessions.
 
         Drops index entries without a session once they are 10 minutes old, and counts them as changed.

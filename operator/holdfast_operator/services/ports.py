@@ -3,6 +3,7 @@
 The storage layer answers for a real cluster; local mode and tests answer from what they have.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -169,21 +170,10 @@ class Connections(Protocol):
 class SystemClock:
     """The computer's own clocks."""
 
-    def __init__(self, monotonic: "Monotonic") -> None:
-        self._monotonic = monotonic
-
     def now(self) -> datetime:
         """Return the time of day, in UTC."""
         return datetime.now(UTC)
 
     def monotonic(self) -> float:
         """Return seconds since some moment."""
-        return self._monotonic()
-
-
-class Monotonic(Protocol):
-    """A function such as `time.monotonic`."""
-
-    def __call__(self) -> float:
-        """Return seconds since some moment."""
-        ...
+        return time.monotonic()

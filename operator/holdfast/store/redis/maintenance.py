@@ -117,7 +117,9 @@ class Maintenance(Protocol):
         """
         ...
 
-    async def measure(self, memory: MemoryAddress, *, cursor: int, limit: int) -> tuple[Step, Totals]:
+    async def measure(
+        self, memory: MemoryAddress, *, cursor: int, limit: int
+    ) -> tuple[Step, Totals]:
         """Add up the counters of up to about `limit` sessions; drops index entries without a session."""
         ...
 

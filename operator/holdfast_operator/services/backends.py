@@ -1,0 +1,400 @@
+"""MemoryBackends: is the server there, is it one we can use, and may we."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from holdfast.errors import AccessDenied, HoldfastError, PolicyInvalid, ScriptsMissing, ServerTooOld
+from holdfast.store.maintenance import Maintenance, ServerInfo
+from holdfast_operator.backend import AccessMode, BackendMode, BackendSpec, NamespacesFrom, TLSMode
+from holdfast_operator.reasons import (
+    REASONS,
+    ConditionType,
+    NotInForceReason,
+    ReadyReason,
+)
+from holdfast_operator.resources import MemoryBackend
+from holdfast_operator.services import figures
+from holdfast_operator.services.conditions import (
+    FALSE,
+    TRUE,
+    Finding,
+    conditions,
+    healing_interval,
+    kept,
+    listed,
+    merged,
+    not_ready,
+    paused,
+    transition,
+)
+from holdfast_operator.services.objects import (
+    PAUSED,
+    is_set,
+    metadata_of,
+    namespace_of,
+    status_of,
+    uid_of,
+    unreadable,
+)
+from holdfast_operator.services.outcome import Obstacle, Outcome
+from holdfast_operator.services.ports import (
+    Address,
+    Body,
+    Clock,
+    Cluster,
+    ClusterForbidden,
+    Connections,
+    Credentials,
+    Secret,
+)
+from holdfast_operator.status import BackendStatus, ResourceStatus, ServerStatus
+
+OFFER: Final = ("holdfast.dev/credentials", "backend")
+"""The label by which the owner of a Secret lets the operator use it."""
+CHECK: Final = 10.0
+"""Seconds between looks at a server that answers: one round trip, and nothing else to notice a loss."""
+_IN_USE_CHECK: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A server that can be used, and what it said of itself."""
+
+    info: ServerInfo
+    message: str
+
+
+class BackendService:
+    """Reconciles MemoryBackends and hands out the connections to their servers.
+
+    Args:
+        cluster: what is in the cluster.
+        connections: to the servers.
+        clock: for transitions and intervals.
+    """
+
+    def __init__(self, cluster: Cluster, connections: Connections, clock: Clock) -> None:
+        self._cluster = cluster
+        self._connections = connections
+        self._clock = clock
+        self._figures_written: dict[str, float] = {}
+
+    async def reconcile(self, body: Body) -> Outcome:
+        """Look at the server of a MemoryBackend.
+
+        Raises:
+            ClusterUnavailable: the API server does not answer; nothing can be said.
+        """
+        try:
+            backend = MemoryBackend.from_body(body)
+        except PolicyInvalid as error:
+            return unreadable(body, BackendStatus, error, self._clock)
+        now, before = self._clock.now(), backend.status
+        generation = backend.metadata.generation or 0
+        if is_set(backend.metadata, PAUSED):
+            held = paused(before, generation=generation, now=now)
+            return Outcome(before.model_copy(update={"conditions": held}))
+        changes: dict[str, object] = {"observed_generation": generation}
+        try:
+            seen = await self._look(backend)
+        except Obstacle as obstacle:
+            findings = not_ready(obstacle)
+            if obstacle.reason in REASONS[ConditionType.BACKEND_REACHABLE]:
+                reachable = ConditionType.BACKEND_REACHABLE
+                findings.append(Finding(reachable, FALSE, obstacle.reason, obstacle.message))
+            elif obstacle.reason in _ANSWERED:
+                findings.append(_reachable())
+        else:
+            ready = Finding(ConditionType.READY, TRUE, ReadyReason.AVAILABLE, seen.message)
+            findings = [ready, _reachable()]
+            info = seen.info
+            changes["server"] = ServerStatus(
+                product=info.product, version=info.version, mode=info.mode
+            )
+            changes |= self._figures(backend, info)
+        ignored = not_in_force(backend.spec)
+        if ignored:
+            findings.append(_ignored(ignored))
+        changes["conditions"] = conditions(
+            before.conditions, findings, generation=generation, now=now
+        )
+        after = before.model_copy(update=changes)
+        again = healing_interval(after, now)
+        if again is None and findings[0].status is TRUE:
+            again = CHECK
+        return Outcome(after, again=again, events=transition(before, after))
+
+    async def finalize(self, body: Body) -> Outcome:
+        """Let a MemoryBackend go once no memory uses it. No data are deleted.
+
+        Raises:
+            ClusterUnavailable: the API server does not answer; nothing can be said.
+        """
+        metadata, before = metadata_of(body), status_of(body, BackendStatus)
+        home = namespace_of(metadata)
+        users = sorted(
+            f"{user.namespace}/{user.name}"
+            for user in map(metadata_of, self._users(home, metadata.name))
+        )
+        namespace = await self._cluster.namespace(home) if users else None
+        if users and namespace is not None and not namespace.terminating:
+            message = (
+                f"{len(users)} memories are kept here: {listed(users)}. Delete them first; the sessions "
+                "of a memory with deletionPolicy Retain stay on the server."
+            )
+            in_use = Obstacle(ReadyReason.IN_USE, message)
+            found = conditions(
+                before.conditions,
+                not_ready(in_use),
+                generation=metadata.generation or 0,
+                now=self._clock.now(),
+            )
+            stays = kept(
+                before.conditions, ConditionType.BACKEND_REACHABLE, ConditionType.NOT_IN_FORCE
+            )
+            after = before.model_copy(update={"conditions": merged(found, stays)})
+            return Outcome(
+                after, again=_IN_USE_CHECK, events=transition(before, after), blocked=True
+            )
+        uid = uid_of(metadata)
+        self._figures_written.pop(uid, None)
+        await self._connections.close(uid)
+        return Outcome()
+
+    async def connection(self, backend: MemoryBackend) -> Maintenance:
+        """Return the connection to a backend's server, the one that is open if there is one.
+
+        Raises:
+            Obstacle: it cannot be made: the spec, or the Secret.
+            ClusterUnavailable: the API server does not answer.
+        """
+        metadata = backend.metadata
+        current = self._connections.current(uid_of(metadata), metadata.generation or 0)
+        return current if current is not None else await self._connect(backend)
+
+    def obstacle(self, error: HoldfastError) -> Obstacle:
+        """Return what an error of a server means, in our own words."""
+        match error:
+            case AccessDenied() if self._connections.refused_login(error):
+                return Obstacle(
+                    ReadyReason.AUTHENTICATION_FAILED,
+                    "The server refused the user name or the password: correct the Secret in authRef.",
+                )
+            case AccessDenied() | ScriptsMissing():
+                return Obstacle(
+                    ReadyReason.PERMISSION_DENIED,
+                    "The server lets the user in and denies a command that the operator needs: it needs "
+                    "all commands on the backend's keys, and INFO, SCRIPT and EVALSHA.",
+                )
+            case ServerTooOld():
+                return Obstacle(ReadyReason.SERVER_TOO_OLD, _sentence(error.message))
+            case _:
+                return Obstacle(
+                    ReadyReason.BACKEND_UNREACHABLE,
+                    f"The server does not answer as it should ({error.code}): check the endpoint, the "
+                    "server, and whether a network policy is in the way. The operator keeps trying.",
+                )
+
+    async def _look(self, backend: MemoryBackend) -> _Seen:
+        """Connect and ask; raise the obstacle if there is one."""
+        try:
+            hands = await self._connect(backend)
+        except Obstacle:
+            # What may not be used any more is not used any longer.
+            await self._connections.close(uid_of(backend.metadata))
+            raise
+        try:
+            info = await hands.server()
+            await hands.load_scripts()
+        except HoldfastError as error:
+            raise self.obstacle(error) from error
+        if info.mode != "standalone":
+            raise Obstacle(
+                ReadyReason.NOT_SUPPORTED_YET,
+                f"The server says that it runs in mode {info.mode}; this version serves a standalone "
+                "server only.",
+            )
+        if is_full(info):
+            raise Obstacle(
+                ReadyReason.SERVER_FULL,
+                "The server has reached its memory limit and refuses writes: give it more memory, or "
+                "shorten retention.",
+            )
+        return _Seen(info, _available(backend.spec, info))
+
+    async def _connect(self, backend: MemoryBackend) -> Maintenance:
+        spec, metadata = backend.spec, backend.metadata
+        require_supported(spec)
+        version, login = "", Credentials("", "")
+        if spec.auth_ref is not None:
+            secret = await self._secret(namespace_of(metadata), spec.auth_ref.name)
+            version, login = secret.version, credentials(secret)
+        return await self._connections.open(
+            uid_of(metadata), metadata.generation or 0, version, address(spec), login
+        )
+
+    async def _secret(self, namespace: str, name: str) -> Secret:
+        try:
+            secret = await self._cluster.secret(namespace, name)
+        except ClusterForbidden:
+            raise Obstacle(
+                ReadyReason.PERMISSION_DENIED,
+                f"The operator may not read the Secret {name} in the namespace {namespace}: allow its "
+                "ServiceAccount to get Secrets there, with a Role and a RoleBinding.",
+            ) from None
+        if secret is None:
+            raise Obstacle(
+                ReadyReason.SECRET_MISSING,
+                f"There is no Secret {name} in the namespace {namespace}: create it with username and "
+                'password, labelled holdfast.dev/credentials: "backend".',
+            )
+        label, value = OFFER
+        if secret.labels.get(label) != value:
+            raise Obstacle(
+                ReadyReason.SECRET_NOT_OFFERED,
+                f'The Secret {name} does not carry the label {label}: "{value}", by which its owner '
+                "lets the operator use it.",
+            )
+        return secret
+
+    def _users(self, namespace: str, name: str) -> list[Body]:
+        """Return the memories that were once kept on a backend.
+
+        One that never was must not hold the backend's owner up: anybody may name any backend.
+        """
+        return [
+            body
+            for body in self._cluster.resources_on(namespace, name)
+            if status_of(body, ResourceStatus).policy_revision is not None
+        ]
+
+    def _figures(self, backend: MemoryBackend, info: ServerInfo) -> dict[str, object]:
+        """Return the figures that status should show, if they moved enough and long enough ago."""
+        before, metadata = backend.status, backend.metadata
+        resources = self._cluster.resources_on(namespace_of(metadata), metadata.name)
+        sessions = figures.sessions_of(resources)
+        used, most = figures.size(info.used_memory), figures.size(info.max_memory)
+        moved = (
+            figures.moved(before.used_memory.bytes if before.used_memory else None, info.used_memory)
+            or figures.moved(before.sessions, sessions)
+            or before.max_memory != most
+        )
+        clock, uid = self._clock.monotonic(), uid_of(metadata)
+        written = self._figures_written.get(uid)
+        if not moved or (written is not None and clock - written < figures.PAUSE):
+            return {}
+        self._figures_written[uid] = clock
+        return {
+            "used_memory": used,
+            "max_memory": most,
+            "sessions": sessions,
+            "top_namespaces": figures.namespace_usage(resources),
+        }
+
+
+_ANSWERED: Final = frozenset(
+    {ReadyReason.PERMISSION_DENIED, ReadyReason.SERVER_TOO_OLD, ReadyReason.SERVER_FULL}
+)
+
+
+def require_supported(spec: BackendSpec) -> None:
+    """Raise the obstacle of a spec that this version cannot serve."""
+    if spec.mode is not BackendMode.STANDALONE:
+        what = f"mode {spec.mode.value}"
+    elif spec.tls.mode is not TLSMode.DISABLED:
+        what = "tls.mode Enabled"
+    elif spec.access.mode is AccessMode.SHARED and not spec.access.acknowledge_no_isolation:
+        raise Obstacle(
+            ReadyReason.ISOLATION_NOT_ACKNOWLEDGED,
+            "With access.mode Shared every tenant can read every other tenant's keys: set "
+            "access.acknowledgeNoIsolation to true if you accept that, or use another mode.",
+        )
+    elif spec.access.mode is not AccessMode.MANAGED_ACL:
+        what = f"access.mode {spec.access.mode.value}"
+    else:
+        return
+    raise Obstacle(
+        ReadyReason.NOT_SUPPORTED_YET,
+        f"This version does not serve a backend with {what}: use mode Standalone without TLS and with "
+        "access.mode ManagedACL, or a later version.",
+    )
+
+
+def address(spec: BackendSpec) -> Address:
+    """Return where the server of a standalone backend listens."""
+    host, _, port = spec.endpoints[0].rpartition(":")
+    number = int(port)
+    if not 1 <= number <= 65535:
+        raise Obstacle(
+            ReadyReason.INVALID_SPEC, "spec.endpoints[0]: the port is not between 1 and 65535."
+        )
+    return Address(host.strip("[]"), number, spec.database, spec.key_prefix)
+
+
+def credentials(secret: Secret) -> Credentials:
+    """Return what a Secret holds: `password`, and `username` unless it is the default user's."""
+    texts: dict[str, str] = {}
+    for entry in ("username", "password"):
+        try:
+            texts[entry] = secret.data.get(entry, b"").decode()
+        except UnicodeDecodeError:
+            raise _invalid(secret, f"the entry {entry} is no UTF-8 text") from None
+    if not texts["password"]:
+        raise _invalid(secret, "the entry password is missing or empty")
+    return Credentials(texts["username"], texts["password"])
+
+
+def is_full(info: ServerInfo) -> bool:
+    """Whether a server refuses writes because its memory is full."""
+    return (
+        0 < info.max_memory <= info.used_memory and info.eviction_policy in {"", "noeviction"}
+    )
+
+
+def not_in_force(spec: BackendSpec) -> list[str]:
+    """List the fields that differ from their default and are not carried out by this version."""
+    found: list[str] = []
+    if spec.tenants is not None:
+        given = spec.tenants.model_dump(exclude_none=True, exclude_defaults=True)
+        found += [f"tenants.{name}" for name in given]
+    standard = type(spec.durability)()
+    for name in ("replicas", "timeout"):
+        if getattr(spec.durability, name) != getattr(standard, name):
+            found.append(f"durability.{name}")
+    return found
+
+
+def _available(spec: BackendSpec, info: ServerInfo) -> str:
+    parts = [f"{info.product.capitalize()} {info.version} answers."]
+    if spec.allowed_namespaces.from_ is NamespacesFrom.ALL:
+        parts.append("Every namespace may use it.")
+    if info.max_memory and info.eviction_policy not in {"", "noeviction"}:
+        parts.append(
+            f"Its maxmemory-policy is {info.eviction_policy}: when memory is short the server drops "
+            "sessions or parts of them by itself; noeviction is what Holdfast is made for."
+        )
+    return " ".join(parts)
+
+
+def _reachable() -> Finding:
+    return Finding(
+        ConditionType.BACKEND_REACHABLE, TRUE, ReadyReason.AVAILABLE, "The server answers."
+    )
+
+
+def _ignored(fields: list[str]) -> Finding:
+    return Finding(
+        ConditionType.NOT_IN_FORCE,
+        TRUE,
+        NotInForceReason.FIELDS_NOT_IN_FORCE,
+        f"Stored and not carried out by this version: {', '.join(fields)}.",
+    )
+
+
+def _invalid(secret: Secret, what: str) -> Obstacle:
+    return Obstacle(ReadyReason.SECRET_INVALID, f"The Secret {secret.name} cannot be used: {what}.")
+
+
+def _sentence(text: str) -> str:
+    text = text.rstrip(".")
+    return f"{text[:1].upper()}{text[1:]}."

@@ -1,0 +1,72 @@
+"""What the services read of any object, whether or not its spec can be read."""
+
+from collections.abc import Mapping
+from typing import Any, Final, TypeVar, cast
+
+from holdfast.errors import PolicyInvalid
+from holdfast.policy.rules import Reading
+from holdfast_operator.reasons import ReadyReason
+from holdfast_operator.resources import ObjectMeta
+from holdfast_operator.services.conditions import conditions, not_ready, transition
+from holdfast_operator.services.outcome import Obstacle, Outcome
+from holdfast_operator.services.ports import Body, Clock
+from holdfast_operator.status import Status
+
+PAUSED: Final = "holdfast.dev/paused"
+ABANDON: Final = "holdfast.dev/abandon-data"
+
+S = TypeVar("S", bound=Status)
+
+
+def is_set(metadata: ObjectMeta, annotation: str) -> bool:
+    """Whether one of our annotations says `true`."""
+    return metadata.annotations.get(annotation) == "true"
+
+
+def metadata_of(body: Body) -> ObjectMeta:
+    """Return the metadata of an object."""
+    return ObjectMeta.read(_mapping(body.get("metadata")), reading=Reading.STORED)
+
+
+def status_of(body: Body, kind: type[S]) -> S:
+    """Return the status of an object; an empty one where it cannot be read."""
+    try:
+        return kind.read(_mapping(body.get("status")), reading=Reading.STORED)
+    except PolicyInvalid:
+        return kind()
+
+
+def backend_ref(body: Body) -> tuple[str, str] | None:
+    """Return namespace and name of the backend that a MemoryResource names."""
+    ref = _mapping(_mapping(body.get("spec")).get("backendRef"))
+    namespace = ref.get("namespace") or _mapping(body.get("metadata")).get("namespace")
+    name = ref.get("name")
+    return (str(namespace), str(name)) if namespace and name else None
+
+
+def uid_of(metadata: ObjectMeta) -> str:
+    """Return the uid; every object of a cluster has one."""
+    assert metadata.uid is not None, "the API server sets it"
+    return metadata.uid
+
+
+def namespace_of(metadata: ObjectMeta) -> str:
+    """Return the namespace; every object of our kinds has one."""
+    assert metadata.namespace is not None, "our kinds are namespaced"
+    return metadata.namespace
+
+
+def unreadable(body: Body, kind: type[S], error: PolicyInvalid, clock: Clock) -> Outcome:
+    """Return the outcome for an object whose spec breaks a rule that the API server let pass."""
+    metadata, before = metadata_of(body), status_of(body, kind)
+    obstacle = Obstacle(ReadyReason.INVALID_SPEC, f"{error.path}: {error.message}.")
+    generation = metadata.generation or 0
+    found = conditions(
+        before.conditions, not_ready(obstacle), generation=generation, now=clock.now()
+    )
+    after = before.model_copy(update={"conditions": found, "observed_generation": generation})
+    return Outcome(after, events=transition(before, after))
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
