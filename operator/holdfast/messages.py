@@ -123,7 +123,7 @@ class Preparer:
             MessageInvalid, MessageTooLarge, BudgetExceeded: before anything is sent.
         """
         if id is not None and not 0 < len(id) <= _MAX_ID:
-            raise ValueError(f"an id has 1 to {_MAX_ID} characters")
+            raise MessageInvalid(f"an id has 1 to {_MAX_ID} characters")
         if len(items) > MAX_ITEMS:
             raise BudgetExceeded(f"a call takes at most {MAX_ITEMS} messages: split it")
         bodies = [encode_item(item) for item in items]

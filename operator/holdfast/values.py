@@ -89,8 +89,8 @@ class Page:
         records: at most `limit`, oldest first.
         total: records in the session now.
         next: pass it as `after=` for the next page; None at the end.
-        omitted: how many records of the session `read()` would leave out: orphan results, and
-            tool calls that wait for their result.
+        omitted: how many of these records `read()` would leave out: orphan results, and tool calls
+            that wait for their result.
         stale: read from a copy because the store did not answer.
     """
 

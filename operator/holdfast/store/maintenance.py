@@ -165,15 +165,17 @@ class Maintenance(Protocol):
     async def begin_deletion(self, memory: MemoryAddress, owner: Owner) -> int | None:
         """Set the policy to `deleting` and raise its revision.
 
-        None when the marker is not ours or a newer leader was here. From here on writers get `PolicyNotFound`. Safe to repeat: the revision is raised once.
+        None when the marker is not ours or a newer leader was here. From here on writers get
+        `PolicyNotFound`. Safe to repeat: the revision is raised once.
         """
         ...
 
     async def bury(self, memory: MemoryAddress, revision: int, *, cursor: int, limit: int) -> Step:
-        """Replace up to about `limit` sessions by tombstones that live for 60 s, and drop their index entries.
+        """Replace up to about `limit` sessions by tombstones, and drop their index entries.
 
-        A tombstone is a `:meta` with a new epoch and the revision: a writer that still holds the old
-        policy is refused. A session of a newer revision is left alone: the memory was made again.
+        A tombstone is a `:meta` with a new epoch and the revision, and lives for 60 s: a writer that
+        still holds the old policy is refused. A session of a newer revision is left alone: the memory
+        was made again.
         """
         ...
 

@@ -1,155 +1,347 @@
-"""What only an operator does in Redis: mark ownership, write policies, bring live sessions under them.
+"""The operator's hands in one Redis or Valkey server; see `holdfast.store.maintenance`."""
 
-Every step is bounded, can be repeated, and is fenced inside Redis: resource scripts by the owner's uid
-and the highest leader epoch seen, session scripts by the policy revision.
-"""
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Self
 
-from enum import StrEnum
-from typing import NamedTuple, Protocol
+from redis.asyncio import ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
+from holdfast.errors import ServerTooOld
+from holdfast.store.maintenance import (
+    LayoutTooNew,
+    Owner,
+    Ownership,
+    ServerInfo,
+    Step,
+    Totals,
+)
+from holdfast.store.redis.carrier import Carrier, Command, PoolCarrier, Reply
+from holdfast.store.redis.index import CHUNK, Entry, Index
+from holdfast.store.redis.layout import (
+    LAYOUT,
+    MemoryKeys,
+    SessionKeys,
+    memory_keys,
+    pack_terms,
+)
+from holdfast.store.redis.replies import META_FIELDS, milliseconds, read_status, text
+from holdfast.store.redis.runner import Runner, evalsha
+from holdfast.store.redis.script import all_scripts, script
 from holdfast.values import MemoryAddress, Terms
 
-
-class ServerInfo(NamedTuple):
-    """What a server says of itself. Sizes in bytes; `max_memory` 0 means no limit."""
-
-    product: str  # "redis" or "valkey"
-    version: str
-    mode: str  # "standalone", "sentinel" or "cluster"
-    used_memory: int
-    max_memory: int
-    eviction_policy: str  # empty where the server does not tell
-
-
-class Owner(NamedTuple):
-    """Whose the keys of a memory are: the marker in `:owner`.
-
-    `cluster` is the uid of the Namespace `kube-system`, `epoch` the leader's.
-    """
-
-    cluster: str
-    namespace_uid: str
-    namespace: str
-    name: str
-    uid: str
-    epoch: int = 0
+_OLDEST = {"redis": (7, 0), "valkey": (7, 2)}
+_ABANDONED = 600_000
+"""Milliseconds after which an index entry without a session is dropped: a writer notes it first."""
+_TOMBSTONE = 60_000
+"""Life of a tombstone in milliseconds: above the age at which a writer asks for the policy again."""
+_REMEMBERED = 86_400_000
+"""Milliseconds for which marker, epoch and revision outlive a memory."""
+_RETAINED = 3_600_000
+"""Milliseconds that a retained policy lives at least."""
+_CONNECTIONS = 16
+_WORDS = {
+    "OURS": Ownership.OURS,
+    "TAKENOVER": Ownership.TAKEN_OVER,
+    "OTHER": Ownership.OTHER,
+    "UNMARKED": Ownership.UNMARKED,
+    "FENCED": Ownership.FENCED,
+}
 
 
-class Ownership(StrEnum):
-    """What the marker says."""
-
-    OURS = "Ours"  # already, or now for the first time
-    TAKEN_OVER = "TakenOver"  # the same namespace and name under a new uid: deleted and made again
-    OTHER = "Other"  # another cluster or another namespace of that name
-    UNMARKED = "Unmarked"  # there are sessions, but no marker
-    FENCED = "Fenced"  # a newer leader was here
-
-
-class Step(NamedTuple):
-    """One bounded step of a walk over the sessions of a memory.
-
-    `cursor` continues the walk, 0 when it is done. `seen` sessions were looked at, `changed` of them
-    changed; `unsatisfied` stay above a limit because of what is protected; `total` is the index's size.
-    """
+class _Visit(NamedTuple):
+    """Entries of the index with what their sessions answered, by the first word of it."""
 
     cursor: int
-    seen: int
-    changed: int
-    unsatisfied: int
     total: int
+    answers: dict[str, list[tuple[Entry, Reply]]]
+
+    def entries(self, *words: str) -> list[Entry]:
+        return [entry for word in words for entry, _ in self.answers.get(word, ())]
+
+    def step(self, *, changed: int, unsatisfied: int = 0, dropped: int = 0) -> Step:
+        broken = len(self.entries("BROKEN", "LAYOUT"))
+        return Step(
+            cursor=self.cursor,
+            seen=sum(map(len, self.answers.values())),
+            changed=changed,
+            unsatisfied=unsatisfied + broken,
+            total=max(0, self.total - dropped),
+            broken=broken,
+        )
 
 
-class Totals(NamedTuple):
-    """What a memory holds, as far as measured."""
+class RedisMaintenance:
+    """Marks, policies and walks in one server.
 
-    sessions: int
-    messages: int
-    tokens: int
-    bytes: int
-
-
-class Maintenance(Protocol):
-    """The operator's hands in one server.
-
-    Raises, from every call: `StoreUnavailable`, `AccessDenied`, `UnknownKeys` (a key of another type or
-    a newer layout is in the way), `ServerTooOld` (from `server`).
+    Args:
+        carrier: brings commands to the server.
+        prefix: first part of every key, `spec.keyPrefix` of the MemoryBackend.
+        patience: seconds a call is repeated while the server cannot serve.
     """
 
-    async def server(self) -> ServerInfo:
-        """Ask the server what it is. One round trip."""
-        ...
+    def __init__(self, carrier: Carrier, *, prefix: str = "mem", patience: float = 2.0) -> None:
+        self._carrier = carrier
+        self._prefix = prefix
+        self._runner = Runner(carrier, patience=patience)
 
-    async def load_scripts(self) -> None:
-        """Make sure the server knows every script."""
-        ...
-
-    async def claim(self, memory: MemoryAddress, owner: Owner, *, adopt: bool = False) -> Ownership:
-        """Mark the memory's keys as ours, if nobody else's. The first marker wins.
+    @classmethod
+    def connect(
+        cls,
+        host: str,
+        port: int = 6379,
+        *,
+        database: int = 0,
+        username: str | None = None,
+        password: str | None = None,
+        prefix: str = "mem",
+        timeout: float = 5.0,
+    ) -> Self:
+        """Make the hands with a client of their own. No I/O yet.
 
         Args:
-            memory: whose keys.
-            owner: who claims them.
-            adopt: take them over from whomever: the backend's owner said so.
+            host: name or address of the server.
+            port: 1..65535.
+            database: its number.
+            username: None for the server's default user.
+            password: None for a server without one.
+            prefix: first part of every key.
+            timeout: seconds for a connection, for an exchange, and for repeating a call.
         """
-        ...
+        pool = ConnectionPool(
+            host=host,
+            port=port,
+            db=database,
+            username=username,
+            password=password,
+            retry=Retry(NoBackoff(), 0),
+            retry_on_error=[],
+            socket_connect_timeout=timeout,
+            socket_timeout=None,
+            max_connections=_CONNECTIONS,
+        )
+        carrier = PoolCarrier(pool, owned=True, timeout=timeout)
+        return cls(carrier, prefix=prefix, patience=timeout)
+
+    async def server(self) -> ServerInfo:
+        """Ask the server what it is; see `Maintenance.server`."""
+        sections = await self._runner.read([(b"INFO", b"server"), (b"INFO", b"memory")])
+        says = dict(
+            line.split(":", 1)
+            for section in sections
+            for line in text(section).splitlines()
+            if ":" in line
+        )
+        product = "valkey" if says.get("server_name") == "valkey" else "redis"
+        version = says.get(f"{product}_version", "0")
+        if _numbers(version) < _OLDEST[product]:
+            raise ServerTooOld(
+                f"the server is {product} {version}: holdfast needs Redis 7.0 or Valkey 7.2 at least"
+            )
+        return ServerInfo(
+            product=product,
+            version=version,
+            mode=says.get("redis_mode") or says.get("server_mode", "standalone"),
+            used_memory=int(says.get("used_memory", 0)),
+            max_memory=int(says.get("maxmemory", 0)),
+            eviction_policy=says.get("maxmemory_policy", ""),
+        )
+
+    async def load_scripts(self) -> None:
+        """Make sure the server knows every script; see `Maintenance.load_scripts`."""
+        scripts = all_scripts()
+        [known] = await self._runner.read([(b"SCRIPT", b"EXISTS", *(one.sha for one in scripts))])
+        missing = [one for one, there in zip(scripts, known, strict=True) if not there]
+        if missing:
+            await self._runner.read([(b"SCRIPT", b"LOAD", one.body) for one in missing])
+
+    async def claim(self, memory: MemoryAddress, owner: Owner, *, adopt: bool = False) -> Ownership:
+        """Mark the memory's keys as ours; see `Maintenance.claim`. One round trip as a rule."""
+        arguments = [*owner[:5], owner.epoch, int(adopt)]
+        word, *_ = await self._own("claim", memory, arguments)
+        if word == "UNMARKED":
+            # Perhaps only the names of sessions that ended long ago stand in the way.
+            step, _ = await self.measure(memory, cursor=0, limit=CHUNK)
+            if step.total == 0:
+                word, *_ = await self._own("claim", memory, arguments)
+        return _WORDS[word]
 
     async def put_policy(
         self, memory: MemoryAddress, owner: Owner, document: str, sha256: str
     ) -> int | None:
-        """Write the policy document if it differs, raising the revision; return the revision in force.
+        """Write the policy document; see `Maintenance.put_policy`. One round trip."""
+        arguments = [owner.uid, owner.epoch, sha256, document]
+        word, *rest = await self._own("put_policy", memory, arguments)
+        return int(rest[0]) if word == "OK" else None
 
-        None: refused, since the marker is not ours, a newer leader was here, or this uid is being
-        deleted. A document in state `deleting` of an earlier uid is replaced and becomes active.
-        """
-        ...
+    async def put_usage(self, memory: MemoryAddress, owner: Owner, totals: Totals) -> None:
+        """Write what was measured; see `Maintenance.put_usage`. One round trip."""
+        await self._own("put_usage", memory, [owner.uid, owner.epoch, *totals])
 
     async def roll_out(
         self, memory: MemoryAddress, terms: Terms, *, cursor: int, limit: int, grace: int
     ) -> Step:
-        """Bring up to about `limit` live sessions under these terms; those that already are cost a look.
+        """Bring sessions under these terms; see `Maintenance.roll_out`.
 
-        Args:
-            memory: whose sessions.
-            terms: the policy's numbers, with its revision.
-            cursor: 0 to begin, else of the step before.
-            limit: sessions.
-            grace: milliseconds that a shortened expiry leaves at least.
+        Two round trips for every 100 sessions.
         """
-        ...
+        packed = pack_terms(terms)
+
+        def command(keys: SessionKeys) -> Command:
+            return evalsha(script("roll_out"), keys[:5], [packed, grace])
+
+        visit = await self._visit(memory, cursor, limit, command)
+        looked = [reply for word in ("DONE", "SAME") for _, reply in visit.answers.get(word, ())]
+        return visit.step(
+            changed=len(visit.entries("DONE")),
+            unsatisfied=sum(reply[1] for reply in looked),
+            dropped=await self._index(memory).forget(visit.entries("GONE"), idle=_ABANDONED),
+        )
 
     async def measure(
         self, memory: MemoryAddress, *, cursor: int, limit: int
     ) -> tuple[Step, Totals]:
-        """Add up the counters of up to about `limit` sessions; drops index entries without a session."""
-        ...
+        """Add up counters; see `Maintenance.measure`. Two round trips for every 100 sessions."""
 
-    async def put_usage(self, memory: MemoryAddress, owner: Owner, totals: Totals) -> None:
-        """Write what was measured to `:usage`."""
-        ...
+        def command(keys: SessionKeys) -> Command:
+            return (b"HMGET", keys.meta, *META_FIELDS)
+
+        visit = await self._visit(memory, cursor, limit, command, read=_counted)
+        counts = [reply[1] for _, reply in visit.answers.get("OK", ())]
+        totals = (
+            Totals(len(counts), *(sum(column) for column in zip(*counts, strict=True)))
+            if counts
+            else Totals(0, 0, 0, 0)
+        )
+        dropped = await self._index(memory).forget(visit.entries("GONE"), idle=_ABANDONED)
+        return visit.step(changed=dropped, dropped=dropped), totals
 
     async def begin_deletion(self, memory: MemoryAddress, owner: Owner) -> int | None:
-        """Set the policy to `deleting` and raise its revision; None when the marker is not ours.
-
-        From here on writers get `PolicyNotFound`. Safe to repeat: the revision is raised once.
-        """
-        ...
+        """Refuse writers from now on; see `Maintenance.begin_deletion`. One round trip."""
+        word, *rest = await self._own("begin_deletion", memory, [owner.uid, owner.epoch])
+        return int(rest[0]) if word == "OK" else None
 
     async def bury(self, memory: MemoryAddress, revision: int, *, cursor: int, limit: int) -> Step:
-        """Replace up to about `limit` sessions by tombstones that live for 60 s, and drop their index entries.
+        """Replace sessions by tombstones; see `Maintenance.bury`.
 
-        A tombstone is a `:meta` with a new epoch and the revision: a writer that still holds the old
-        policy is refused.
+        Four round trips for every 100 sessions.
         """
-        ...
+
+        def command(keys: SessionKeys) -> Command:
+            return evalsha(script("bury"), keys, [revision, _TOMBSTONE])
+
+        visit = await self._visit(memory, cursor, limit, command)
+        index = self._index(memory)
+        dropped = await index.forget(visit.entries("DONE", "SAME"), idle=0)
+        dropped += await index.forget(visit.entries("GONE"), idle=_ABANDONED)
+        return visit.step(changed=len(visit.entries("DONE")), dropped=dropped)
 
     async def end_deletion(self, memory: MemoryAddress, owner: Owner) -> bool:
-        """Remove the policy, the usage, the index and the marker; False when the marker is not ours."""
-        ...
+        """Remove what is left of the memory; see `Maintenance.end_deletion`. One round trip."""
+        arguments = [owner.uid, owner.epoch, _REMEMBERED]
+        word, *_ = await self._own("end_deletion", memory, arguments)
+        return word == "OK"
 
     async def release(self, memory: MemoryAddress, owner: Owner) -> None:
-        """Leave the keys to their expiry: give index and marker the longest expiry of the sessions."""
-        ...
+        """Leave the keys to their expiry; see `Maintenance.release`.
+
+        Two round trips for every 100 sessions.
+        """
+        [clock] = await self._runner.read([(b"TIME",)])
+        now = milliseconds(clock)
+        longest, idle, cursor = now + _RETAINED, _REMEMBERED, 0
+
+        def command(keys: SessionKeys) -> Command:
+            return (b"HGET", keys.meta, b"x")
+
+        while True:
+            visit = await self._visit(memory, cursor, 100 * CHUNK, command, read=_lasting)
+            for _, (_, expires_at, touched) in visit.answers.get("OK", ()):
+                longest, idle = max(longest, expires_at), max(idle, expires_at - touched)
+            cursor = visit.cursor
+            if cursor == 0:
+                break
+        # Until the policy ends a writer may renew a session once more.
+        arguments = [owner.uid, owner.epoch, longest, longest + idle + _TOMBSTONE]
+        await self._own("retain", memory, arguments)
 
     async def aclose(self) -> None:
         """Close the connections."""
-        ...
+        await self._carrier.aclose()
+
+    def _index(self, memory: MemoryAddress) -> Index:
+        return Index(self._runner, memory, self._keys(memory), self._prefix)
+
+    def _keys(self, memory: MemoryAddress) -> MemoryKeys:
+        return memory_keys(memory, self._prefix)
+
+    async def _own(
+        self, name: str, memory: MemoryAddress, arguments: Sequence[str | int]
+    ) -> list[Any]:
+        """Run a script over the memory's own keys and return its answer, a word first."""
+        reply = await self._runner.run(script(name), self._keys(memory), arguments, repeatable=True)
+        word = text(reply[0])
+        if word == "LAYOUT":
+            raise LayoutTooNew(
+                f"the keys have layout {reply[1]}, this version knows {LAYOUT}: upgrade the operator",
+                memory=str(memory),
+            )
+        return [word, *reply[1:]]
+
+    async def _visit(
+        self,
+        memory: MemoryAddress,
+        cursor: int,
+        limit: int,
+        command: Callable[[SessionKeys], Command],
+        read: Callable[[Reply], Sequence[Any]] = list,
+    ) -> _Visit:
+        """Run a command for each session of a part of the walk.
+
+        Ends after `limit` places of the index were looked at, so that a step is bounded also where
+        most of them are empty.
+        """
+        index = self._index(memory)
+        answers: dict[str, list[tuple[Entry, Reply]]] = {}
+        looked = 0
+        while True:
+            count = max(1, min(CHUNK, limit - looked))
+            leg = await index.leg(cursor, count)
+            for first in range(0, len(leg.entries), CHUNK):
+                part = leg.entries[first : first + CHUNK]
+                keys = [index.keys_of(entry) for entry in part]
+                replies = iter(await self._runner.each([command(one) for one in keys if one]))
+                for entry, one in zip(part, keys, strict=True):
+                    word, reply = _answer(next(replies), read) if one else ("GONE", None)
+                    answers.setdefault(word, []).append((entry, reply))
+            cursor, looked = leg.cursor, looked + count
+            if cursor == 0 or looked >= limit:
+                return _Visit(cursor, leg.total, answers)
+
+
+def _answer(reply: Reply, read: Callable[[Reply], Sequence[Any]]) -> tuple[str, Reply]:
+    if isinstance(reply, Exception):
+        return "BROKEN", reply
+    try:
+        answer = read(reply)
+    except (ValueError, TypeError) as error:
+        return "BROKEN", error
+    return text(answer[0]), answer
+
+
+def _counted(fields: Reply) -> Sequence[Any]:
+    status = read_status(fields, now=0)
+    if not status.exists or status.expiry_rule == "buried":
+        return ["GONE"]
+    return ["OK", (status.messages, status.tokens, status.bytes)]
+
+
+def _lasting(expiry: Reply) -> Sequence[Any]:
+    if expiry is None:
+        return ["GONE"]
+    expires_at, touched, _ = text(expiry).split("|")
+    return ["OK", int(expires_at), int(touched)]
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())

@@ -1,0 +1,114 @@
+"""Walking the index of a memory's sessions, `:sessions`, from the operator's side.
+
+ZSCAN, not a range by score or rank: whoever uses a session raises its score meanwhile, and a tenant may
+write any score into its own index; ranks shift under a walk. ZSCAN promises that every entry that is
+there from the walk's beginning to its end comes at least once, in steps of bounded cost. The price: an
+entry may come twice, new ones may be missed (a second walk finds them), and a cursor belongs to one run
+of the server, since each run hashes with a seed of its own. So a cursor names the run it belongs to.
+"""
+
+import re
+import zlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from holdfast.store.redis.layout import MemoryKeys, SessionKeys, session_keys
+from holdfast.store.redis.replies import text
+from holdfast.store.redis.runner import Runner, evalsha
+from holdfast.store.redis.script import script
+from holdfast.values import MemoryAddress
+
+CHUNK = 100
+"""Entries handled in one round trip: about 5 ms of the server's time, in which others wait."""
+_RUN_BITS = 32
+_NAME = re.compile(rb"[-A-Za-z0-9_.:%]+")
+_RUN = re.compile(r"^run_id:(\w+)", re.MULTILINE)
+
+
+class Entry(NamedTuple):
+    """An entry as it was seen: the session's name, and the time it was last noted in milliseconds."""
+
+    name: bytes
+    score: bytes
+
+
+class Leg(NamedTuple):
+    """A part of a walk: entries, where it goes on (0: nowhere), and the size of the index."""
+
+    entries: Sequence[Entry]
+    cursor: int
+    total: int
+
+
+class Index:
+    """The index of one memory.
+
+    Args:
+        runner: runs scripts.
+        memory: whose sessions.
+        keys: the memory's own keys.
+        prefix: first part of every key.
+    """
+
+    def __init__(
+        self, runner: Runner, memory: MemoryAddress, keys: MemoryKeys, prefix: str
+    ) -> None:
+        self._runner = runner
+        self._memory = memory
+        self._key = keys.sessions
+        self._prefix = prefix
+
+    def keys_of(self, entry: Entry) -> SessionKeys | None:
+        """Return the keys of an entry's session; None for a name that no session can have."""
+        if not _NAME.fullmatch(entry.name):
+            return None
+        return session_keys(self._memory, entry.name.decode("ascii"), self._prefix)
+
+    async def leg(self, cursor: int, count: int) -> Leg:
+        """Return the next part of a walk: about `count` entries, none twice. One round trip."""
+        place, run = cursor >> _RUN_BITS, cursor & (1 << _RUN_BITS) - 1
+        while True:
+            (after, flat), total, info = await self._runner.read(
+                [
+                    (b"ZSCAN", self._key, place, b"COUNT", count),
+                    (b"ZCARD", self._key),
+                    (b"INFO", b"server"),
+                ]
+            )
+            found = _RUN.search(text(info))
+            now = zlib.crc32(found[1].encode()) if found else 0
+            if place == 0 or run == now:
+                break
+            place = 0  # another server, or another run of it: there the cursor means nothing
+        entries = {
+            name: Entry(name, score) for name, score in zip(flat[::2], flat[1::2], strict=True)
+        }
+        following = int(after)
+        return Leg(list(entries.values()), following << _RUN_BITS | now if following else 0, total)
+
+    async def forget(self, entries: Sequence[Entry], *, idle: int) -> int:
+        """Drop entries that nobody noted for `idle` milliseconds; return how many are gone for good.
+
+        Each only if it was not noted since it was seen; and where a session began meanwhile, its
+        entry comes back. Two round trips for every `CHUNK`.
+        """
+        gone = 0
+        for first in range(0, len(entries), CHUNK):
+            part = entries[first : first + CHUNK]
+            arguments = [idle, *(value for entry in part for value in entry)]
+            dropped = await self._runner.run(
+                script("forget"), [self._key], arguments, repeatable=True
+            )
+            gone += len(dropped) - await self._restore(part) if dropped else 0
+        return gone
+
+    async def _restore(self, entries: Sequence[Entry]) -> int:
+        named = [(entry, keys) for entry in entries if (keys := self.keys_of(entry)) is not None]
+        there = await self._runner.each([(b"HGET", keys.meta, b"x") for _, keys in named])
+        back = [
+            entry.name
+            for (entry, _), expiry in zip(named, there, strict=True)
+            if isinstance(expiry, bytes) and not expiry.endswith(b"|buried")
+        ]
+        await self._runner.each([evalsha(script("index"), [self._key], [name]) for name in back])
+        return len(back)

@@ -1,0 +1,291 @@
+"""MemoryResources: whose keys, under which policy, and how far the sessions follow it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from holdfast.errors import HoldfastError, PolicyInvalid
+from holdfast.policies import terms_of
+from holdfast.policy import differences_not_in_force
+from holdfast.store.maintenance import Ownership, Totals
+from holdfast_operator.reasons import (
+    ConditionType,
+    NotInForceReason,
+    PolicyReason,
+    ReadyReason,
+)
+from holdfast_operator.resources import MemoryResource
+from holdfast_operator.services import figures
+from holdfast_operator.services.access import ADOPT, hands_over
+from holdfast_operator.services.conditions import (
+    FALSE,
+    TRUE,
+    Finding,
+    conditions,
+    healing_interval,
+    moment,
+    not_ready,
+    paused,
+    timestamp,
+    transition,
+)
+from holdfast_operator.services.measurements import Measurements
+from holdfast_operator.services.objects import PAUSED, is_set, uid_of, unreadable
+from holdfast_operator.services.outcome import Event, EventType, Obstacle, Outcome
+from holdfast_operator.services.ports import Body, Clock
+from holdfast_operator.services.rollouts import Progress, Rollouts
+from holdfast_operator.services.targets import Target, Targets
+from holdfast_operator.status import EffectiveLimits, ResourceStatus, Rollout, Usage
+
+_FENCED_AGAIN = 5.0
+_SETTLED = frozenset({PolicyReason.APPLIED, PolicyReason.UNSATISFIED})
+
+
+class _Superseded(Exception):  # noqa: N818 - no error: somebody else does the work
+    """A newer leader acts, or the memory is being deleted: there is nothing to say."""
+
+
+@dataclass(slots=True)
+class _Look:
+    """What one reconcile found: it becomes the status."""
+
+    resource: MemoryResource
+    changes: dict[str, Any]
+    findings: list[Finding]
+    events: list[Event]
+    again: float | None = None
+    measured: Totals | None = None
+
+
+class ResourceService:
+    """Reconciles MemoryResources.
+
+    Args:
+        targets: finds where a memory is kept.
+        rollouts: the walks that are under way.
+        measurements: the measurements that are under way.
+        clock: for transitions and intervals.
+    """
+
+    def __init__(
+        self, targets: Targets, rollouts: Rollouts, measurements: Measurements, clock: Clock
+    ) -> None:
+        self._targets = targets
+        self._rollouts = rollouts
+        self._measurements = measurements
+        self._clock = clock
+
+    async def reconcile(self, body: Body) -> Outcome:
+        """Bring a memory on its server to what its object says: at most about a second of work.
+
+        Raises:
+            ClusterUnavailable: the API server does not answer; nothing can be said.
+        """
+        try:
+            resource = MemoryResource.from_body(body)
+        except PolicyInvalid as error:
+            return unreadable(body, ResourceStatus, error, self._clock)
+        now, before = self._clock.now(), resource.status
+        generation = resource.metadata.generation or 0
+        if is_set(resource.metadata, PAUSED):
+            held = paused(before, generation=generation, now=now)
+            return Outcome(before.model_copy(update={"conditions": held}))
+        look = _Look(resource, {"type": resource.spec.type}, [], [])
+        try:
+            await self._look(look)
+        except Obstacle as obstacle:
+            look.findings = [*not_ready(obstacle), *_policy_meanwhile(resource)]
+        except _Superseded:
+            return Outcome(again=_FENCED_AGAIN)
+        look.findings += _not_in_force(resource)
+        after = self._status(look)
+        again = look.again if look.again is not None else healing_interval(after, now)
+        return Outcome(after, again=again, events=(*transition(before, after), *look.events))
+
+    async def _look(self, look: _Look) -> None:
+        target = await self._targets.find(look.resource)
+        try:
+            await self._work(look, target)
+        except HoldfastError as error:
+            raise await self._targets.explain(target, error) from error
+
+    async def _work(self, look: _Look, target: Target) -> None:
+        spec, uid = look.resource.spec, uid_of(look.resource.metadata)
+        await self._claim(look, target)
+        policy = spec.policy
+        revision = await target.hands.put_policy(
+            target.memory, target.owner, policy.document(), policy.sha256()
+        )
+        if revision is None:
+            raise _Superseded
+        look.changes |= {
+            "policy_revision": revision,
+            "key_prefix": target.prefix,
+            "effective": EffectiveLimits(
+                max_tokens=policy.max_tokens,
+                max_messages=policy.max_messages,
+                max_message_size=policy.limits.max_message_size,
+                ttl=policy.retention.ttl,
+                max_lifetime=policy.retention.max_lifetime,
+            ),
+        }
+        ready = f"Sessions are kept under {target.prefix} on MemoryBackend {target.backend_name}."
+        look.findings.append(
+            Finding(ConditionType.READY, TRUE, ReadyReason.AVAILABLE, ready)
+        )
+        settled = _settled(look.resource.status, revision)
+        if settled is None or (
+            settled.reason == PolicyReason.UNSATISFIED and self._rollouts.check_due(uid)
+        ):
+            progress = await self._rollouts.advance(
+                uid, target.hands, target.memory, terms_of(policy, revision)
+            )
+            self._note_progress(look, progress, revision, settled)
+        else:
+            look.findings.append(settled)
+        if look.again is None:
+            look.measured, more = await self._measurements.advance(
+                uid, target.hands, target.memory, target.owner
+            )
+            look.again = 0.0 if more else None
+
+    async def _claim(self, look: _Look, target: Target) -> None:
+        """Make sure that the keys carry our mark."""
+        hands, memory, owner = target.hands, target.memory, target.owner
+        found = await hands.claim(memory, owner)
+        adopt = hands_over(target.backend.metadata.annotations, str(memory))
+        if found in {Ownership.OTHER, Ownership.UNMARKED} and adopt:
+            found = await hands.claim(memory, owner, adopt=True)
+        match found:
+            case Ownership.OURS:
+                return
+            case Ownership.TAKEN_OVER:
+                message = f"The keys under {target.prefix} are taken over, with the sessions in them."
+                look.events.append(Event(EventType.NORMAL, "TakenOver", message))
+            case Ownership.FENCED:
+                raise _Superseded
+            case Ownership.OTHER | Ownership.UNMARKED:
+                whose = (
+                    "belong to another cluster, or to an earlier namespace of this name"
+                    if found is Ownership.OTHER
+                    else "hold sessions that nobody marked as theirs"
+                )
+                raise Obstacle(
+                    ReadyReason.KEYS_OWNED_BY_OTHER,
+                    f"The keys under {target.prefix} {whose}. Nothing is written. Choose another name, "
+                    f"or let the owner of MemoryBackend {target.backend_name} hand them over with the "
+                    f'annotation {ADOPT}: "{memory}" on it.',
+                )
+
+    def _note_progress(
+        self, look: _Look, progress: Progress, revision: int, settled: Finding | None
+    ) -> None:
+        done, total = progress.done, progress.total
+        if not progress.finished:
+            look.again = progress.again
+            if settled is not None:  # only a second look at what could not be satisfied
+                look.findings.append(settled)
+                return
+            look.changes["rollout"] = Rollout(revision=revision, done=done, total=total)
+            message = (
+                f"New calls follow revision {revision}; {done} of {total} sessions do so far."
+                if total
+                else f"New calls follow revision {revision}; the sessions that exist follow in seconds."
+            )
+            look.findings += [
+                Finding(ConditionType.POLICY_APPLIED, FALSE, PolicyReason.ROLLING_OUT, message),
+                Finding(ConditionType.RECONCILING, TRUE, PolicyReason.ROLLING_OUT, message),
+            ]
+            return
+        look.changes["rollout"] = Rollout(revision=revision, done=done, total=total)
+        uid = uid_of(look.resource.metadata)
+        self._measurements.expedite(uid)
+        finding = _applied(progress, revision)
+        look.findings.append(finding)
+        if progress.unsatisfied:
+            self._rollouts.check_later(uid)
+        if total and (settled is None or settled.reason != finding.reason):
+            kind = EventType.NORMAL if finding.status is TRUE else EventType.WARNING
+            look.events.append(Event(kind, finding.reason, finding.message))
+
+    def _status(self, look: _Look) -> ResourceStatus:
+        metadata, before = look.resource.metadata, look.resource.status
+        generation, now = metadata.generation or 0, self._clock.now()
+        found = conditions(before.conditions, look.findings, generation=generation, now=now)
+        changes = {**look.changes, "conditions": found, "observed_generation": generation}
+        after = before.model_copy(update=changes)
+        measured, usage = look.measured, before.usage
+        if measured is None or (
+            usage is not None
+            and measured == (usage.sessions, usage.messages, usage.tokens, usage.bytes)
+        ):
+            return after
+        age = (now - moment(usage.observed_time)).total_seconds() if usage is not None else 0.0
+        alone = usage is None or (figures.usage_moved(usage, measured) and age >= figures.PAUSE)
+        if not alone and after == before:
+            return after
+        fresh = Usage(**measured._asdict(), observed_time=timestamp(now))
+        return after.model_copy(update={"usage": fresh})
+
+
+def _applied(progress: Progress, revision: int) -> Finding:
+    if not progress.unsatisfied:
+        message = f"Every live session follows revision {revision}."
+        return Finding(ConditionType.POLICY_APPLIED, TRUE, PolicyReason.APPLIED, message)
+    limited = progress.unsatisfied - progress.broken
+    parts = [
+        f"{limited} sessions stay above a limit, because of messages that may not be evicted: raise the "
+        "limit, or unpin messages."
+        if limited
+        else "",
+        f"{progress.broken} sessions could not be read: something else wrote to their keys."
+        if progress.broken
+        else "",
+    ]
+    message = f"Revision {revision}: {' '.join(part for part in parts if part)}"
+    return Finding(ConditionType.POLICY_APPLIED, FALSE, PolicyReason.UNSATISFIED, message)
+
+
+def _settled(status: ResourceStatus, revision: int) -> Finding | None:
+    """Return what PolicyApplied says if the rollout of this revision has ended."""
+    applied = status.condition(ConditionType.POLICY_APPLIED)
+    if applied is None or applied.reason not in _SETTLED:
+        return None
+    if status.rollout is None or status.rollout.revision != revision:
+        return None
+    reason = PolicyReason(applied.reason)
+    return Finding(ConditionType.POLICY_APPLIED, applied.status, reason, applied.message)
+
+
+def _policy_meanwhile(resource: MemoryResource) -> list[Finding]:
+    """Return what can be said about the policy while the server cannot be asked."""
+    status = resource.status
+    applied = status.condition(ConditionType.POLICY_APPLIED)
+    if (
+        applied is not None
+        and applied.reason in _SETTLED
+        and applied.observed_generation == resource.metadata.generation
+    ):
+        reason = PolicyReason(applied.reason)
+        return [Finding(ConditionType.POLICY_APPLIED, applied.status, reason, applied.message)]
+    return [
+        Finding(
+            ConditionType.POLICY_APPLIED,
+            FALSE,
+            PolicyReason.WAITING_FOR_BACKEND,
+            "The policy is written as soon as the object can be Ready.",
+        )
+    ]
+
+
+def _not_in_force(resource: MemoryResource) -> list[Finding]:
+    fields = differences_not_in_force(resource.spec.policy)
+    if not fields:
+        return []
+    return [
+        Finding(
+            ConditionType.NOT_IN_FORCE,
+            TRUE,
+            NotInForceReason.FIELDS_NOT_IN_FORCE,
+            f"Stored and not carried out by this version: {', '.join(fields)}.",
+        )
+    ]
