@@ -88,6 +88,9 @@ class PoolCarrier:
         self._pool = pool
         self._owned = owned
         self._timeout = timeout
+        # The pool's own book-keeping costs a quarter of an append, so connections that are ours
+        # alone wait here; a caller's go back to the caller.
+        self._idle: list[AbstractConnection] = []
         blocking = max(1, min(_BLOCKING, pool.max_connections // 3))
         self._places = asyncio.Semaphore(max(1, min(_TALKING, pool.max_connections - blocking)))
         self._blocking = asyncio.Semaphore(blocking)
@@ -109,19 +112,35 @@ class PoolCarrier:
         async with places:
             connection = await self._connect()
             try:
-                return await self._talk(connection, commands, patience)
+                replies = await self._talk(connection, commands, patience)
             except _BROKEN as error:
-                await connection.disconnect(nowait=True)
+                await self._discard(connection)
                 raise Broken("the connection broke before the reply") from error
             except BaseException:
                 # Cancelled between request and reply: whoever took this connection next would
                 # read somebody else's answer.
-                await connection.disconnect(nowait=True)
+                await self._discard(connection)
                 raise
-            finally:
+            if self._owned:
+                self._idle.append(connection)
+            else:
                 await self._pool.release(connection)
+            return replies
+
+    async def _discard(self, connection: AbstractConnection) -> None:
+        await connection.disconnect(nowait=True)
+        await self._pool.release(connection)
 
     async def _connect(self) -> AbstractConnection:
+        while self._idle:
+            connection = self._idle.pop()
+            try:
+                if connection.is_connected and not await connection.can_read():
+                    return connection
+            except _BROKEN:
+                pass
+            # The server closed it meanwhile, or it holds bytes that nobody asked for.
+            await self._discard(connection)
         try:
             return await self._pool.get_connection()
         except (AuthenticationError, AuthorizationError) as error:
@@ -155,5 +174,7 @@ class PoolCarrier:
 
     async def aclose(self) -> None:
         """Close the pool if it is the carrier's own."""
+        while self._idle:
+            await self._pool.release(self._idle.pop())
         if self._owned:
             await self._pool.aclose()
