@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qs, urlsplit
@@ -17,6 +17,7 @@ from holdfast.policy import Policy, PolicySource, load_policy
 from holdfast.session import Session
 from holdfast.store import MemoryStore
 from holdfast.store.in_memory import InMemoryStore
+from holdfast.store.refusals import unreadable_address
 from holdfast.values import MemoryAddress
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _HOLDER_BYTES = 60
 _DEFAULT_NAMESPACE = "local"
 _DEFAULT_PREFIX = "mem"
+_CLOSING = 2.0  # seconds that closing waits for leases that are being given back
 
 
 def connect(
@@ -72,7 +74,13 @@ def connect(
 
 
 def _options(url: str) -> dict[str, str]:
-    parts = parse_qs(urlsplit(url).query, keep_blank_values=True)
+    try:
+        address = urlsplit(url)
+    except ValueError:
+        raise unreadable_address() from None
+    if "@" in address.query or address.fragment:
+        raise unreadable_address()  # it cuts a password in two: show neither half
+    parts = parse_qs(address.query, keep_blank_values=True)
     unknown = sorted(parts.keys() - {"namespace", "prefix"})
     if unknown:
         raise ConfigurationError(
@@ -104,7 +112,8 @@ class Client:
         self._policy: Policy | None = None
         if policy is not None:
             self._policy_name, self._policy = load_policy(policy)
-        self._memories: dict[MemoryAddress, Memory] = {}
+        self._policies: dict[MemoryAddress, PolicyFeed] = {}
+        self._memories: dict[tuple[MemoryAddress, str | None], Memory] = {}
         self._background: set[asyncio.Task[Any]] = set()
 
     def memory(self, name: str | None = None, *, format: str | None = None) -> "Memory":
@@ -125,19 +134,22 @@ class Client:
                 memory=f"{self._namespace}/{name}",
             )
         address = memory_address(self._namespace, name)
-        memory = self._memories.get(address)
-        if memory is None or memory.format != format:
-            feed = PolicyFeed(self._store, address, self._policy)
+        memory = self._memories.get((address, format))
+        if memory is None:
+            feed = self._policies.get(address) or PolicyFeed(self._store, address, self._policy)
             memory = Memory(self._store, address, feed, format, self._background)
-            self._memories[address] = memory
+            self._policies[address], self._memories[address, format] = feed, memory
         return memory
 
     async def aclose(self) -> None:
         """Finish what runs in the background, and close the connections that are the library's own."""
-        for memory in self._memories.values():
-            await memory.policies.aclose()
+        for feed in self._policies.values():
+            await feed.aclose()
         if self._background:
-            await asyncio.wait(self._background, timeout=2.0)
+            _, late = await asyncio.wait(self._background, timeout=_CLOSING)
+            for task in late:
+                task.cancel()  # it would open connections again that nobody closes
+            await asyncio.gather(*late, return_exceptions=True)
         await self._store.aclose()
 
     async def __aenter__(self) -> Self:
@@ -183,20 +195,15 @@ class Memory:
         Raises:
             SessionKeyError: empty, too long, or not what the template takes.
         """
-        if (id is None) == (not fields):
-            raise SessionKeyError(
-                "name the session: by its id, or by the fields of the key template",
-                memory=str(self.address),
-            )
-        if id is not None:
-            session_key(id)  # a bad id is refused here already
 
         def key_of(template: str | None) -> str:
             return _plain_key(template, id) if id is not None else _field_key(template, fields)
 
-        given = self.policies.given
-        if given is not None:
-            key_of(given.key_template)
+        try:
+            self._check_name(id, fields, key_of)
+        except SessionKeyError as error:
+            error.memory = str(self.address)
+            raise
         place = Place(
             self.address,
             self.policies,
@@ -205,6 +212,20 @@ class Memory:
             open=lambda key: self._store.session(self.address, key),
         )
         return Session(place, holder=self._holder, background=self._background)
+
+    def _check_name(
+        self, id: str | None, fields: Mapping[str, str], key_of: Callable[[str | None], str]
+    ) -> None:
+        """Refuse here already what the first call would refuse."""
+        if (id is None) == (not fields):
+            raise SessionKeyError(
+                "name the session: by its id, or by the fields of the key template"
+            )
+        if id is not None:
+            session_key(id)
+        given = self.policies.given
+        if given is not None:
+            key_of(given.key_template)
 
 
 def _plain_key(template: str | None, id: str) -> str:

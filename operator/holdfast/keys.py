@@ -92,15 +92,24 @@ def memory_address(namespace: str, name: str) -> MemoryAddress:
     return MemoryAddress(namespace, name)
 
 
-def memory_prefix(memory: MemoryAddress, prefix: str = "mem") -> str:
-    """Return the prefix of the memory's own keys: `mem:{namespace/name}`.
+def key_prefix(prefix: str) -> str:
+    """Return the first part of every key, checked.
 
     Raises:
         ConfigurationError: the prefix is not 1..16 of `a-z 0-9 -`.
     """
     if not _PREFIX.fullmatch(prefix):
         raise ConfigurationError(f"key prefix {prefix!r} is not 1..16 of a-z, 0-9 and '-'")
-    return f"{prefix}:{{{memory}}}"
+    return prefix
+
+
+def memory_prefix(memory: MemoryAddress, prefix: str = "mem") -> str:
+    """Return the prefix of the memory's own keys: `mem:{namespace/name}`.
+
+    Raises:
+        ConfigurationError: the prefix is not 1..16 of `a-z 0-9 -`.
+    """
+    return f"{key_prefix(prefix)}:{{{memory}}}"
 
 
 def session_prefix(memory: MemoryAddress, key: str, prefix: str = "mem") -> str:

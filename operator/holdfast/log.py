@@ -368,14 +368,11 @@ class MessageLog(ABC):
         reach = budget
         while True:
             window = await self._place.store.tail(agreed.terms, tokens=reach)
-            shown = self._presentable(window)
-            hidden = sum(record.tokens for record in window.records) - sum(
-                record.tokens for record in shown
-            )
-            if window.complete or reach >= budget + hidden:
+            fit = fit_budget(self._presentable(window), budget, complete=window.complete)
+            if not fit.starved:
                 break
-            reach = budget + hidden
-        fit = fit_budget(shown, budget, complete=window.complete)
+            # What is hidden takes room in the window, and a group may reach far back.
+            reach = 2 * reach + 1
         if fit.needed > budget:
             raise BudgetTooSmall(
                 f"max_tokens is {budget}, but the protected messages and the newest group have "

@@ -3,7 +3,9 @@
 import asyncio
 import hashlib
 import json
+import re
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import cast
 
 import msgspec
@@ -15,9 +17,13 @@ from holdfast.values import Batch, Flag, Prepared, Terms
 
 MAX_ITEMS = 1000
 MAX_BYTES = 8 * 1024 * 1024
+MAX_DEPTH = 256  # of lists and dicts within each other: few enough for any reader's call stack
 _LOOP_CHARACTERS = 16 * 1024  # longer texts are counted off the event loop
 _MAX_ID = 512
 _LEAD = "lead"
+_TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"')
+_STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_NO_BRACKETS = bytes(set(range(256)) - _STEPS.keys())
 
 
 def call_digest(call_id: str) -> str:
@@ -49,37 +55,59 @@ def encode_item(item: JSON) -> bytes:
 
     Raises:
         MessageInvalid: it is no JSON value: NaN, bytes, a date, a key that is no string, a lone
-            surrogate.
+            surrogate; or it is nested more than `MAX_DEPTH` levels deep.
     """
     try:
         body = msgspec.json.encode(item)
         same = msgspec.json.decode(body) == item
-    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+    except RecursionError:
+        raise _too_deep() from None
+    except (TypeError, ValueError, msgspec.MsgspecError) as error:
         raise _invalid(error) from None
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth(body) > MAX_DEPTH:
+        raise _too_deep()
     if not same:
         _require_json(item, body)
     return body
+
+
+def _depth(body: bytes) -> int:
+    """Count the levels of lists and dicts in JSON text."""
+    brackets = _TEXT.sub(b"", body).translate(None, _NO_BRACKETS)
+    return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0)
 
 
 def _require_json(item: JSON, body: bytes) -> None:
     """Accept what differs only in Python's eyes, such as a tuple for a list; refuse the rest."""
     try:
         strict = json.loads(json.dumps(item, allow_nan=False))
-    except (TypeError, ValueError, RecursionError) as error:
+    except RecursionError:
+        raise _too_deep() from None
+    except (TypeError, ValueError) as error:
         raise _invalid(error) from None
     if strict != msgspec.json.decode(body) or _has_other_keys(item):
         raise _invalid(TypeError("a key that is not text"))
 
 
-def _has_other_keys(value: object) -> bool:
-    if isinstance(value, dict):
-        members = cast("dict[object, object]", value)
-        return any(
-            not isinstance(key, str) or _has_other_keys(part) for key, part in members.items()
-        )
-    if isinstance(value, list | tuple):
-        return any(_has_other_keys(part) for part in cast("Sequence[object]", value))
+def _has_other_keys(item: object) -> bool:
+    todo = [item]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, dict):
+            members = cast("dict[object, object]", value)
+            if not all(isinstance(key, str) for key in members):
+                return True
+            todo += members.values()
+        elif isinstance(value, list | tuple):
+            todo += cast("Sequence[object]", value)
     return False
+
+
+def _too_deep() -> MessageInvalid:
+    return MessageInvalid(
+        f"the message is nested more than {MAX_DEPTH} levels deep: a reader could not decode it; "
+        "flatten it, or give the inner part as text"
+    )
 
 
 def _invalid(error: Exception) -> MessageInvalid:

@@ -168,7 +168,7 @@ class PolicyFeed:
         try:
             await self._fetch()
         except PolicyNotFound:
-            self._current = None  # the next call asks again, and its caller sees the error
+            self._asked = float("-inf")  # the next call asks again, and its caller sees the error
         except HoldfastError as error:
             # The copy at hand stays good until TRUST ends; then the caller sees the error.
             _log.debug("policy of memory %s not refreshed: %s", self._memory, error.code)
@@ -176,6 +176,8 @@ class PolicyFeed:
     async def _fetch(self) -> None:
         asked = self._clock()
         document = await self._store.policy(self._memory)
+        if asked < self._asked:
+            return  # somebody who asked later was answered sooner
         self._current = self._read(document)
         self._asked = asked
 

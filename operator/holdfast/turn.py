@@ -22,7 +22,7 @@ _RENEWALS = 3  # a lease is renewed at a third of its TTL
 _RETRIES = 10  # and after a failure at each tenth
 _MARGIN = 0.9  # of the TTL: past it the turn counts as lost without asking
 _WAKE_SLACK = 0.02  # seconds after a lease's end before asking whether it ended
-_WITHDRAW = 1.0  # seconds a cancelled caller waits for its place to be given up
+_WITHDRAW = 1.0  # seconds that giving up the turn or a place may keep a caller waiting
 
 
 class Signal:
@@ -77,6 +77,7 @@ class Turn(MessageLog):
         self._fence = 0
         self._epoch = 0
         self._deadline = 0.0
+        self._asking: asyncio.Task[Granted | Queued] | None = None
         self._renewal: asyncio.Task[None] | None = None
         self._written: set[int] = set()
 
@@ -168,7 +169,7 @@ class Turn(MessageLog):
                 except StalePolicy as stale:
                     await self._place.policies.catch_up(stale.revision)
         except BaseException:
-            await self._shielded(self._give_up())
+            await self._shielded(self._withdraw())
             raise
 
     def _patience(self, agreed: Agreement) -> int:
@@ -184,7 +185,9 @@ class Turn(MessageLog):
     async def _try(self, terms: Terms, until: float) -> bool:
         """Ask for the turn once, and sleep in line if it is somebody else's."""
         asked = time.monotonic()
-        answer = await self._settled(self._place.store.acquire(terms, self._token, self._holder))
+        self._asking = asyncio.create_task(self._ask(terms))
+        self._keep(self._asking)
+        answer = await asyncio.shield(self._asking)  # cut off it might be granted to nobody
         if isinstance(answer, Granted):
             self._fence, self._epoch = answer.fence, answer.epoch
             self._place.note(answer.epoch, answer.seen)
@@ -197,27 +200,27 @@ class Turn(MessageLog):
         await self._place.store.sleep(self._token, nap)
         return False
 
-    async def _settled(self, call: Coroutine[Any, Any, T]) -> T:
-        """Await a call that must not be left half-done when this task is cancelled."""
-        task = asyncio.ensure_future(call)
-        self._keep(task)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            await asyncio.wait([task], timeout=_WITHDRAW)
-            raise
+    async def _ask(self, terms: Terms) -> Granted | Queued:
+        return await self._place.store.acquire(terms, self._token, self._holder)
+
+    async def _withdraw(self) -> None:
+        """Give up the turn or the place in line, once nothing asks for it any more."""
+        if self._asking is not None:
+            await asyncio.wait([self._asking], timeout=_WITHDRAW)
+            self._asking.cancel()
+            await asyncio.wait([self._asking])
+        await self._give_up()
 
     async def _shielded(self, call: Coroutine[Any, Any, None]) -> None:
         """Run a short clean-up to its end, in the background if this task is cancelled again."""
-        task = asyncio.ensure_future(call)
+        task = asyncio.create_task(call)
         self._keep(task)
         await asyncio.wait([task], timeout=_WITHDRAW)
 
-    def _keep(self, task: asyncio.Future[Any]) -> None:
-        if isinstance(task, asyncio.Task):
-            self._background.add(task)
-            task.add_done_callback(self._background.discard)
-            task.add_done_callback(_retrieve)
+    def _keep(self, task: asyncio.Task[Any]) -> None:
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        task.add_done_callback(_retrieve)
 
     async def _give_up(self) -> None:
         if self._terms is None:

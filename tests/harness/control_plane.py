@@ -167,7 +167,7 @@ class ControlPlane:
     def kubectl(
         self,
         *arguments: str,
-        input: str | None = None,  # noqa: A002 - called as in `subprocess.run`
+        input: str | None = None,
         kubeconfig: Path | None = None,
     ) -> str:
         """Run kubectl as the administrator, or with another kubeconfig, and return its output.

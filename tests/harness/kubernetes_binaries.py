@@ -24,7 +24,7 @@ _PACKAGES: Mapping[str, str] = {
 }
 
 
-class ControlPlaneUnavailable(Exception):  # noqa: N818 - a state, not a fault
+class ControlPlaneUnavailable(Exception):
     """The programs of a control plane are not here and cannot be built; one sentence says why."""
 
 

@@ -6,13 +6,15 @@ Lua; after each of them everything that can be compared must be the same.
 
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from redis.asyncio import ConnectionPool
 
 from holdfast.errors import HoldfastError
 from holdfast.planning import plan_backstop, plan_shortened
@@ -20,7 +22,9 @@ from holdfast.planning.expiry import Rule
 from holdfast.store import SessionStore
 from holdfast.store.in_memory import InMemoryStore
 from holdfast.store.redis import RedisStore
+from holdfast.store.redis.carrier import PoolCarrier
 from holdfast.store.redis.layout import pack_terms, session_keys
+from holdfast.store.redis.replies import milliseconds, text
 from holdfast.store.redis.runner import Runner
 from holdfast.store.redis.script import script
 from holdfast.values import Batch, Caller, Flag, MemoryAddress, Prepared, Refresh, Stored, Terms
@@ -32,7 +36,7 @@ FREE = Caller()
 HOUR = 3_600_000
 CALLS = tuple(f"{number:016x}" for number in range(1, 6))
 SETTINGS = settings(
-    max_examples=150,
+    max_examples=200,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -99,6 +103,12 @@ operations = st.lists(
     min_size=1,
     max_size=40,
 )
+
+PLAIN = Append((Message(1, Flag(0), 0, (), ()),))
+INEXACT = Append((Message(1, Flag.INEXACT, 0, (), ()),))
+JOINING_SYSTEM = Append((Message(1, Flag.SYSTEM, 1, (), ()),))
+CALL = Append((Message(1, Flag(0), 0, CALLS[:1], ()),))
+HALF_ANSWER = Append((Message(1, Flag(0), 0, (), CALLS[:2]),))
 
 
 def terms(limit: Limit, *, lease: int = HOUR, refuse: bool = False, revision: int = 0) -> Terms:
@@ -213,8 +223,18 @@ class TestAppend:
         refuse=st.sampled_from([False, False, False, True]),
         life=operations,
     )
+    @example(limit=Limit(0, 0), lease=HOUR, refuse=False, life=[PLAIN, INEXACT, JOINING_SYSTEM])
+    @example(
+        limit=Limit(0, 0), lease=HOUR, refuse=False, life=[CALL, HALF_ANSWER, Pop(), Pop(), PLAIN]
+    )
     async def test_both_stores_decide_the_same(
-        self, valkey_server: Server, limit: Limit, lease: int, refuse: bool, life: list[NamedTuple]
+        self,
+        *,
+        valkey_server: Server,
+        limit: Limit,
+        lease: int,
+        refuse: bool,
+        life: list[NamedTuple],
     ) -> None:
         store, memory = redis_store(valkey_server), new_memory()
         pair = Pair(
@@ -227,3 +247,178 @@ class TestAppend:
                 await pair.play(operation)
         finally:
             await store.aclose()
+
+    @pytest.mark.parametrize("counted", [1, 3])
+    async def test_more_calls_than_a_record_can_count_stay_with_their_group(
+        self, valkey_server: Server, counted: int
+    ) -> None:
+        store, memory = redis_store(valkey_server), new_memory()
+        names = tuple(f"{number:016x}" for number in range(1, 301))
+        pair = Pair(
+            InMemoryStore(clock=lambda: time.time_ns() // 1000).session(memory, "any"),
+            store.session(memory, "any"),
+            terms(Limit(0, 0)),
+        )
+
+        def say(*, opens: tuple[str, ...] = (), closes: tuple[str, ...] = ()) -> Append:
+            return Append((Message(1, Flag(0), 0, opens, closes),))
+
+        try:
+            if counted > 1:
+                # The many calls are made in an answer: the first record of the group made only one.
+                await pair.play(say(opens=("f" * 16,)))
+            await pair.play(say(opens=names, closes=("f" * 16,)))
+            for name in names[:280]:
+                await pair.play(say(closes=(name,)))
+            await pair.play(say())
+            await pair.play(Limit(0, 5))
+            await pair.play(say())
+            await pair.play(say(closes=(names[290],)))
+        finally:
+            await store.aclose()
+
+
+@pytest.mark.asyncio
+class TestRollOut:
+    """The same decisions, made for a session that nobody writes to."""
+
+    @SETTINGS
+    @given(
+        life=operations,
+        limit=limits,
+        lease=st.sampled_from([HOUR, 0]),
+        refuse=st.sampled_from([False, False, False, True]),
+    )
+    async def test_a_policy_is_applied_as_planned(
+        self, valkey_server: Server, life: list[NamedTuple], limit: Limit, lease: int, refuse: bool
+    ) -> None:
+        store, memory = redis_store(valkey_server), new_memory()
+        session = store.session(memory, "any")
+        pair = Pair(
+            InMemoryStore(clock=lambda: time.time_ns() // 1000).session(memory, "any"),
+            session,
+            terms(Limit(0, 0)),
+        )
+        carrier = PoolCarrier(ConnectionPool(port=valkey_server.port), owned=True)
+        try:
+            for operation in life:
+                if not isinstance(operation, Limit):
+                    await pair.play(operation)
+            before = await session.everything(pair.terms)
+            agreed = terms(limit, lease=lease, refuse=refuse, revision=3)
+            reply = await Runner(carrier, patience=2).run(
+                script("roll_out"),
+                session_keys(memory, "any", "mem")[:5],
+                [pack_terms(agreed), 0],
+                repeatable=True,
+            )
+            after = await session.everything(agreed)
+        finally:
+            await store.aclose()
+            await carrier.aclose()
+        if not before.status.exists:
+            assert reply == [b"GONE"]
+            return
+        kept, over, evicted = planned(before.records, agreed)
+        assert after.records == kept
+        assert reply == [b"DONE", int(over), evicted]
+        assert after.status == before.status._replace(
+            revision=3,
+            tokens=sum(record.tokens for record in kept),
+            messages=len(kept),
+            bytes=sum(len(msgspec.json.encode(record)) for record in kept),
+            dropped=before.status.dropped + evicted,
+            expires_at=after.status.expires_at,
+            expiry_rule=after.status.expiry_rule,
+        )
+
+    @SETTINGS
+    @given(
+        created=st.integers(-90_000, 0),
+        idle=st.integers(0, 90_000),
+        left=st.integers(30_000, 120_000),
+        held=st.sampled_from([None, -10_000, 20_000, 70_000]),
+        rule=st.sampled_from(["ttl", "afterClear", "afterFlush", "maxLifetime", "lease"]),
+        times=st.tuples(*[st.sampled_from([0, 1_000, 40_000, 100_000, 1_000_000])] * 3),
+        ttl=st.sampled_from([1_000, 30_000, 100_000, 1_000_000]),
+        grace=st.sampled_from([15_000, 60_000, HOUR]),
+    )
+    async def test_an_expiry_is_changed_as_planned(
+        self,
+        *,
+        valkey_server: Server,
+        created: int,
+        idle: int,
+        left: int,
+        held: int | None,
+        rule: Rule,
+        times: tuple[int, int, int],
+        ttl: int,
+        grace: int,
+    ) -> None:
+        memory = new_memory()
+        keys = session_keys(memory, "any", "mem")
+        agreed = replace(
+            terms(Limit(0, 0), revision=2),
+            ttl=ttl,
+            after_clear=times[0],
+            after_flush=times[1],
+            max_lifetime=times[2],
+        )
+        carrier = PoolCarrier(ConnectionPool(port=valkey_server.port), owned=True)
+        runner = Runner(carrier, patience=2)
+        try:
+            [clock] = await runner.read([(b"TIME",)])
+            now = milliseconds(clock)
+            born, touched = now + created, max(now + created, now - idle)
+            current, until = now + left, now + held if held is not None else 0
+            fields: list[str] = ["k", "1|0|0|0|0|0", "s", f"1|7|{born}|0|1"]
+            fields += ["x", f"{current}|{touched}|{rule}"]
+            if held is not None:
+                fields += ["l", f"token|{until}|9"]
+            await runner.read([(b"HSET", keys.meta, *fields)])
+            await runner.run(
+                script("roll_out"), keys[:5], [pack_terms(agreed), grace], repeatable=True
+            )
+            [(clock), expiry, moment] = await runner.read(
+                [(b"TIME",), (b"HGET", keys.meta, b"x"), (b"PEXPIRETIME", keys.meta)]
+            )
+        finally:
+            await carrier.aclose()
+        possible = {
+            plan_shortened(
+                agreed,
+                now=at,
+                created=born,
+                lease_until=until if until > at else 0,
+                touched=touched,
+                current=current,
+                grace=grace,
+                rule=rule,
+            )
+            for at in range(now, milliseconds(clock) + 1)
+        }
+        after, unmoved, named = text(expiry).split("|")
+        assert (int(after), named) in possible
+        assert int(unmoved) == touched
+        assert moment == int(after)
+
+
+def planned(records: Sequence[Stored], terms: Terms) -> tuple[list[Stored], bool, int]:
+    """Return what the planning leaves of a session, whether it is over a limit still, and how many left."""
+    evictable = [record for record in records if not record.protected]
+    tokens = sum(record.tokens for record in records)
+    full = (0 < terms.max_tokens < tokens) or (0 < terms.max_messages < len(records))
+    if terms.refuse or not full:
+        return list(records), full, 0
+    plan = plan_backstop(
+        evictable,
+        tokens=tokens,
+        messages=len(records),
+        terms=terms,
+        keep={records[-1].group},
+        now=records[-1].ts,
+    )
+    gone = {evictable[at].seq for at in plan.evict}
+    kept = [record for record in records if record.seq not in gone]
+    return kept, plan.over, len(plan.evict)

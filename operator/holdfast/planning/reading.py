@@ -14,13 +14,15 @@ class Fit:
 
     Attributes:
         records: in append order; empty when the budget is too small.
-        needed: tokens of the least that must be returned.
+        needed: tokens of the least that must be returned; at least so many where `starved`.
         cut: something presentable was left out.
+        starved: what fits hangs on records that are not here: give more of them.
     """
 
     records: tuple[Stored, ...]
     needed: int
     cut: bool
+    starved: bool = False
 
 
 def presentable(
@@ -92,17 +94,25 @@ def fit_budget(records: Sequence[Stored], budget: int, *, complete: bool) -> Fit
             groups.setdefault(record.group, []).append(record)
     used = sum(record.tokens for record in protected)
     newest_first = sorted(groups.values(), key=lambda group: -group[-1].seq)
+    if not complete and not (newest_first and _begins_here(newest_first[0])):
+        return Fit((), used, cut=True, starved=True)
     needed = used + (sum(record.tokens for record in newest_first[0]) if newest_first else 0)
     if needed > budget:
         return Fit((), needed, cut=True)
     taken = protected
-    cut = not complete
     for group in newest_first:
-        whole = complete or group[0].seq == group[0].group
         cost = sum(record.tokens for record in group)
-        if not whole or used + cost > budget:
-            cut = True
+        cut = used + cost > budget
+        starved = not cut and not complete and not _begins_here(group)
+        if cut or starved:
             break
         taken += group
         used += cost
-    return Fit(tuple(sorted(taken, key=lambda record: record.seq)), needed, cut)
+    else:
+        cut = starved = not complete
+    newest = tuple(sorted(taken, key=lambda record: record.seq))
+    return Fit(newest, needed, cut or starved, starved)
+
+
+def _begins_here(group: Sequence[Stored]) -> bool:
+    return group[0].seq == group[0].group

@@ -84,6 +84,11 @@ class _Session:
     def group_of(self, seq: int) -> int | None:
         return next((record.group for record in self.records if record.seq == seq), None)
 
+    def forget_calls(self) -> None:
+        """Forget calls that wait in a group that has left: a group goes as a whole, its first too."""
+        groups = {record.group for record in self.records}
+        self.calls = {call: group for call, group in self.calls.items() if group in groups}
+
 
 class InMemoryStore:
     """Sessions in the memory of this process; lost with it.
@@ -181,11 +186,10 @@ class InMemorySession:
             self._sessions[self._address] = session
         self._remove(session, [evictable[at] for at in plan.evict])
         session.dropped += len(plan.evict)
-        session.calls = {
-            digest: group
-            for digest, group in session.calls.items()
-            if digest not in grouping.answered and session.group_of(group) is not None
-        } | grouping.opened
+        for digest in grouping.answered:
+            session.calls.pop(digest, None)
+        session.forget_calls()
+        session.calls |= grouping.opened
         for group in grouping.protected:
             _protect(session, group)
         session.records += items
@@ -236,6 +240,7 @@ class InMemorySession:
             session.calls.pop(digest, None)
         if newest.closes:
             session.calls.update({call.removeprefix("?"): newest.group for call in closes})
+        session.forget_calls()
         self._changed(session, terms)
         return Changed(1, session.epoch)
 
@@ -546,4 +551,5 @@ def _set_pinned(session: _Session, group: int, *, pinned: bool) -> None:
     for at, record in enumerate(session.records):
         if record.group == group and not record.flags & Flag.SYSTEM:
             flags = record.flags | int(Flag.PINNED) if pinned else record.flags & ~int(Flag.PINNED)
+            session.sizes[record.seq] += len(str(int(flags))) - len(str(record.flags))
             session.records[at] = msgspec.structs.replace(record, flags=int(flags))

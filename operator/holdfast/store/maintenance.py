@@ -10,7 +10,7 @@ done by `holdfast.store.redis.maintenance`.
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
-from holdfast.errors import UnknownKeys
+from holdfast.errors import HoldfastError, UnknownKeys
 from holdfast.values import MemoryAddress, Terms
 
 
@@ -21,6 +21,15 @@ class LayoutTooNew(UnknownKeys):
     """
 
     code = "LayoutTooNew"
+
+
+class Superseded(HoldfastError):
+    """A newer leader was here: what this one knows is old, and it must finish nothing.
+
+    Never reaches a caller of the library.
+    """
+
+    code = "Superseded"
 
 
 class ServerInfo(NamedTuple):
@@ -165,8 +174,11 @@ class Maintenance(Protocol):
     async def begin_deletion(self, memory: MemoryAddress, owner: Owner) -> int | None:
         """Set the policy to `deleting` and raise its revision.
 
-        None when the marker is not ours or a newer leader was here. From here on writers get
-        `PolicyNotFound`. Safe to repeat: the revision is raised once.
+        None when the marker is not ours. From here on writers get `PolicyNotFound`. Safe to repeat: the
+        revision is raised once.
+
+        Raises:
+            Superseded: a newer leader was here; the deletion is its.
         """
         ...
 
@@ -183,8 +195,11 @@ class Maintenance(Protocol):
         """Remove the policy, the usage, the index and the marker.
 
         For a day `:owner` keeps whose it was, the revision and the leader's epoch, but no uid: a leader
-        that slept can do no harm to a memory made again. False when the marker is not ours, a newer
-        leader was here, or no deletion was begun.
+        that slept can do no harm to a memory made again. False when the marker is not ours, or no deletion
+        was begun.
+
+        Raises:
+            Superseded: a newer leader was here.
         """
         ...
 

@@ -3,11 +3,21 @@
 from holdfast.errors import (
     AcknowledgedLost,
     BudgetExceeded,
+    ConfigurationError,
     IdempotencyConflict,
     LeaseLost,
     RecordNotFound,
     SessionBusy,
 )
+
+
+def unreadable_address() -> ConfigurationError:
+    """The address of the server has no form we know. Of what it holds nothing is shown."""
+    return ConfigurationError(
+        "the address of the server cannot be read: write it as "
+        "redis://user:password@host:port/database, with '/', '?', '#', '@' and '[' in the password "
+        "percent-encoded"
+    )
 
 
 def lease_lost() -> LeaseLost:

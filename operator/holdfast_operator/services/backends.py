@@ -35,7 +35,7 @@ from holdfast_operator.services.objects import (
     uid_of,
     unreadable,
 )
-from holdfast_operator.services.outcome import Obstacle, Outcome
+from holdfast_operator.services.outcome import Obstacle, Outcome, changed
 from holdfast_operator.services.ports import (
     Body,
     Clock,
@@ -102,7 +102,7 @@ class BackendService:
         generation = backend.metadata.generation or 0
         if is_set(backend.metadata, PAUSED):
             held = paused(before, generation=generation, now=now)
-            return Outcome(before.model_copy(update={"conditions": held}))
+            return Outcome(changed(before, before.model_copy(update={"conditions": held})))
         changes: dict[str, object] = {"observed_generation": generation}
         try:
             seen = await self._look(backend)
@@ -131,7 +131,7 @@ class BackendService:
         again = healing_interval(after, now)
         if again is None and findings[0].status is TRUE:
             again = CHECK
-        return Outcome(after, again=again, events=transition(before, after))
+        return Outcome(changed(before, after), again=again, events=transition(before, after))
 
     async def finalize(self, body: Body) -> Outcome:
         """Let a MemoryBackend go once no memory uses it. No data are deleted.
@@ -163,7 +163,10 @@ class BackendService:
             )
             after = before.model_copy(update={"conditions": merged(found, stays)})
             return Outcome(
-                after, again=_IN_USE_CHECK, events=transition(before, after), blocked=True
+                changed(before, after),
+                again=_IN_USE_CHECK,
+                events=transition(before, after),
+                blocked=True,
             )
         uid = uid_of(metadata)
         self._figures_written.pop(uid, None)
@@ -284,13 +287,16 @@ class BackendService:
         sessions = figures.sessions_of(resources)
         used, most = figures.size(info.used_memory), figures.size(info.max_memory)
         moved = (
-            figures.moved(before.used_memory.bytes if before.used_memory else None, info.used_memory)
+            figures.moved(
+                before.used_memory.bytes if before.used_memory else None, info.used_memory
+            )
             or figures.moved(before.sessions, sessions)
             or before.max_memory != most
         )
         clock, uid = self._clock.monotonic(), uid_of(metadata)
         written = self._figures_written.get(uid)
-        if not moved or (written is not None and clock - written < figures.PAUSE):
+        recent = written is not None and clock - written < figures.PAUSE
+        if not moved or (recent and before.used_memory is not None):
             return {}
         self._figures_written[uid] = clock
         return {

@@ -1,10 +1,11 @@
 """Figures in status are coarse: exact ones are metrics. Pure functions."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Final, cast
+from collections.abc import Iterable
+from typing import Final
 
 from holdfast.policy import Quantity
 from holdfast.store.maintenance import Totals
+from holdfast_operator.services.objects import mapping
 from holdfast_operator.services.ports import Body
 from holdfast_operator.status import NamespaceUsage, Usage
 
@@ -26,7 +27,9 @@ def usage_moved(old: Usage | None, new: Totals) -> bool:
     """Whether any figure of a memory moved by more than a tenth."""
     return old is None or any(
         moved(before, after)
-        for before, after in zip((old.sessions, old.messages, old.tokens, old.bytes), new, strict=True)
+        for before, after in zip(
+            (old.sessions, old.messages, old.tokens, old.bytes), new, strict=True
+        )
     )
 
 
@@ -41,8 +44,8 @@ def namespace_usage(resources: Iterable[Body]) -> tuple[NamespaceUsage, ...]:
     """Add up what the status of memories says, for the namespaces that take most, largest first."""
     sums: dict[str, tuple[int, int]] = {}
     for body in resources:
-        usage = _mapping(_mapping(body.get("status")).get("usage"))
-        namespace = str(_mapping(body.get("metadata")).get("namespace"))
+        usage = mapping(mapping(body.get("status")).get("usage"))
+        namespace = str(mapping(body.get("metadata")).get("namespace"))
         sessions, taken = sums.get(namespace, (0, 0))
         sums[namespace] = (
             sessions + _number(usage.get("sessions")),
@@ -58,13 +61,9 @@ def namespace_usage(resources: Iterable[Body]) -> tuple[NamespaceUsage, ...]:
 def sessions_of(resources: Iterable[Body]) -> int:
     """Add up the sessions that the status of memories shows."""
     return sum(
-        _number(_mapping(_mapping(body.get("status")).get("usage")).get("sessions"))
+        _number(mapping(mapping(body.get("status")).get("usage")).get("sessions"))
         for body in resources
     )
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
 
 
 def _number(value: object) -> int:

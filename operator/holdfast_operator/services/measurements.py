@@ -1,5 +1,6 @@
 """Adding up what memories hold, a bounded step at a time and not too often."""
 
+import zlib
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,9 +35,17 @@ class Measurements:
         self._measurements: dict[str, _Measurement] = {}
 
     async def advance(
-        self, uid: str, hands: Maintenance, memory: MemoryAddress, owner: Owner
+        self, uid: str, hands: Maintenance, memory: MemoryAddress, owner: Owner, *, known: bool
     ) -> tuple[Totals | None, bool]:
         """Go on measuring a memory, if it is due.
+
+        Args:
+            uid: of the MemoryResource.
+            hands: in its server.
+            memory: what to measure.
+            owner: as whom to write the figures.
+            known: status shows figures already: then the first measurement after a start can wait, and
+                not all memories are measured at once.
 
         Returns:
             The last complete figures, None before there were any; and whether there is more to do now.
@@ -45,7 +54,9 @@ class Measurements:
             HoldfastError: of the server; the next step goes on where this one stopped.
         """
         now = self._clock.monotonic()
-        at_work = self._measurements.setdefault(uid, _Measurement(due=now))
+        at_work = self._measurements.setdefault(
+            uid, _Measurement(due=now + _spread(uid) if known else now)
+        )
         while at_work.due <= now:
             step, part = await hands.measure(memory, cursor=at_work.cursor, limit=_LIMIT)
             at_work.cursor, at_work.sum = step.cursor, _added(at_work.sum, part)
@@ -59,12 +70,17 @@ class Measurements:
 
     def expedite(self, uid: str) -> None:
         """Let the next look at a memory measure it."""
-        if uid in self._measurements:
-            self._measurements[uid].due = self._clock.monotonic()
+        now = self._clock.monotonic()
+        self._measurements.setdefault(uid, _Measurement(now)).due = now
 
     def forget(self, uid: str) -> None:
         """Drop what is remembered of a memory that is gone."""
         self._measurements.pop(uid, None)
+
+
+def _spread(uid: str) -> float:
+    """Return seconds within the interval, always the same for a memory."""
+    return zlib.crc32(uid.encode()) % INTERVAL
 
 
 def _added(one: Totals, other: Totals) -> Totals:

@@ -8,7 +8,7 @@ from holdfast.policy.rules import Reading
 from holdfast_operator.reasons import ReadyReason
 from holdfast_operator.resources import ObjectMeta
 from holdfast_operator.services.conditions import conditions, not_ready, transition
-from holdfast_operator.services.outcome import Obstacle, Outcome
+from holdfast_operator.services.outcome import Obstacle, Outcome, changed
 from holdfast_operator.services.ports import Body, Clock
 from holdfast_operator.status import Status
 
@@ -25,21 +25,21 @@ def is_set(metadata: ObjectMeta, annotation: str) -> bool:
 
 def metadata_of(body: Body) -> ObjectMeta:
     """Return the metadata of an object."""
-    return ObjectMeta.read(_mapping(body.get("metadata")), reading=Reading.STORED)
+    return ObjectMeta.read(mapping(body.get("metadata")), reading=Reading.STORED)
 
 
 def status_of(body: Body, kind: type[S]) -> S:
     """Return the status of an object; an empty one where it cannot be read."""
     try:
-        return kind.read(_mapping(body.get("status")), reading=Reading.STORED)
+        return kind.read(mapping(body.get("status")), reading=Reading.STORED)
     except PolicyInvalid:
         return kind()
 
 
 def backend_ref(body: Body) -> tuple[str, str] | None:
     """Return namespace and name of the backend that a MemoryResource names."""
-    ref = _mapping(_mapping(body.get("spec")).get("backendRef"))
-    namespace = ref.get("namespace") or _mapping(body.get("metadata")).get("namespace")
+    ref = mapping(mapping(body.get("spec")).get("backendRef"))
+    namespace = ref.get("namespace") or mapping(body.get("metadata")).get("namespace")
     name = ref.get("name")
     return (str(namespace), str(name)) if namespace and name else None
 
@@ -65,8 +65,9 @@ def unreadable(body: Body, kind: type[S], error: PolicyInvalid, clock: Clock) ->
         before.conditions, not_ready(obstacle), generation=generation, now=clock.now()
     )
     after = before.model_copy(update={"conditions": found, "observed_generation": generation})
-    return Outcome(after, events=transition(before, after))
+    return Outcome(changed(before, after), events=transition(before, after))
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
+def mapping(value: object) -> Mapping[str, Any]:
+    """Return a value that is a mapping, and an empty one for anything else."""
     return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}

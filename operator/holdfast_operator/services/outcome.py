@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeVar
 
 from holdfast_operator.reasons import ReadyReason
 from holdfast_operator.status import Status
+
+S = TypeVar("S", bound=Status)
 
 
 class EventType(StrEnum):
@@ -34,20 +37,27 @@ class Outcome:
     """What a reconcile or one step of a deletion came to.
 
     Attributes:
-        status: the whole status the object should have; None leaves it as it is.
+        status: the whole status the object should have; None where nothing changes.
         again: seconds until the next look unless something wakes it; 0 goes on at once. None: of a
             reconcile, whenever it is due; of a deletion, that it is done.
         events: what to tell people.
         blocked: a deletion waits for something outside.
+        suspect: namespace and name of a backend that should be looked at, since its server failed us.
     """
 
     status: Status | None = None
     again: float | None = None
     events: tuple[Event, ...] = ()
     blocked: bool = False
+    suspect: tuple[str, str] | None = None
 
 
-class Obstacle(Exception):  # noqa: N818 - named for what is in the way
+def changed(before: S, after: S) -> S | None:
+    """Return the status to write: None where it would say what it says already."""
+    return None if after == before else after
+
+
+class Obstacle(Exception):
     """Why an object cannot be Ready now.
 
     Args:

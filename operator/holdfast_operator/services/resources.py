@@ -1,6 +1,7 @@
 """MemoryResources: whose keys, under which policy, and how far the sessions follow it."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from holdfast.errors import HoldfastError, PolicyInvalid
@@ -25,22 +26,34 @@ from holdfast_operator.services.conditions import (
     moment,
     not_ready,
     paused,
+    reason_of,
     timestamp,
     transition,
 )
 from holdfast_operator.services.measurements import Measurements
 from holdfast_operator.services.objects import PAUSED, is_set, uid_of, unreadable
-from holdfast_operator.services.outcome import Event, EventType, Obstacle, Outcome
+from holdfast_operator.services.outcome import Event, EventType, Obstacle, Outcome, changed
 from holdfast_operator.services.ports import Body, Clock
 from holdfast_operator.services.rollouts import Progress, Rollouts
-from holdfast_operator.services.targets import Target, Targets
+from holdfast_operator.services.targets import Target, Targets, reference
 from holdfast_operator.status import EffectiveLimits, ResourceStatus, Rollout, Usage
 
 _FENCED_AGAIN = 5.0
+_PENDING_AGAIN = 1.0
+_DOUBT_AGAIN, _DOUBTS = 1.0, 3
+_FIRST_LOOK = timedelta(seconds=5)
+_SUSPICIOUS = frozenset(
+    {
+        ReadyReason.BACKEND_UNREACHABLE,
+        ReadyReason.AUTHENTICATION_FAILED,
+        ReadyReason.PERMISSION_DENIED,
+        ReadyReason.SERVER_FULL,
+    }
+)
 _SETTLED = frozenset({PolicyReason.APPLIED, PolicyReason.UNSATISFIED})
 
 
-class _Superseded(Exception):  # noqa: N818 - no error: somebody else does the work
+class _Superseded(Exception):
     """A newer leader acts, or the memory is being deleted: there is nothing to say."""
 
 
@@ -73,6 +86,7 @@ class ResourceService:
         self._rollouts = rollouts
         self._measurements = measurements
         self._clock = clock
+        self._faults: dict[str, int] = {}
 
     async def reconcile(self, body: Body) -> Outcome:
         """Bring a memory on its server to what its object says: at most about a second of work.
@@ -88,18 +102,59 @@ class ResourceService:
         generation = resource.metadata.generation or 0
         if is_set(resource.metadata, PAUSED):
             held = paused(before, generation=generation, now=now)
-            return Outcome(before.model_copy(update={"conditions": held}))
+            return Outcome(changed(before, before.model_copy(update={"conditions": held})))
         look = _Look(resource, {"type": resource.spec.type}, [], [])
+        suspect: tuple[str, str] | None = None
         try:
             await self._look(look)
         except Obstacle as obstacle:
+            if obstacle.reason is ReadyReason.BACKEND_NOT_READY and self._is_new(resource):
+                return Outcome(again=_PENDING_AGAIN)
+            if obstacle.reason in _SUSPICIOUS:
+                suspect = reference(resource)
+                if self._doubt(resource):
+                    return Outcome(again=_DOUBT_AGAIN, suspect=suspect)
             look.findings = [*not_ready(obstacle), *_policy_meanwhile(resource)]
         except _Superseded:
             return Outcome(again=_FENCED_AGAIN)
+        else:
+            self._faults.pop(uid_of(resource.metadata), None)
         look.findings += _not_in_force(resource)
         after = self._status(look)
         again = look.again if look.again is not None else healing_interval(after, now)
-        return Outcome(after, again=again, events=(*transition(before, after), *look.events))
+        events = (*transition(before, after), *look.events)
+        return Outcome(changed(before, after), again=again, events=events, suspect=suspect)
+
+    def _doubt(self, resource: MemoryResource) -> bool:
+        """Whether a fault of the server may be over in a moment, or is the backend's to tell.
+
+        Then a memory that is Ready stays so: the backend is looked at, and if it is not Ready any more
+        its memories follow, with one write each.
+        """
+        uid = uid_of(resource.metadata)
+        faults = self._faults[uid] = self._faults.get(uid, 0) + 1
+        ready = resource.status.condition(ConditionType.READY)
+        settled = (
+            ready is not None
+            and ready.status is TRUE
+            and ready.observed_generation == resource.metadata.generation
+        )
+        return settled and faults <= _DOUBTS
+
+    def _is_new(self, resource: MemoryResource) -> bool:
+        """Whether the backend was made a moment ago and is about to be looked at.
+
+        Then there is nothing to tell people yet: a folder of manifests is applied all at once.
+        """
+        try:
+            backend = self._targets.backend(resource)
+        except Obstacle:
+            return False
+        if backend is None:
+            return False
+        pending = reason_of(backend.status, ConditionType.READY) == str(ReadyReason.PENDING)
+        age = self._clock.now() - moment(backend.metadata.creation_timestamp)
+        return pending and age < _FIRST_LOOK
 
     async def _look(self, look: _Look) -> None:
         target = await self._targets.find(look.resource)
@@ -129,9 +184,7 @@ class ResourceService:
             ),
         }
         ready = f"Sessions are kept under {target.prefix} on MemoryBackend {target.backend_name}."
-        look.findings.append(
-            Finding(ConditionType.READY, TRUE, ReadyReason.AVAILABLE, ready)
-        )
+        look.findings.append(Finding(ConditionType.READY, TRUE, ReadyReason.AVAILABLE, ready))
         settled = _settled(look.resource.status, revision)
         if settled is None or (
             settled.reason == PolicyReason.UNSATISFIED and self._rollouts.check_due(uid)
@@ -144,7 +197,11 @@ class ResourceService:
             look.findings.append(settled)
         if look.again is None:
             look.measured, more = await self._measurements.advance(
-                uid, target.hands, target.memory, target.owner
+                uid,
+                target.hands,
+                target.memory,
+                target.owner,
+                known=look.resource.status.usage is not None,
             )
             look.again = 0.0 if more else None
 
@@ -159,7 +216,9 @@ class ResourceService:
             case Ownership.OURS:
                 return
             case Ownership.TAKEN_OVER:
-                message = f"The keys under {target.prefix} are taken over, with the sessions in them."
+                message = (
+                    f"The keys under {target.prefix} are taken over, with the sessions in them."
+                )
                 look.events.append(Event(EventType.NORMAL, "TakenOver", message))
             case Ownership.FENCED:
                 raise _Superseded

@@ -93,13 +93,13 @@ class Rollouts:
         if walk is None or walk.revision != terms.revision:
             # Before the first document nobody can have had an older one.
             walk = _Walk(terms.revision, now if terms.revision == 1 else now + SETTLE)
+            step, _ = await hands.measure(memory, cursor=0, limit=1)  # for the size of the index
+            walk.total = step.total
             self._walks[uid] = walk
         if now < walk.begins:
             return walk.progress(again=walk.begins - now)
         while True:
-            step = await hands.roll_out(
-                memory, terms, cursor=walk.cursor, limit=LIMIT, grace=GRACE
-            )
+            step = await hands.roll_out(memory, terms, cursor=walk.cursor, limit=LIMIT, grace=GRACE)
             walk.cursor = step.cursor
             walk.total = step.total
             walk.done += step.seen

@@ -61,9 +61,7 @@ def credentials(secret: Secret) -> Credentials:
 
 def is_full(info: ServerInfo) -> bool:
     """Whether a server refuses writes because its memory is full."""
-    return (
-        0 < info.max_memory <= info.used_memory and info.eviction_policy in {"", "noeviction"}
-    )
+    return 0 < info.max_memory <= info.used_memory and info.eviction_policy in {"", "noeviction"}
 
 
 def not_in_force(spec: BackendSpec) -> list[str]:
@@ -80,6 +78,7 @@ def not_in_force(spec: BackendSpec) -> list[str]:
 
 
 def available(spec: BackendSpec, info: ServerInfo) -> str:
+    """Return the sentence for a backend that can be used, with what its owner should know."""
     parts = [f"{info.product.capitalize()} {info.version} answers."]
     if spec.allowed_namespaces.from_ is NamespacesFrom.ALL:
         parts.append("Every namespace may use it.")
@@ -96,5 +95,6 @@ def _invalid(secret: Secret, what: str) -> Obstacle:
 
 
 def sentence(text: str) -> str:
+    """Return a text that begins and ends like a sentence."""
     text = text.rstrip(".")
     return f"{text[:1].upper()}{text[1:]}."

@@ -1,5 +1,6 @@
 """Where a memory is kept: its backend, whether it may be there, and the connection."""
 
+import asyncio
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,6 +22,9 @@ FULL: Final = (
     "The server has reached its memory limit and refuses writes: give it more memory, or shorten "
     "retention."
 )
+
+_ASKING: Final = 0.5
+"""Seconds for a server that just failed us to say that it is full: most that fail do not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +76,8 @@ class Targets:
         namespace = await self.own_namespace(resource)
         backend = self.backend(resource)
         if backend is None:
+            self.require_visible(resource)
             where, name = reference(resource)
-            if not self._cluster.watches(where):
-                raise Obstacle(
-                    ReadyReason.BACKEND_NOT_VISIBLE,
-                    f"This operator does not watch the namespace {where} of MemoryBackend {name}: add "
-                    "it to the operator's namespaces, or use a backend inside them.",
-                )
             raise Obstacle(
                 ReadyReason.BACKEND_NOT_FOUND,
                 f"There is no MemoryBackend {name} in the namespace {where}.",
@@ -125,6 +124,16 @@ class Targets:
                 f"MemoryBackend {where}/{name} is not Ready: InvalidSpec. See its conditions.",
             ) from None
 
+    def require_visible(self, resource: MemoryResource) -> None:
+        """Raise the obstacle of a backend in a namespace that is not watched."""
+        where, name = reference(resource)
+        if not self._cluster.watches(where):
+            raise Obstacle(
+                ReadyReason.BACKEND_NOT_VISIBLE,
+                f"This operator does not watch the namespace {where} of MemoryBackend {name}: add it to "
+                "the operator's namespaces, or use a backend inside them.",
+            )
+
     async def own_namespace(self, resource: MemoryResource) -> Namespace:
         """Return the namespace that a memory is in.
 
@@ -159,8 +168,9 @@ class Targets:
 
     async def _is_full(self, target: Target) -> bool:
         try:
-            return is_full(await target.hands.server())
-        except HoldfastError:
+            async with asyncio.timeout(_ASKING):
+                return is_full(await target.hands.server())
+        except (HoldfastError, TimeoutError):
             return False
 
     def _require_allowed(self, backend: MemoryBackend, namespace: Namespace) -> None:
@@ -177,7 +187,7 @@ class Targets:
         if is_true(status, ConditionType.READY):
             return
         reason = reason_of(status, ConditionType.READY)
-        if reason == ReadyReason.IN_USE and resource.status.policy_revision is not None:
+        if reason == str(ReadyReason.IN_USE) and resource.status.policy_revision is not None:
             return  # it is to be deleted, and waits for us: until then all goes on
         raise Obstacle(
             ReadyReason.BACKEND_NOT_READY,

@@ -36,6 +36,8 @@ _TALKING = 64  # connections for calls; further calls wait their turn
 _BLOCKING = 32  # connections for callers that wait for a turn
 _CROWDED = 0.05  # seconds between questions of a waiter who got no such connection
 _BROKEN = (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError)
+# What redis-py raises for an error that the server replied, some of them as errors of the connection.
+_REPLIED = (ResponseError, BusyLoadingError, AuthenticationError, AuthorizationError)
 
 
 class Broken(HoldfastError):
@@ -104,7 +106,9 @@ class PoolCarrier:
         if self._blocking.locked():
             await asyncio.sleep(min(seconds, _CROWDED))
             return
-        await self._exchange(self._blocking, [command], seconds + self._timeout)
+        [reply] = await self._exchange(self._blocking, [command], seconds + self._timeout)
+        if isinstance(reply, Exception):  # such as no permission: it did not block
+            await asyncio.sleep(min(seconds, _CROWDED))
 
     async def _exchange(
         self, places: asyncio.Semaphore, commands: Sequence[Command], patience: float
@@ -162,13 +166,14 @@ class PoolCarrier:
     ) -> list[Reply]:
         # redis-py packs each argument in Python on its asyncio side; hiredis does it in C.
         packed = b"".join([_pack(tuple(command)) for command in commands])
-        await connection.send_packed_command(packed, check_health=False)
         replies: list[Reply] = []
         async with asyncio.timeout(patience):
+            await connection.send_packed_command(packed, check_health=False)
             for _ in commands:
                 try:
-                    replies.append(await connection.read_response())
-                except (ResponseError, BusyLoadingError) as error:
+                    # One error must not cost the replies behind it: whoever called disconnects.
+                    replies.append(await connection.read_response(disconnect_on_error=False))
+                except _REPLIED as error:
                     replies.append(error)
         return replies
 

@@ -14,6 +14,7 @@ from holdfast.store.maintenance import (
     Ownership,
     ServerInfo,
     Step,
+    Superseded,
     Totals,
 )
 from holdfast.store.redis.carrier import Carrier, Command, PoolCarrier, Reply
@@ -219,6 +220,7 @@ class RedisMaintenance:
     async def begin_deletion(self, memory: MemoryAddress, owner: Owner) -> int | None:
         """Refuse writers from now on; see `Maintenance.begin_deletion`. One round trip."""
         word, *rest = await self._own("begin_deletion", memory, [owner.uid, owner.epoch])
+        _require_leader(word, memory)
         return int(rest[0]) if word == "OK" else None
 
     async def bury(self, memory: MemoryAddress, revision: int, *, cursor: int, limit: int) -> Step:
@@ -240,6 +242,7 @@ class RedisMaintenance:
         """Remove what is left of the memory; see `Maintenance.end_deletion`. One round trip."""
         arguments = [owner.uid, owner.epoch, _REMEMBERED]
         word, *_ = await self._own("end_deletion", memory, arguments)
+        _require_leader(word, memory)
         return word == "OK"
 
     async def release(self, memory: MemoryAddress, owner: Owner) -> None:
@@ -317,6 +320,11 @@ class RedisMaintenance:
             cursor, looked = leg.cursor, looked + count
             if cursor == 0 or looked >= limit:
                 return _Visit(cursor, leg.total, answers)
+
+
+def _require_leader(word: str, memory: MemoryAddress) -> None:
+    if word == "FENCED":
+        raise Superseded("a newer leader of the operator deals with this memory", memory=str(memory))
 
 
 def _answer(reply: Reply, read: Callable[[Reply], Sequence[Any]]) -> tuple[str, Reply]:

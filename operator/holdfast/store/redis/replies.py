@@ -25,11 +25,13 @@ from holdfast.errors import (
 )
 from holdfast.store import refusals
 from holdfast.store.protocol import StalePolicy
+from holdfast.store.redis.layout import LAYOUT
 from holdfast.values import Caller, Lease, Status, Stored
 
 _RECORDS = msgspec.json.Decoder(list[Stored])
 _RECORD = msgspec.json.Decoder(Stored)
 _BY_SEQ = attrgetter("seq")
+_UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)  # nested deeper than any of ours
 
 META_FIELDS = (b"k", b"s", b"x", b"l", b"p", b"h")
 _STORED = re.compile(r"WRONGTYPE|CORRUPT|user_script:\d+: ")
@@ -47,7 +49,7 @@ def records_in_order(*lists: Sequence[bytes | str]) -> tuple[list[Stored], int]:
             raw = [text.encode() if isinstance(text, str) else text for text in raw]
         records = _RECORDS.decode(b"[" + b",".join(raw) + b"]")  # pyright: ignore[reportArgumentType]
         corrupt = 0
-    except (msgspec.DecodeError, ValueError):
+    except _UNREADABLE:
         records, corrupt = _one_by_one(raw)
     if len(lists) > 1 and lists[0] and lists[1]:
         records.sort(key=_BY_SEQ)
@@ -59,7 +61,7 @@ def _one_by_one(raw: Sequence[bytes | str]) -> tuple[list[Stored], int]:
     for text in raw:
         try:
             records.append(_RECORD.decode(text))
-        except (msgspec.DecodeError, ValueError):
+        except _UNREADABLE:
             continue
     return records, len(raw) - len(records)
 
@@ -69,6 +71,12 @@ def text(value: bytes | str | None) -> str:
     if value is None:
         return ""
     return value.decode() if isinstance(value, bytes) else value
+
+
+def _holder(value: bytes | str | None) -> str | None:
+    """Return a holder's name, which was cut to a number of bytes; None for nobody's."""
+    name = value.decode(errors="replace") if isinstance(value, bytes) else value
+    return name or None
 
 
 def _numbers(value: bytes | str | None, count: int) -> list[int]:
@@ -84,7 +92,24 @@ def read_status(fields: Sequence[bytes | str | None], *, now: int, waiting: int 
         fields: their values; None where missing.
         now: the server's time, milliseconds since 1970.
         waiting: callers in line for the turn.
+
+    Raises:
+        UnknownKeys: a newer version wrote them.
+        CorruptRecord: something else did.
     """
+    try:
+        layout = int(text(fields[1] or b"0").partition("|")[0])
+        if layout > LAYOUT:
+            raise _newer_layout(layout)
+        return _status(fields, now, waiting)
+    except ValueError as error:
+        raise CorruptRecord(
+            "the counters of the session do not have their form: something else wrote to the "
+            "session. Remove its keys"
+        ) from error
+
+
+def _status(fields: Sequence[bytes | str | None], now: int, waiting: int) -> Status:
     counters, slow, expiry, lease, protected, holder = fields
     following, tokens, messages, size, version, dropped = _numbers(counters, 6)
     _, epoch, _, _, revision = _numbers(slow, 5)
@@ -106,7 +131,7 @@ def read_status(fields: Sequence[bytes | str | None], *, now: int, waiting: int 
         revision=revision,
         expires_at=int(expires_at),
         expiry_rule=rule,
-        lease=Lease(text(holder) or None, (int(until) - now) / 1000, int(fence)) if held else None,
+        lease=Lease(_holder(holder), (int(until) - now) / 1000, int(fence)) if held else None,
         lease_token=token if held else "",
         waiting=waiting,
     )
@@ -126,12 +151,12 @@ def _lease_lost(_reply: Sequence[Any], _caller: Caller) -> HoldfastError:
 
 
 def _busy(reply: Sequence[Any], _caller: Caller) -> HoldfastError:
-    return refusals.busy(text(reply[2]) or None, int(reply[1]) / 1000)
+    return refusals.busy(_holder(reply[2]), int(reply[1]) / 1000)
 
 
-def _newer_layout(reply: Sequence[Any], _caller: Caller) -> HoldfastError:
+def _newer_layout(layout: int) -> HoldfastError:
     return UnknownKeys(
-        f"the session was written by a newer version (layout {reply[1]}): upgrade holdfast"
+        f"the session was written by a newer version (layout {layout}): upgrade holdfast"
     )
 
 
@@ -140,7 +165,7 @@ REFUSALS: dict[str, Callable[[Sequence[Any], Caller], HoldfastError]] = {
     "CONFLICT": lambda reply, _: refusals.conflict(int(reply[1])),
     "EPOCH": _lease_lost,
     "FULL": lambda reply, _: refusals.full(int(reply[1]), int(reply[2])),
-    "LAYOUT": _newer_layout,
+    "LAYOUT": lambda reply, _: _newer_layout(reply[1]),
     "LEASELOST": _lease_lost,
     "NORECORD": lambda _reply, _: refusals.no_record(),
     "NOROOM": lambda _reply, _: refusals.no_room(),
@@ -183,8 +208,8 @@ def raise_for(error: Exception) -> NoReturn:
         raise StoreUnavailable("the server cannot serve now: it loads, moves or is busy") from error
     if "WRONGTYPE" in message:
         raise UnknownKeys(
-            "a key of this session holds another data type: something else writes under the same "
-            "prefix. Remove the key or choose another keyPrefix"
+            "one of the keys holds another data type: something else writes under the same prefix. "
+            "Remove the key or choose another keyPrefix"
         ) from error
     if "CORRUPT" in message:
         raise CorruptRecord(

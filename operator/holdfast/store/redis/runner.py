@@ -1,17 +1,23 @@
 """Runs scripts and reads, and repeats what is safe to repeat."""
 
 import asyncio
+import logging
 import random
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, cast
 
-from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
+from redis.exceptions import NoPermissionError, NoScriptError
 
-from holdfast.errors import AmbiguousWrite, ScriptsMissing, StoreUnavailable
+from holdfast.errors import AmbiguousWrite, HoldfastError, ScriptsMissing, StoreUnavailable
 from holdfast.store.redis.carrier import Argument, Broken, Carrier, Command, Reply
 from holdfast.store.redis.replies import PASSING, concerns_keys, raise_for
 from holdfast.store.redis.script import Script, all_scripts
+
+_log = logging.getLogger("holdfast")
+
+FaultOf: TypeAlias = Callable[[Sequence[Reply]], Exception | None]
+"""Picks out of the replies of one round trip the error that decides, if there is one."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.5
 
@@ -48,18 +54,25 @@ class Runner:
             keys: all of one hash slot.
             arguments: its ARGV.
             repeatable: running it twice has the effect of running it once.
-            before: another one to run in front, in the same round trip.
+            before: a repeatable one to run in front, in the same round trip. It alone failing is
+                logged: what was asked for is done, and must be neither repeated nor denied.
 
         Raises:
             AmbiguousWrite: the reply was lost, and the script is not repeatable.
             StoreUnavailable: nothing was written.
             AccessDenied, ScriptsMissing, UnknownKeys, CorruptRecord.
         """
-        commands = [evalsha(script, keys, arguments)]
-        if before is not None:
-            commands.insert(0, evalsha(*before))
-        replies = await self._repeat(commands, repeatable=repeatable)
-        return replies[-1]
+        main = evalsha(script, keys, arguments)
+        if before is None:
+            return (await self._repeat([main], repeatable=repeatable))[0]
+        ahead = evalsha(*before)
+        replies = await self._repeat([ahead, main], repeatable=repeatable, fault_of=_last_fault)
+        if isinstance(replies[0], Exception):
+            try:
+                await self._repeat([ahead], repeatable=True)
+            except HoldfastError as error:
+                _log.warning("script %s not run, %s: %s", before[0].name, error.code, error.message)
+        return replies[1]
 
     async def read(self, commands: Sequence[Command]) -> list[Any]:
         """Run commands that write nothing, in one round trip, and return their replies."""
@@ -68,11 +81,7 @@ class Runner:
     async def read_at_once(self, commands: Sequence[Command]) -> list[Any]:
         """Run commands as one transaction: their replies are of one moment. One round trip."""
         wrapped: list[Command] = [(b"MULTI",), *commands, (b"EXEC",)]
-        replies = (await self._repeat(wrapped, repeatable=True))[-1]
-        for reply in replies:
-            if isinstance(reply, ResponseError):
-                raise_for(reply)
-        return replies
+        return (await self._repeat(wrapped, repeatable=True))[-1]
 
     async def each(self, commands: Sequence[Command]) -> list[Reply]:
         """Run commands that may be repeated and have nothing to do with each other. One round trip.
@@ -81,7 +90,7 @@ class Runner:
         """
         if not commands:
             return []
-        return await self._repeat(commands, repeatable=True, apart=True)
+        return await self._repeat(commands, repeatable=True, fault_of=_common_fault)
 
     async def wait(self, key: bytes, seconds: float) -> None:
         """Wait until somebody pushes to a list, or the time is up, or the connection breaks."""
@@ -91,20 +100,22 @@ class Runner:
             await asyncio.sleep(min(seconds, _FIRST_PAUSE))
 
     async def _repeat(
-        self, commands: Sequence[Command], *, repeatable: bool, apart: bool = False
+        self,
+        commands: Sequence[Command],
+        *,
+        repeatable: bool,
+        fault_of: FaultOf | None = None,
     ) -> list[Reply]:
+        fault_of = fault_of or _first_fault
         deadline: float | None = None
         pause = _FIRST_PAUSE
         while True:
             try:
                 replies = await self._carrier.exchange(commands)
-                faults = (reply for reply in replies if isinstance(reply, Exception))
-                fault = next((one for one in faults if not (apart and concerns_keys(one))), None)
-                if fault is None:
+                failure = fault_of(replies)
+                if failure is None:
                     return replies
-                if not await self._mend(fault):
-                    raise_for(fault)
-                failure: Exception = fault
+                hopeless = await self._mend(failure)
             except Broken as error:
                 if not repeatable:
                     raise AmbiguousWrite(
@@ -112,9 +123,11 @@ class Runner:
                         "carried out. Read the session to find out; an append with an id is repeated "
                         "by itself and stored once"
                     ) from error
-                failure = error
+                failure, hopeless = error, None
             except StoreUnavailable as error:
-                failure = error
+                failure, hopeless = error, None
+            if hopeless is not None:
+                raise_for(hopeless)
             now = time.monotonic()
             deadline = deadline or now + self._patience
             if now + pause > deadline:
@@ -122,16 +135,21 @@ class Runner:
             await asyncio.sleep(pause * (0.5 + random.random()))  # noqa: S311 - jitter, no secret
             pause = min(pause * 2, _LONGEST_PAUSE)
 
-    async def _mend(self, fault: Exception) -> bool:
-        """Do what makes the call worth repeating; False when nothing would."""
+    async def _mend(self, fault: Exception) -> Exception | None:
+        """Do what makes the call worth repeating; return the error when nothing would.
+
+        Raises:
+            StoreUnavailable: the connection broke. The call itself has written nothing.
+        """
         if isinstance(fault, NoScriptError):
             loads = [(b"SCRIPT", b"LOAD", script.body) for script in all_scripts()]
-            replies = await self._carrier.exchange(loads)
-            refused = next((reply for reply in replies if isinstance(reply, Exception)), None)
-            if refused is not None and not isinstance(refused, NoPermissionError):
-                raise_for(refused)
-            return True
-        return isinstance(fault, PASSING) or str(fault).startswith("BUSY")
+            try:
+                refused = _first_fault(await self._carrier.exchange(loads))
+            except Broken as error:
+                raise StoreUnavailable("the server does not answer in time") from error
+            return None if isinstance(refused, NoPermissionError) else refused
+        passing = isinstance(fault, PASSING) or str(fault).startswith("BUSY")
+        return None if passing else fault
 
     def _give_up(self, failure: Exception) -> None:
         if isinstance(failure, NoScriptError):
@@ -144,6 +162,26 @@ class Runner:
         if isinstance(failure, StoreUnavailable):
             raise failure
         raise_for(failure)
+
+
+def _first_fault(replies: Sequence[Reply]) -> Exception | None:
+    for reply in replies:
+        if isinstance(reply, Exception):
+            return reply
+        if isinstance(reply, list):  # of a transaction, whose commands fail on their own
+            for part in cast("list[Reply]", reply):
+                if isinstance(part, Exception):
+                    return part
+    return None
+
+
+def _last_fault(replies: Sequence[Reply]) -> Exception | None:
+    return _first_fault(replies[-1:])
+
+
+def _common_fault(replies: Sequence[Reply]) -> Exception | None:
+    faults = (reply for reply in replies if isinstance(reply, Exception))
+    return next((fault for fault in faults if not concerns_keys(fault)), None)
 
 
 def evalsha(script: Script, keys: Sequence[bytes], arguments: Sequence[Argument]) -> Command:

@@ -1,5 +1,6 @@
 """The store over one Redis or Valkey server."""
 
+import re
 from typing import Self
 from urllib.parse import urlsplit, urlunsplit
 
@@ -8,16 +9,19 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from holdfast.errors import ConfigurationError
+from holdfast.keys import key_prefix
 from holdfast.store.redis.carrier import Carrier, PoolCarrier
 from holdfast.store.redis.layout import LAYOUT, memory_keys, session_keys
 from holdfast.store.redis.replies import text
 from holdfast.store.redis.runner import Runner
 from holdfast.store.redis.session import RedisSession
+from holdfast.store.refusals import unreadable_address
 from holdfast.values import MemoryAddress, PolicyDocument
 
 _CONNECTIONS = 128  # more than the carrier uses at a time
 _SCHEMES = ("redis", "unix")
-_LATER = ("rediss", "redis+sentinel", "redis+cluster")
+_DATABASE = re.compile(r"/?|/[0-9]+/?")
+_LATER = ("rediss", "redis+sentinel", "redis+cluster", "http", "http+unix")
 
 
 class RedisStore:
@@ -31,7 +35,7 @@ class RedisStore:
 
     def __init__(self, carrier: Carrier, *, prefix: str = "mem", patience: float = 5.0) -> None:
         self._carrier = carrier
-        self._prefix = prefix
+        self._prefix = key_prefix(prefix)
         self._runner = Runner(carrier, patience=patience)
 
     @classmethod
@@ -46,24 +50,30 @@ class RedisStore:
         Raises:
             ConfigurationError: the URL cannot be used.
         """
-        scheme = urlsplit(url).scheme
+        try:
+            address = urlsplit(url)
+        except ValueError:
+            raise unreadable_address() from None
+        scheme = address.scheme
         if scheme in _LATER:
             raise ConfigurationError(
                 f"{scheme}:// is not supported yet by this version: use a standalone server without TLS"
             )
         if scheme not in _SCHEMES:
             raise ConfigurationError(f"{scheme}:// is no address of a Redis server: use redis://")
+        if scheme == "redis" and not _DATABASE.fullmatch(address.path):
+            raise unreadable_address()
         try:
             pool = ConnectionPool.from_url(  # pyright: ignore[reportUnknownMemberType]
-                urlunsplit(urlsplit(url)._replace(query="")),
+                urlunsplit(address._replace(query="")),
                 retry=Retry(NoBackoff(), 0),
                 retry_on_error=[],
                 socket_connect_timeout=timeout,
                 socket_timeout=None,
                 max_connections=_CONNECTIONS,
             )
-        except ValueError as error:
-            raise ConfigurationError(f"the address of the server cannot be read: {error}") from None
+        except ValueError:
+            raise unreadable_address() from None
         return cls(PoolCarrier(pool, owned=True, timeout=timeout), prefix=prefix, patience=timeout)
 
     @classmethod

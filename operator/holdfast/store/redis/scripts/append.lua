@@ -1,6 +1,6 @@
 #!lua
 -- append: add records to one session, atomically.
--- uses: state, backstop, protect
+-- uses: state, calls, backstop, protect
 -- KEYS  meta log pin ids hist                                   (one hash slot)
 -- ARGV  1 caller: token|epoch|seen|may create|key of the id|digest of the bodies
 --       2 terms, packed

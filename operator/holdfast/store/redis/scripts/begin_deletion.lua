@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- begin_deletion: refuse writers from now on. Safe to repeat: the revision is raised once.
 -- uses: owner
--- KEYS  owner policy usage sessions
+-- KEYS  policy owner usage sessions
 -- ARGV  1 uid   2 leader's epoch
 -- Returns {OK, revision}, {OTHER}, {FENCED, epoch} or {LAYOUT, layout}.
 local uid, epoch = ARGV[1], tonumber(ARGV[2])

@@ -1,7 +1,7 @@
 #!lua
 -- claim: mark a memory's keys as somebody's. The first marker wins, and another one needs the consent of the backend's owner.
 -- uses: owner
--- KEYS  owner policy usage sessions
+-- KEYS  policy owner usage sessions
 -- ARGV  1 cluster   2 uid of the namespace   3 namespace   4 name   5 uid   6 leader's epoch   7 1 to take over from anybody
 -- Returns {OURS}, {TAKENOVER}, {OTHER}, {UNMARKED}, {FENCED, epoch} or {LAYOUT, layout}. What is ours is kept from expiring.
 local cluster, namespace_uid, namespace, name, uid = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- end_deletion: remove what is left of a memory. Safe to repeat.
 -- uses: owner
--- KEYS  owner policy usage sessions
+-- KEYS  policy owner usage sessions
 -- ARGV  1 uid   2 leader's epoch   3 milliseconds for which epoch and revision are remembered
 -- Returns {OK}, {OTHER} also when this uid's deletion was not begun, {FENCED, epoch} or {LAYOUT, layout}.
 local uid, epoch = ARGV[1], tonumber(ARGV[2])

@@ -1,6 +1,6 @@
 #!lua
 -- pin: protect the whole group of a record from eviction, or stop doing so. A system message keeps its group protected.
--- uses: state, protect
+-- uses: state, calls, protect
 -- KEYS  meta log pin ids hist
 -- ARGV  1 caller: token|epoch|seen|0   2 terms, packed   3 seq   4 1 to pin, 0 to unpin
 -- Returns {OK, records that moved, epoch}, NORECORD, or a refusal as append.

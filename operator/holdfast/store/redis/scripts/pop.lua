@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- pop: take the newest record out.
--- uses: state
+-- uses: state, calls
 -- KEYS  meta log pin ids hist
 -- ARGV  1 caller: token|epoch|seen|0   2 terms, packed   3 seq the caller expects   4 digests of the calls it makes
 --       5 digests of the calls it answers
@@ -43,6 +43,10 @@ if newest.closes > 0 then
   for call in string.gmatch(ARGV[5], '%x+') do
     redis.call('HSET', META, 'o:' .. call, newest.group .. (key == PIN and 'p' or ''))
   end
+end
+-- It began its group, and the others of it were newer: nobody can answer there any more.
+if newest.seq == newest.group then
+  forget_calls({ [newest.group] = true })
 end
 state.revision = math.max(state.revision, terms.revision)
 if terms.refresh % 2 == 1 then

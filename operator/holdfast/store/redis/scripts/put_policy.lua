@@ -1,7 +1,7 @@
 #!lua
 -- put_policy: write the policy document if it differs, and raise its revision. Safe to repeat.
 -- uses: owner
--- KEYS  owner policy usage sessions
+-- KEYS  policy owner usage sessions
 -- ARGV  1 uid   2 leader's epoch   3 SHA-256 of the document   4 document
 -- Returns {OK, revision in force}, {OTHER}, {FENCED, epoch}, {DELETING} when this uid is being deleted, or {LAYOUT, layout}.
 local uid, epoch, sha, document = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]

@@ -1,7 +1,7 @@
 #!lua
 -- put_usage: note what a memory holds, as far as measured.
 -- uses: owner
--- KEYS  owner policy usage sessions
+-- KEYS  policy owner usage sessions
 -- ARGV  1 uid   2 leader's epoch   3 sessions   4 messages   5 tokens   6 bytes
 -- Returns {OK}, {OTHER}, {FENCED, epoch} or {LAYOUT, layout}.
 local owner = load_owner()

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- retain: leave a memory to its expiry.
 -- uses: owner
--- KEYS  owner policy usage sessions
+-- KEYS  policy owner usage sessions
 -- ARGV  1 uid   2 leader's epoch   3 expiry of the policy in ms since 1970   4 expiry of index and marker, not before
 -- Returns {OK}, {OTHER}, {FENCED, epoch} or {LAYOUT, layout}.
 local owner = load_owner()

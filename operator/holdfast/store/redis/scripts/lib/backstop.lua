@@ -102,21 +102,6 @@ local function evict(state, plan)
   state.bytes, state.dropped = state.bytes - plan.bytes, state.dropped + plan.n
 end
 
--- Forget calls that wait in a group that has left.
-local function forget_calls(gone)
-  if not next(gone) then
-    return
-  end
-  local fields = redis.call('HGETALL', META)
-  for at = 1, #fields, 2 do
-    if string.sub(fields[at], 1, 2) == 'o:' then
-      if gone[tonumber(string.match(fields[at + 1], '^%d+'))] then
-        redis.call('HDEL', META, fields[at])
-      end
-    end
-  end
-end
-
 -- Something outside removed records: count what is left. Whatever is missing counts as dropped.
 local function recount(state)
   local before = state.count

@@ -3,7 +3,7 @@
 -- owner   cluster namespaceUid namespace name uid, epoch (the highest leader's), deleting (a uid), revision (kept where
 --         the policy may end before)
 -- policy  layout revision state sha256 doc       usage  sessions messages tokens bytes at       sessions  name -> ms
-local OWNER, POLICY, USAGE, SESSIONS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local POLICY, OWNER, USAGE, SESSIONS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local LAYOUT = 1
 local clock = redis.call('TIME')
 

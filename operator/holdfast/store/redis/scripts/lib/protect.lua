@@ -41,16 +41,3 @@ local function move_groups(state, groups, from, to)
   end
   return moved
 end
-
--- Say in the open calls of these groups whether the group is protected.
-local function mark_calls(groups, protected)
-  local fields = redis.call('HGETALL', META)
-  for at = 1, #fields, 2 do
-    if string.sub(fields[at], 1, 2) == 'o:' then
-      local group = string.match(fields[at + 1], '^%d+')
-      if groups[tonumber(group)] then
-        redis.call('HSET', META, fields[at], group .. (protected and 'p' or ''))
-      end
-    end
-  end
-end

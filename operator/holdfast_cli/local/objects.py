@@ -1,0 +1,216 @@
+"""The objects of local mode, as an API server would keep them."""
+
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from holdfast_cli.local.manifests import API_VERSION, BACKEND, RESOURCE, Key, Manifest
+from holdfast_cli.local.server import ServerAddress
+from holdfast_operator.services.conditions import timestamp
+from holdfast_operator.services.objects import backend_ref, mapping
+from holdfast_operator.services.ports import Body, Clock, Namespace, Secret
+from holdfast_operator.services.servers import OFFER
+from holdfast_operator.status import Status
+
+_LOGIN: Final = "local-mode"
+OF_ANY_SERVER: Final = ("keyPrefix", "tenants", "durability")
+"""What a backend's spec says that holds for any server; the rest is about where it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Edits:
+    """What applying manifests changed.
+
+    Attributes:
+        added: objects that are new.
+        edited: objects whose spec changed, with the spec as it was.
+        removed: objects that are being deleted from now on.
+    """
+
+    added: tuple[Key, ...] = ()
+    edited: tuple[tuple[Key, Mapping[str, Any]], ...] = ()
+    removed: tuple[Key, ...] = ()
+
+
+class Objects:
+    """Every object there is, with uid, generation and status. Answers what a cluster answers.
+
+    Every MemoryBackend is the one server. One that no manifest declares is made as soon as a memory
+    names it, and any lives as long as a memory does.
+
+    Args:
+        cluster: id of the cluster this stands for; uids follow from it and the object's path.
+        server: the one server.
+        clock: for the times in metadata.
+        stored: objects of an earlier run.
+    """
+
+    def __init__(
+        self, cluster: str, server: ServerAddress, clock: Clock, stored: Iterable[Body] = ()
+    ) -> None:
+        self._cluster = cluster
+        self._server = server
+        self._clock = clock
+        self._bodies: dict[Key, dict[str, Any]] = {}
+        for body in stored:
+            name = body["metadata"]
+            self._bodies[Key(body["kind"], name["namespace"], name["name"])] = dict(body)
+
+    def names(self) -> list[Key]:
+        """Return all keys, backends first: memories depend on them."""
+        return sorted(self._bodies)
+
+    def get(self, key: Key) -> Body | None:
+        """Return an object."""
+        return self._bodies.get(key)
+
+    def bodies(self) -> Mapping[Key, Body]:
+        """Return all objects."""
+        return dict(self._bodies)
+
+    def lasting(self) -> Mapping[Key, Body]:
+        """Return the objects that are not on their way out."""
+        return {key: body for key, body in self._bodies.items() if not self.is_deleting(key)}
+
+    def is_deleting(self, key: Key) -> bool:
+        """Whether an object is on its way out."""
+        return "deletionTimestamp" in self._bodies[key]["metadata"]
+
+    def apply(self, manifests: Mapping[Key, Manifest]) -> Edits:
+        """Make the objects what the manifests say: as `kubectl apply`, and `delete` for the rest.
+
+        What is being deleted is left alone: apply again when it is gone.
+        """
+        added: list[Key] = []
+        edited: list[tuple[Key, Mapping[str, Any]]] = []
+        removed: list[Key] = []
+        for key, manifest in manifests.items():
+            if key.kind == RESOURCE:
+                self._put(key, manifest.body["spec"], manifest.body["metadata"], added, edited)
+        for key in self.names():
+            if key.kind == RESOURCE and key not in manifests and not self.is_deleting(key):
+                self._delete(key, removed)
+        wanted = self._named_backends() | {key for key in manifests if key.kind == BACKEND}
+        for key in wanted:
+            source = manifests[key].body if key in manifests else self._bodies.get(key, {})
+            spec = self._local_spec(mapping(source.get("spec")))
+            self._put(key, spec, mapping(source.get("metadata")), added, edited)
+        for key in self.names():
+            if key.kind == BACKEND and key not in wanted and not self.is_deleting(key):
+                self._delete(key, removed)
+        return Edits(tuple(added), tuple(edited), tuple(removed))
+
+    def put_status(self, key: Key, status: Status) -> bool:
+        """Set an object's status; False if it is the same."""
+        shown = status.model_dump(mode="json", by_alias=True, exclude_none=True)
+        if self._bodies[key].get("status") == shown:
+            return False
+        self._bodies[key] = {**self._bodies[key], "status": shown}
+        return True
+
+    def drop(self, key: Key) -> None:
+        """Forget an object whose deletion is done."""
+        del self._bodies[key]
+
+    def watches(self, namespace: str) -> bool:
+        """Every namespace is seen; see `Cluster.watches`."""
+        return bool(namespace)
+
+    def backend(self, namespace: str, name: str) -> Body | None:
+        """Return a MemoryBackend; see `Cluster.backend`."""
+        return self._bodies.get(Key(BACKEND, namespace, name))
+
+    def resources_on(self, namespace: str, name: str) -> Sequence[Body]:
+        """Return the memories on a backend; see `Cluster.resources_on`."""
+        return [
+            body
+            for key, body in self._bodies.items()
+            if key.kind == RESOURCE and backend_ref(body) == (namespace, name)
+        ]
+
+    async def namespace(self, name: str) -> Namespace | None:
+        """Return a namespace: whichever is asked for is there; see `Cluster.namespace`."""
+        return Namespace(name, self._uid(f"Namespace/{name}"))
+
+    async def secret(self, namespace: str, name: str) -> Secret | None:
+        """Return the Secret that names the server's user; see `Cluster.secret`."""
+        if name != _LOGIN or not namespace:
+            return None
+        label, value = OFFER
+        data = {
+            "username": self._server.username.encode(),
+            "password": self._server.password.encode(),
+        }
+        return Secret(name, version="1", labels={label: value}, data=data)
+
+    async def cluster_id(self) -> str:
+        """Return the id of the cluster this stands for; see `Cluster.cluster_id`."""
+        return self._cluster
+
+    def _put(
+        self,
+        key: Key,
+        spec: Mapping[str, Any],
+        metadata: Mapping[str, Any],
+        added: list[Key],
+        edited: list[tuple[Key, Mapping[str, Any]]],
+    ) -> None:
+        told = {name: metadata[name] for name in ("labels", "annotations") if name in metadata}
+        old = self._bodies.get(key)
+        if old is None:
+            made = {
+                "name": key.name,
+                "namespace": key.namespace,
+                "uid": self._uid("/".join(key)),
+                "generation": 1,
+                "creationTimestamp": timestamp(self._clock.now()),
+            }
+            self._bodies[key] = {
+                "apiVersion": API_VERSION,
+                "kind": key.kind,
+                "metadata": made | told,
+                "spec": dict(spec),
+            }
+            added.append(key)
+            return
+        if self.is_deleting(key):
+            return
+        kept = {
+            name: value
+            for name, value in old["metadata"].items()
+            if name not in {"labels", "annotations"}
+        }
+        changed = old["spec"] != spec
+        generation = kept["generation"] + changed
+        self._bodies[key] = {
+            **old,
+            "metadata": kept | told | {"generation": generation},
+            "spec": dict(spec),
+        }
+        if changed:
+            edited.append((key, old["spec"]))
+
+    def _delete(self, key: Key, removed: list[Key]) -> None:
+        body = self._bodies[key]
+        stamp = {"deletionTimestamp": timestamp(self._clock.now())}
+        self._bodies[key] = {**body, "metadata": body["metadata"] | stamp}
+        removed.append(key)
+
+    def _named_backends(self) -> set[Key]:
+        refs = (backend_ref(body) for key, body in self._bodies.items() if key.kind == RESOURCE)
+        return {Key(BACKEND, *ref) for ref in refs if ref is not None}
+
+    def _local_spec(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the spec of a backend that is the one server, for whoever names it."""
+        login = {"authRef": {"name": _LOGIN}} if self._server.password else {}
+        return {
+            **{name: spec[name] for name in OF_ANY_SERVER if name in spec},
+            **login,
+            "endpoints": [self._server.endpoint],
+            "database": self._server.database,
+            "allowedNamespaces": {"from": "All"},
+        }
+
+    def _uid(self, path: str) -> str:
+        return str(uuid.uuid5(uuid.UUID(self._cluster), path))

@@ -1,0 +1,106 @@
+"""`holdfast-operator`: run the operator.
+
+Every option has an environment variable, for a Deployment: HOLDFAST_OPERATOR_NAMESPACES (separated by
+commas), KUBECONFIG, HOLDFAST_OPERATOR_CLUSTER_ID, HOLDFAST_OPERATOR_INTERVAL and
+HOLDFAST_OPERATOR_LOG_FORMAT.
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from holdfast_operator.process import Options
+
+_log: Final = logging.getLogger("holdfast.operator")
+_FORMATS: Final = ("text", "json")
+_EXTRA: Final = frozenset({"kopf", "kubernetes", "aiohttp", "prometheus_client"})
+
+
+def parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
+    """Return the parser of the command line, with defaults from the environment."""
+    prefix = "HOLDFAST_OPERATOR_"
+    named = [name.strip() for name in environ.get(f"{prefix}NAMESPACES", "").split(",")]
+    parser = argparse.ArgumentParser(prog="holdfast-operator", description="The Holdfast operator.")
+    parser.add_argument(
+        "--namespace",
+        action="append",
+        metavar="NAME",
+        help="serve only this namespace; may be given several times (default: all)",
+    )
+    parser.set_defaults(namespaces=[name for name in named if name])
+    parser.add_argument(
+        "--kubeconfig",
+        type=Path,
+        metavar="FILE",
+        help="how to reach the API server (default: KUBECONFIG, the pod's ServiceAccount, ~/.kube/config)",
+    )
+    parser.add_argument(
+        "--cluster-id",
+        metavar="TEXT",
+        default=environ.get(f"{prefix}CLUSTER_ID") or None,
+        help="tells this cluster from others on the same server (default: the uid of kube-system)",
+    )
+    parser.add_argument(
+        "--interval",
+        type=float,
+        metavar="SECONDS",
+        default=environ.get(f"{prefix}INTERVAL") or "60",
+        help="between looks at an object at rest, 1 to 3600 (default: 60)",
+    )
+    parser.add_argument(
+        "--log-format",
+        choices=_FORMATS,
+        default=environ.get(f"{prefix}LOG_FORMAT") or "text",
+        help="default: text",
+    )
+    return parser
+
+
+def options(arguments: Sequence[str] | None, environ: Mapping[str, str]) -> "Options":
+    """Read the command line; exits with a sentence on a wrong one."""
+    from holdfast_operator.process import Options  # noqa: PLC0415 - loads the extra
+
+    reader = parser(environ)
+    found = reader.parse_args(arguments)
+    if not 1 <= found.interval <= 3600:
+        reader.error("--interval is not between 1 and 3600 seconds")
+    if found.log_format not in _FORMATS:  # argparse does not look at defaults
+        reader.error("--log-format is neither text nor json")
+    return Options(
+        namespaces=tuple(found.namespace or found.namespaces),
+        kubeconfig=found.kubeconfig,
+        cluster_id=found.cluster_id,
+        interval=found.interval,
+        json_logs=found.log_format == "json",
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the operator until SIGTERM. Returns 1 when it cannot start."""
+    try:
+        from holdfast_operator.process import configure_logs, serve  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _EXTRA:
+            raise
+        sys.stderr.write("the operator needs more packages: pip install 'holdfast[operator]'\n")
+        return 1
+    from holdfast_operator.services.ports import ClusterError  # noqa: PLC0415 - as above
+
+    chosen = options(arguments, os.environ)
+    configure_logs(chosen)
+    try:
+        asyncio.run(serve(chosen))
+    except ClusterError as error:
+        _log.error("%s", error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

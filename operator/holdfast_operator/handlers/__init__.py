@@ -1,0 +1,95 @@
+"""The only part that knows Kopf: it takes events, wakes, and calls services. It decides nothing."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import kopf
+
+from holdfast_operator.handlers.keeper import Keeper, key_of
+from holdfast_operator.handlers.wakers import Wakers
+from holdfast_operator.services.objects import mapping
+from holdfast_operator.storage.mirror import Kind, Mirror
+
+__all__ = ["Keeper", "Wakers", "register"]
+
+GROUP, VERSION = "holdfast.dev", "v1alpha1"
+
+
+def register(
+    registry: kopf.OperatorRegistry,
+    *,
+    login: Callable[[], Awaitable[kopf.ConnectionInfo]],
+    keeper: Keeper,
+    mirror: Mirror,
+    wakers: Wakers,
+    watch_namespaces: bool,
+) -> None:
+    """Register every handler of the operator.
+
+    Args:
+        registry: of Kopf.
+        login: gives the connection to the API server; called again when it is refused.
+        keeper: of the objects.
+        mirror: takes in every state that is seen.
+        wakers: rung when something changed.
+        watch_namespaces: whether the operator serves all namespaces, and so may watch them.
+    """
+
+    @kopf.on.login(id="login", registry=registry)
+    async def log_in(**_: Any) -> kopf.ConnectionInfo:
+        return await login()
+
+    for kind in Kind:
+        _register_kind(registry, kind, keeper, mirror, wakers)
+    if watch_namespaces:
+        _register_namespaces(registry, mirror, wakers)
+
+
+def _register_kind(
+    registry: kopf.OperatorRegistry, kind: Kind, keeper: Keeper, mirror: Mirror, wakers: Wakers
+) -> None:
+    selector = (GROUP, VERSION, kind.value)
+
+    # An index, because Kopf calls no other handler before it has indexed everything there is: no
+    # memory is told that its backend is missing just because the operator starts.
+    @kopf.index(*selector, id=f"seen-{kind.value}", registry=registry)
+    def seen(body: kopf.Body, **_: Any) -> None:
+        key = key_of(kind, body)
+        if mirror.put(key, dict(body)):
+            wakers.wake(key)
+            wakers.wake_all(mirror.dependants(key))
+
+    @kopf.on.event(*selector, id=f"gone-{kind.value}", registry=registry)
+    async def gone(type: str | None, body: kopf.Body, **_: Any) -> None:
+        if type != "DELETED":
+            return
+        key, uid = key_of(kind, body), str(body.metadata.uid)
+        backend = mirror.backend_of(key)
+        keeper.forget(uid)
+        if mirror.drop(key, uid):
+            wakers.forget(key)
+        wakers.wake_all(mirror.dependants(key))
+        if backend is not None:
+            wakers.wake(backend)
+
+    @kopf.daemon(*selector, id=f"keep-{kind.value}", registry=registry, cancellation_timeout=1.0)
+    async def keep(body: kopf.Body, stopped: kopf.DaemonStopped, **_: Any) -> None:
+        await keeper.keep(key_of(kind, body), body, stopped)
+
+    @kopf.on.delete(*selector, id="deletion", registry=registry)
+    async def end(body: kopf.Body, **_: Any) -> None:
+        await keeper.end(key_of(kind, body), body)
+
+
+def _register_namespaces(registry: kopf.OperatorRegistry, mirror: Mirror, wakers: Wakers) -> None:
+    @kopf.index("", "v1", "namespaces", id="seen-namespaces", registry=registry)
+    def seen(body: kopf.Body, **_: Any) -> None:
+        mirror.put_namespace(body)
+
+    @kopf.on.event("", "v1", "namespaces", id="changed-namespaces", registry=registry)
+    async def changed(type: str | None, body: kopf.Body, **_: Any) -> None:
+        name = str(mapping(body.get("metadata")).get("name"))
+        if type == "DELETED":
+            mirror.drop_namespace(name)
+        for kind in Kind:
+            wakers.wake_all(mirror.keys(kind, name))

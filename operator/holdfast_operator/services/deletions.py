@@ -1,0 +1,280 @@
+"""Letting MemoryResources go: what becomes of their sessions, and that no namespace ever hangs."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum, auto
+from typing import Final
+
+from holdfast.errors import HoldfastError, PolicyInvalid
+from holdfast.policy import DeletionPolicy
+from holdfast_operator.reasons import ConditionType, ReadyReason
+from holdfast_operator.resources import MemoryResource
+from holdfast_operator.services.conditions import (
+    FALSE,
+    TRUE,
+    Finding,
+    conditions,
+    kept,
+    merged,
+    moment,
+    not_ready,
+    paused,
+    transition,
+)
+from holdfast_operator.services.measurements import Measurements
+from holdfast_operator.services.objects import ABANDON, PAUSED, is_set, uid_of
+from holdfast_operator.services.outcome import Event, EventType, Obstacle, Outcome, changed
+from holdfast_operator.services.ports import Body, Clock, Namespace
+from holdfast_operator.services.rollouts import BUDGET, LIMIT, SETTLE, Rollouts
+from holdfast_operator.services.targets import Target, Targets, reference
+from holdfast_operator.status import Rollout
+
+GIVE_UP: Final = timedelta(minutes=2)
+"""How long a terminating namespace waits for a server that does not answer."""
+SHORTEST_WAIT: Final = 2.0
+"""Seconds between the first attempts of a deletion that is blocked."""
+LONGEST_WAIT: Final = 30.0
+
+_GONE: Final = frozenset({ReadyReason.SECRET_MISSING})
+"""Obstacles that mean that the server is out of reach for good."""
+_WAYS_OUT: Final = (
+    "Two ways out: set spec.deletionPolicy to Retain, or annotate this object with "
+    f'{ABANDON}: "true"; either leaves the sessions to their expiry.'
+)
+
+
+class _Phase(Enum):
+    REFUSING = auto()  # writers are refused; those who have not heard yet get time to
+    FIRST = auto()
+    SECOND = auto()
+
+
+@dataclass(slots=True)
+class _Burial:
+    """A deletion under way. Lost with the process, it begins again and buries what is left."""
+
+    revision: int
+    begins: float
+    phase: _Phase = _Phase.REFUSING
+    cursor: int = 0
+    buried: int = 0
+    total: int = 0
+
+
+class DeletionService:
+    """Finalizes MemoryResources.
+
+    Args:
+        targets: finds where a memory is kept.
+        rollouts: forgotten with the memory.
+        measurements: forgotten with the memory.
+        clock: for waits, budgets and transitions.
+    """
+
+    def __init__(
+        self, targets: Targets, rollouts: Rollouts, measurements: Measurements, clock: Clock
+    ) -> None:
+        self._targets = targets
+        self._rollouts = rollouts
+        self._measurements = measurements
+        self._clock = clock
+        self._burials: dict[str, _Burial] = {}
+        self._blocked: dict[str, float] = {}
+
+    async def finalize(self, body: Body) -> Outcome:
+        """Do the next step of a deletion: at most about a second of work.
+
+        Raises:
+            ClusterUnavailable: the API server does not answer; nothing can be said.
+        """
+        try:
+            resource = MemoryResource.from_body(body)
+        except PolicyInvalid:
+            return Outcome()  # it was never served in this form; its keys keep their expiry
+        outcome = await self._step(resource)
+        uid = uid_of(resource.metadata)
+        if outcome.again is None:
+            self._rollouts.forget(uid)
+            self._measurements.forget(uid)
+            self._burials.pop(uid, None)
+        if not outcome.blocked:
+            self._blocked.pop(uid, None)
+        return outcome
+
+    async def _step(self, resource: MemoryResource) -> Outcome:
+        metadata = resource.metadata
+        if resource.status.policy_revision is None:
+            return Outcome()  # it never was Ready: whatever is there, it put nothing there
+        if is_set(metadata, ABANDON):
+            return _done(
+                EventType.WARNING,
+                "DataAbandoned",
+                "The sessions were left behind, as the annotation said; they go when they expire.",
+            )
+        if resource.spec.deletion_policy is DeletionPolicy.RETAIN:
+            return await self._retain(resource)
+        if is_set(metadata, PAUSED):
+            held = paused(
+                resource.status, generation=metadata.generation or 0, now=self._clock.now()
+            )
+            after = resource.status.model_copy(update={"conditions": held})
+            return Outcome(
+                changed(resource.status, after), again=self._wait(uid_of(metadata)), blocked=True
+            )
+        namespace = await self._targets.own_namespace(resource)
+        try:
+            target = await self._target(resource, namespace)
+            if target is None:
+                where, name = reference(resource)
+                return _done(
+                    EventType.WARNING,
+                    "BackendGone",
+                    f"MemoryBackend {where}/{name} or its Secret is gone: sessions that may be left on the "
+                    "server go when they expire.",
+                )
+            try:
+                return await self._delete(resource, target)
+            except HoldfastError as error:
+                raise await self._targets.explain(target, error) from error
+        except Obstacle as obstacle:
+            return self._held_up(resource, namespace, obstacle)
+
+    async def _target(self, resource: MemoryResource, namespace: Namespace) -> Target | None:
+        """Return where the sessions are; None when the backend is gone.
+
+        Whether the backend still allows the namespace does not matter: the sessions are ours.
+        """
+        backend = self._targets.backend(resource)
+        if backend is None:
+            self._targets.require_visible(resource)
+            return None
+        try:
+            return await self._targets.on(backend, resource, namespace)
+        except Obstacle as obstacle:
+            if obstacle.reason in _GONE:
+                return None
+            raise
+
+    async def _retain(self, resource: MemoryResource) -> Outcome:
+        """Leave the sessions to their expiry. What does not answer does not hold a deletion up."""
+        try:
+            namespace = await self._targets.own_namespace(resource)
+            target = await self._target(resource, namespace)
+            if target is not None:
+                await target.hands.release(target.memory, target.owner)
+        except (Obstacle, HoldfastError):
+            message = (
+                "The sessions stay until they expire (deletionPolicy Retain). The server did not answer: "
+                "policy and mark of ownership stay there too."
+            )
+            return _done(EventType.WARNING, "SessionsRetained", message)
+        message = "The sessions stay until they expire (deletionPolicy Retain)."
+        return _done(EventType.NORMAL, "SessionsRetained", message)
+
+    async def _delete(self, resource: MemoryResource, target: Target) -> Outcome:
+        """Refuse writers, give them time to notice, bury the sessions twice, remove the rest."""
+        uid, now = uid_of(resource.metadata), self._clock.monotonic()
+        revision = await target.hands.begin_deletion(target.memory, target.owner)
+        if revision is None:
+            return _done(
+                EventType.WARNING,
+                "NothingDeleted",
+                f"The keys under {target.prefix} are not this object's: nothing was deleted.",
+            )
+        burial = self._burials.get(uid)
+        if burial is None or burial.revision != revision:
+            burial = self._burials[uid] = _Burial(revision, now + SETTLE)
+        if now < burial.begins:
+            return self._progress(resource, burial, burial.begins - now)
+        if burial.phase is _Phase.REFUSING:
+            burial.phase = _Phase.FIRST
+        while not await self._bury(burial, target):
+            if self._clock.monotonic() - now >= BUDGET:
+                return self._progress(resource, burial, 0.0)
+        if burial.phase is _Phase.FIRST:
+            burial.phase, burial.begins = _Phase.SECOND, self._clock.monotonic() + SETTLE
+            return self._progress(resource, burial, SETTLE)
+        await target.hands.end_deletion(target.memory, target.owner)
+        message = f"{burial.buried} sessions were deleted (deletionPolicy Delete)."
+        return _done(EventType.NORMAL, "SessionsDeleted", message)
+
+    async def _bury(self, burial: _Burial, target: Target) -> bool:
+        """Bury some sessions; True at the end of a pass."""
+        step = await target.hands.bury(
+            target.memory, burial.revision, cursor=burial.cursor, limit=LIMIT
+        )
+        burial.cursor = step.cursor
+        burial.buried += step.changed
+        burial.total = max(burial.total, burial.buried + step.total)
+        return step.cursor == 0
+
+    def _progress(self, resource: MemoryResource, burial: _Burial, again: float) -> Outcome:
+        before = resource.status
+        message = f"{burial.buried} of {burial.total} sessions are deleted."
+        if burial.phase is _Phase.REFUSING:
+            message = "Writers are refused; the sessions are deleted in seconds."
+        findings = [
+            Finding(ConditionType.READY, FALSE, ReadyReason.DELETING, message),
+            Finding(ConditionType.RECONCILING, TRUE, ReadyReason.DELETING, message),
+        ]
+        found = conditions(
+            before.conditions,
+            findings,
+            generation=resource.metadata.generation or 0,
+            now=self._clock.now(),
+        )
+        rollout = Rollout(revision=burial.revision, done=burial.buried, total=burial.total)
+        after = before.model_copy(
+            update={
+                "conditions": found,
+                "rollout": rollout,
+                "observed_generation": resource.metadata.generation or 0,
+            }
+        )
+        return Outcome(changed(before, after), again=again, events=transition(before, after))
+
+    def _held_up(
+        self, resource: MemoryResource, namespace: Namespace, obstacle: Obstacle
+    ) -> Outcome:
+        """Wait for the server, but never for ever in a namespace that is going away."""
+        before, now = resource.status, self._clock.now()
+        ready = before.condition(ConditionType.READY)
+        if namespace.terminating and ready is not None and ready.status is FALSE:
+            waited = now - max(
+                moment(ready.last_transition_time), moment(resource.metadata.deletion_timestamp)
+            )
+            if waited >= GIVE_UP:
+                return _done(
+                    EventType.WARNING,
+                    "DataAbandoned",
+                    "The namespace is going away and the server does not answer: the sessions were left "
+                    "behind; they go when they expire.",
+                )
+        blocked = Obstacle(
+            ReadyReason.DELETION_BLOCKED,
+            f"The sessions cannot be deleted ({obstacle.reason}): {obstacle.message} {_WAYS_OUT}",
+        )
+        found = conditions(
+            before.conditions,
+            not_ready(blocked),
+            generation=resource.metadata.generation or 0,
+            now=now,
+        )
+        stays = kept(before.conditions, ConditionType.POLICY_APPLIED)
+        after = before.model_copy(update={"conditions": merged(found, stays)})
+        return Outcome(
+            changed(before, after),
+            again=self._wait(uid_of(resource.metadata)),
+            events=transition(before, after),
+            blocked=True,
+        )
+
+    def _wait(self, uid: str) -> float:
+        """Return the wait before the next attempt: longer the longer it is blocked."""
+        now = self._clock.monotonic()
+        since = self._blocked.setdefault(uid, now)
+        return min(LONGEST_WAIT, max(SHORTEST_WAIT, (now - since) / 2))
+
+
+def _done(kind: EventType, reason: str, message: str) -> Outcome:
+    return Outcome(events=(Event(kind, reason, message),))

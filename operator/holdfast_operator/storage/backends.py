@@ -1,0 +1,69 @@
+"""The connections to the servers of backends: one set for each, replaced with what it was made from."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from redis.exceptions import AuthenticationError
+
+from holdfast.errors import AccessDenied
+from holdfast.store.maintenance import Maintenance
+from holdfast.store.redis.maintenance import RedisMaintenance
+from holdfast_operator.services.ports import Address, Credentials
+
+TIMEOUT: Final = 2.0
+"""Seconds for a connection, for one exchange, and for repeating what wrote nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    generation: int
+    version: str
+    hands: Maintenance
+
+
+class ConnectionPool:
+    """Connections by the uid of their backend."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, _Open] = {}
+
+    def current(self, backend: str, generation: int) -> Maintenance | None:
+        """Return the open connection to a backend, if it was made for this generation."""
+        found = self._open.get(backend)
+        return found.hands if found is not None and found.generation == generation else None
+
+    async def open(
+        self, backend: str, generation: int, version: str, address: Address, login: Credentials
+    ) -> Maintenance:
+        """Return a connection made from exactly this; one made from something else is closed."""
+        found = self._open.get(backend)
+        if found is not None:
+            if (found.generation, found.version) == (generation, version):
+                return found.hands
+            await self.close(backend)
+        hands = RedisMaintenance.connect(
+            address.host,
+            address.port,
+            database=address.database,
+            username=login.username or None,
+            password=login.password or None,
+            prefix=address.prefix,
+            timeout=TIMEOUT,
+        )
+        self._open[backend] = _Open(generation, version, hands)
+        return hands
+
+    async def close(self, backend: str) -> None:
+        """Close the connection to a backend, if there is one."""
+        found = self._open.pop(backend, None)
+        if found is not None:
+            await found.hands.aclose()
+
+    def refused_login(self, error: AccessDenied) -> bool:
+        """Whether the server refused the credentials themselves, and not just a command."""
+        return isinstance(error.__cause__, AuthenticationError)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        for backend in list(self._open):
+            await self.close(backend)

@@ -1,0 +1,107 @@
+"""The cluster, from what the watches have seen and what has to be asked for."""
+
+import base64
+import binascii
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import Final
+
+from holdfast_operator.services.objects import mapping
+from holdfast_operator.services.ports import (
+    Body,
+    ClusterUnavailable,
+    Namespace,
+    Secret,
+)
+from holdfast_operator.storage.kubernetes import Kubernetes
+from holdfast_operator.storage.mirror import Key, Kind, Mirror, read_namespace
+
+_FRESH: Final = 10.0
+"""Seconds for which a namespace that is not watched is not asked for again."""
+
+
+class WatchedCluster:
+    """A cluster behind an API server.
+
+    Args:
+        kubernetes: for what is not watched: Secrets, always by name, and namespaces where only some
+            are served.
+        mirror: what the watches have seen.
+        namespaces: the ones that are served; empty for all.
+        cluster_id: what tells this cluster from others; None takes the uid of `kube-system`.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        kubernetes: Kubernetes,
+        mirror: Mirror,
+        *,
+        namespaces: Collection[str] = (),
+        cluster_id: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._kubernetes = kubernetes
+        self._mirror = mirror
+        self._served = frozenset(namespaces)
+        self._cluster_id = cluster_id
+        self._clock = clock
+        self._asked: dict[str, tuple[float, Namespace]] = {}
+
+    def watches(self, namespace: str) -> bool:
+        """Whether objects of this namespace are seen at all."""
+        return not self._served or namespace in self._served
+
+    def backend(self, namespace: str, name: str) -> Body | None:
+        """Return a MemoryBackend as it was seen last."""
+        return self._mirror.get(Key(Kind.BACKEND, namespace, name))
+
+    def resources_on(self, namespace: str, name: str) -> Sequence[Body]:
+        """Return the MemoryResources that name a backend, as they were seen last."""
+        return self._mirror.resources_on(namespace, name)
+
+    async def namespace(self, name: str) -> Namespace | None:
+        """Return a namespace: as seen last, else by asking."""
+        seen = self._mirror.namespace(name)
+        if seen is not None:
+            return seen
+        now = self._clock()
+        asked = self._asked.get(name)
+        if asked is not None and now - asked[0] < _FRESH:
+            return asked[1]
+        body = await self._kubernetes.get(f"/api/v1/namespaces/{name}")
+        if body is None:
+            self._asked.pop(name, None)
+            return None
+        namespace = read_namespace(body)
+        self._asked[name] = (now, namespace)
+        return namespace
+
+    async def secret(self, namespace: str, name: str) -> Secret | None:
+        """Return a Secret by its name. One request; nothing is kept."""
+        body = await self._kubernetes.get(f"/api/v1/namespaces/{namespace}/secrets/{name}")
+        if body is None:
+            return None
+        metadata = mapping(body.get("metadata"))
+        return Secret(
+            name=name,
+            version=str(metadata.get("resourceVersion")),
+            labels={str(key): str(value) for key, value in mapping(metadata.get("labels")).items()},
+            data={str(key): _decoded(value) for key, value in mapping(body.get("data")).items()},
+        )
+
+    async def cluster_id(self) -> str:
+        """Return what tells this cluster from others. One request at most, once."""
+        if self._cluster_id is None:
+            namespace = await self.namespace("kube-system")
+            if namespace is None:
+                raise ClusterUnavailable("there is no namespace kube-system: give --cluster-id")
+            self._cluster_id = namespace.uid
+        return self._cluster_id
+
+
+def _decoded(text: object) -> bytes:
+    try:
+        return base64.b64decode(str(text))
+    except binascii.Error:
+        return b""

@@ -1,0 +1,188 @@
+"""The API server: few requests, each with a time limit, and errors of our own."""
+
+import os
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any, Final, NamedTuple, Self, cast
+
+import aiohttp
+from kubernetes.aio import config as kubernetes_config
+from kubernetes.aio.client.api_client import ApiClient
+from kubernetes.aio.client.configuration import Configuration
+from kubernetes.aio.client.exceptions import OpenApiException
+
+from holdfast_operator.services.ports import (
+    Body,
+    ClusterConflict,
+    ClusterError,
+    ClusterForbidden,
+    ClusterUnavailable,
+)
+from holdfast_operator.storage.mirror import Key
+
+API: Final = "/apis/holdfast.dev/v1alpha1"
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=10, connect=5)
+_JSON_PATCH: Final = "application/json-patch+json"
+_NOTHING: Final[Body] = MappingProxyType({})
+
+
+class ConnectionDetails(NamedTuple):
+    """How to reach the API server, for whoever has a client of its own. Never to be logged."""
+
+    server: str
+    ca_path: str | None
+    insecure: bool
+    certificate_path: str | None
+    private_key_path: str | None
+    token: str | None
+    proxy: str | None
+
+    def __repr__(self) -> str:
+        """Return a text without credentials."""
+        return f"ConnectionDetails({self.server})"
+
+
+class Kubernetes:
+    """Requests to the API server.
+
+    Args:
+        kubeconfig: a file; None takes `KUBECONFIG`, the pod's ServiceAccount, or `~/.kube/config`.
+    """
+
+    def __init__(self, kubeconfig: Path | None = None) -> None:
+        self._kubeconfig = kubeconfig
+        self._client: Any = None
+
+    async def __aenter__(self) -> Self:
+        """Read the credentials. No request yet.
+
+        Raises:
+            ClusterError: there are none, or they cannot be read.
+        """
+        await self._renew()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            await self._client.close()
+
+    async def connection_details(self) -> ConnectionDetails:
+        """Return how to reach the API server, read anew: tokens change.
+
+        Raises:
+            ClusterError: there are no credentials, or they cannot be read.
+        """
+        found = cast("Any", await self._configuration())
+        token: str | None = await found.get_api_key_with_prefix("BearerToken")
+        return ConnectionDetails(
+            server=found.host,
+            ca_path=found.ssl_ca_cert,
+            insecure=not found.verify_ssl,
+            certificate_path=found.cert_file,
+            private_key_path=found.key_file,
+            token=token.split()[-1] if token else None,
+            proxy=found.proxy,
+        )
+
+    async def get(self, path: str) -> Body | None:
+        """Return an object; None when there is none.
+
+        Raises:
+            ClusterForbidden: we may not.
+            ClusterUnavailable: no answer in time, or one that says "not now".
+        """
+        return await self._request("GET", path)
+
+    async def put_status(self, key: Key, version: str, status: Body) -> Body | None:
+        """Write the whole status of an object and return the object; None when it is gone.
+
+        Args:
+            key: which.
+            version: the resourceVersion the decision was made on.
+            status: as JSON.
+
+        Raises:
+            ClusterConflict: the object changed meanwhile; nothing was written.
+            ClusterForbidden, ClusterUnavailable: as `get`.
+        """
+        path = f"{API}/namespaces/{key.namespace}/{key.kind.value}/{key.name}/status"
+        operations = [
+            {"op": "test", "path": "/metadata/resourceVersion", "value": version},
+            {"op": "add", "path": "/status", "value": status},
+        ]
+        return await self._request("PATCH", path, operations, _JSON_PATCH)
+
+    async def _request(
+        self, method: str, path: str, body: object = None, content: str | None = None
+    ) -> Body | None:
+        status, answer = await self._exchange(method, path, body, content)
+        if status == 401:  # the token ended, and another one is where it came from
+            await self._renew()
+            status, answer = await self._exchange(method, path, body, content)
+        match status:
+            case 200 | 201:
+                return answer
+            case 404:
+                return None
+            case 403:
+                raise ClusterForbidden(f"not allowed: {method} {path}")
+            case 409 | 422:
+                raise ClusterConflict(f"the object changed meanwhile: {method} {path}")
+            case _:
+                raise ClusterUnavailable(f"the API server answered {status}: {method} {path}")
+
+    async def _exchange(
+        self, method: str, path: str, body: object, content: str | None
+    ) -> tuple[int, Body]:
+        headers = {"Accept": "application/json"}
+        if content is not None:
+            headers["Content-Type"] = content
+        try:
+            request = await self._client.param_serialize(
+                method, path, header_params=headers, body=body, auth_settings=["BearerToken"]
+            )
+            response = await self._client.call_api(*request, _request_timeout=_TIMEOUT)
+            await response.read()
+            answer: Body = await response.response.json() if response.status < 300 else _NOTHING
+        except (OpenApiException, aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            kind = type(error).__name__
+            raise ClusterUnavailable(f"no answer ({kind}): {method} {path}") from error
+        return response.status, answer
+
+    async def _renew(self) -> None:
+        configuration = await self._configuration()
+        if self._client is not None:
+            await self._client.close()
+        self._client = ApiClient(configuration)
+
+    async def _configuration(self) -> Configuration:
+        configuration = Configuration()
+        # The settings of the process are for its own requests, not for the API server of its node.
+        cast("Any", configuration).client_session_kwargs = {"trust_env": False}
+        loader = cast("Any", kubernetes_config)
+        path = self._kubeconfig or _path(os.environ.get("KUBECONFIG"))
+        try:
+            if path is None and "KUBERNETES_SERVICE_HOST" in os.environ:
+                loader.load_incluster_config(client_configuration=configuration)
+            else:
+                await loader.load_kube_config(
+                    config_file=None if path is None else str(path),
+                    client_configuration=configuration,
+                    persist_config=False,
+                )
+        except (loader.ConfigException, OSError) as error:
+            raise ClusterError(
+                "there is no way to the API server: give --kubeconfig, set KUBECONFIG, or run in a pod "
+                "with a ServiceAccount"
+            ) from error
+        return configuration
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None

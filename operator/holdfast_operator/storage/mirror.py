@@ -1,0 +1,131 @@
+"""What the watches have seen last, and what depends on what."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+from holdfast_operator.services.objects import backend_ref, mapping
+from holdfast_operator.services.ports import Body, Namespace
+
+
+class Kind(StrEnum):
+    """Our kinds, by the names they have in paths."""
+
+    BACKEND = "memorybackends"
+    RESOURCE = "memoryresources"
+
+
+class Key(NamedTuple):
+    """Names an object of our kinds."""
+
+    kind: Kind
+    namespace: str
+    name: str
+
+
+class Mirror:
+    """The newest state of every object that is watched.
+
+    What we wrote ourselves counts as seen, so that nobody decides on a status that is older than
+    the last decision.
+    """
+
+    def __init__(self) -> None:
+        self._bodies: dict[Key, Body] = {}
+        self._refs: dict[Key, Key] = {}
+        self._dependants: defaultdict[Key, set[Key]] = defaultdict(set)
+        self._namespaces: dict[str, Namespace] = {}
+
+    def put(self, key: Key, body: Body) -> bool:
+        """Take in an object; False if this state or a newer one was here already."""
+        known = self._bodies.get(key)
+        # Versions are those of the whole cluster: they also tell an object from an earlier one of its name.
+        if known is not None and _version(known) >= _version(body):
+            return False
+        self._bodies[key] = _slim(body)
+        if key.kind is Kind.RESOURCE:
+            self._depend(key, backend_ref(body))
+        return True
+
+    def drop(self, key: Key, uid: str) -> bool:
+        """Forget an object that is gone; False if another one has its name by now."""
+        known = self._bodies.get(key)
+        if known is not None and _uid(known) != uid:
+            return False
+        self._bodies.pop(key, None)
+        self._depend(key, None)
+        return True
+
+    def get(self, key: Key) -> Body | None:
+        """Return an object."""
+        return self._bodies.get(key)
+
+    def keys(self, kind: Kind, namespace: str) -> list[Key]:
+        """Name the objects of a kind in a namespace."""
+        return [key for key in self._bodies if key.kind is kind and key.namespace == namespace]
+
+    def dependants(self, backend: Key) -> list[Key]:
+        """Name the memories that name a backend, in order."""
+        return sorted(self._dependants.get(backend, ()))
+
+    def resources_on(self, namespace: str, name: str) -> Sequence[Body]:
+        """Return the memories that name a backend."""
+        keys = self.dependants(Key(Kind.BACKEND, namespace, name))
+        return [self._bodies[key] for key in keys]
+
+    def backend_of(self, resource: Key) -> Key | None:
+        """Name the backend that a memory names."""
+        return self._refs.get(resource)
+
+    def put_namespace(self, body: Body) -> None:
+        """Take in a namespace."""
+        namespace = read_namespace(body)
+        self._namespaces[namespace.name] = namespace
+
+    def drop_namespace(self, name: str) -> None:
+        """Forget a namespace that is gone."""
+        self._namespaces.pop(name, None)
+
+    def namespace(self, name: str) -> Namespace | None:
+        """Return a namespace."""
+        return self._namespaces.get(name)
+
+    def _depend(self, resource: Key, ref: tuple[str, str] | None) -> None:
+        old = self._refs.pop(resource, None)
+        if old is not None:
+            self._dependants[old].discard(resource)
+            if not self._dependants[old]:
+                del self._dependants[old]
+        if ref is not None:
+            backend = Key(Kind.BACKEND, *ref)
+            self._refs[resource] = backend
+            self._dependants[backend].add(resource)
+
+
+def read_namespace(body: Body) -> Namespace:
+    """Read a namespace as the API server gives it."""
+    metadata = mapping(body.get("metadata"))
+    return Namespace(
+        name=str(metadata.get("name")),
+        uid=str(metadata.get("uid")),
+        labels={str(key): str(value) for key, value in mapping(metadata.get("labels")).items()},
+        terminating=metadata.get("deletionTimestamp") is not None,
+    )
+
+
+def _slim(body: Body) -> Body:
+    """Leave out who wrote which field: it is as large as the rest, and nobody here asks."""
+    metadata = mapping(body.get("metadata"))
+    kept = {name: value for name, value in metadata.items() if name != "managedFields"}
+    return {**body, "metadata": kept}
+
+
+def _uid(body: Body) -> str:
+    return str(mapping(body.get("metadata")).get("uid"))
+
+
+def _version(body: Body) -> int:
+    """Return the resourceVersion as the number it is in every API server; 0 where it is none."""
+    version = str(mapping(body.get("metadata")).get("resourceVersion"))
+    return int(version) if version.isdecimal() else 0

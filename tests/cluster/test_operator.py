@@ -1,0 +1,657 @@
+"""The operator on a real API server and real servers, a process of its own with the rights it ships with."""
+
+import asyncio
+import json
+import textwrap
+from collections.abc import AsyncGenerator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from redis.asyncio import Redis
+
+from holdfast.client import Client
+from holdfast.errors import HoldfastError, PolicyNotFound
+from holdfast.policies import terms_of
+from holdfast.policy import Policy
+from holdfast.store import StalePolicy
+from holdfast.store.redis import RedisStore
+from holdfast.values import Batch, Caller, MemoryAddress, Prepared
+from tests.harness.control_plane import ControlPlane, KubectlError
+from tests.harness.operator_process import (
+    ACCOUNT,
+    HOME,
+    OperatorProcess,
+    grant_secrets,
+    running_operator,
+)
+from tests.harness.proxy import CuttingProxy
+from tests.harness.servers import Product, Server
+from tests.harness.waiting import until
+
+pytestmark = [pytest.mark.cluster, pytest.mark.redis]
+
+PASSWORD = "correct-horse-battery-staple"
+DESIGN = """
+apiVersion: holdfast.dev/v1alpha1
+kind: MemoryResource
+metadata: {name: support}
+spec:
+  backendRef: {name: shared, namespace: platform}
+  limits: {maxTokens: 12000}
+  retention: {ttl: 24h}
+"""
+
+
+@pytest.fixture(scope="module")
+def operator(
+    control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OperatorProcess]:
+    """One operator for all tests here. It looks at objects at rest every two seconds."""
+    directory = tmp_path_factory.mktemp("operator")
+    with running_operator(control_plane, directory, arguments=["--interval=2"]) as process:
+        yield process
+        assert not [line for line in process.errors() if "Traceback" in line], process.tail()
+
+
+@dataclass(frozen=True)
+class Space:
+    """A namespace of a test, and how to look into it."""
+
+    plane: ControlPlane
+    namespace: str
+    server: Server
+
+    def apply(self, manifest: str) -> None:
+        self.plane.apply(textwrap.dedent(manifest), namespace=self.namespace)
+
+    def kubectl(self, *arguments: str) -> str:
+        return self.plane.kubectl(f"--namespace={self.namespace}", *arguments)
+
+    def get(self, what: str) -> dict[str, Any]:
+        """Return an object: `memres/support`."""
+        return json.loads(self.kubectl("get", what, "-o", "json"))
+
+    def exists(self, what: str) -> bool:
+        return bool(self.kubectl("get", what, "--ignore-not-found", "-o", "name"))
+
+    def backend(self, name: str = "shared", *, port: int | None = None, more: str = "") -> None:
+        self.apply(
+            f"""
+            apiVersion: holdfast.dev/v1alpha1
+            kind: MemoryBackend
+            metadata: {{name: {name}}}
+            spec: {{endpoints: ["127.0.0.1:{port or self.server.port}"]{more}}}
+            """
+        )
+
+    def resource(self, name: str = "support", **spec: Any) -> None:
+        standard = {"backendRef": {"name": "shared"}, "retention": {"ttl": "24h"}}
+        manifest = {
+            "apiVersion": "holdfast.dev/v1alpha1",
+            "kind": "MemoryResource",
+            "metadata": {"name": name},
+            "spec": {**standard, **spec},
+        }
+        self.apply(json.dumps(manifest))
+
+    def secret(self, *, labelled: bool, password: str) -> None:
+        label = '{holdfast.dev/credentials: "backend"}' if labelled else "{}"
+        self.apply(
+            f"""
+            apiVersion: v1
+            kind: Secret
+            metadata: {{name: login, labels: {label}}}
+            stringData: {{username: default, password: {password}}}
+            """
+        )
+
+    async def ready(
+        self, what: str, reason: str = "Available", *, deadline: float = 60
+    ) -> dict[str, Any]:
+        """Wait until an object's Ready has this reason, and return the object."""
+        return await self.until(
+            what, lambda body: condition(body, "Ready")["reason"] == reason, reason, deadline
+        )
+
+    async def until(
+        self,
+        what: str,
+        holds: Callable[[dict[str, Any]], bool],
+        hint: str,
+        deadline: float = 60,
+    ) -> dict[str, Any]:
+        last: dict[str, Any] = {}
+
+        def look() -> bool:
+            nonlocal last
+            last = self.get(what)
+            return holds(last)
+
+        try:
+            await until(look, f"{what}: {hint}", deadline=deadline)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{json.dumps(last.get('status'), indent=1)}") from None
+        return last
+
+    async def gone(self, what: str, *, deadline: float = 60) -> None:
+        await until(lambda: not self.exists(what), f"{what} is gone", deadline=deadline)
+
+    def delete(self, what: str) -> None:
+        self.kubectl("delete", what, "--wait=false")
+
+    def address(self, name: str = "support") -> MemoryAddress:
+        return MemoryAddress(self.namespace, name)
+
+    def annotate(self, what: str, *annotations: str) -> None:
+        self.kubectl("annotate", what, "--overwrite", *annotations)
+
+    def patch(self, what: str, spec: str) -> None:
+        self.kubectl("patch", what, "--type=merge", "-p", json.dumps({"spec": json.loads(spec)}))
+
+
+@pytest.fixture
+def space(
+    control_plane: ControlPlane, operator: OperatorProcess, namespace: str, valkey_server: Server
+) -> Space:
+    """A namespace of its own, on the shared server."""
+    grant_secrets(control_plane, namespace)
+    return Space(control_plane, namespace, valkey_server)
+
+
+@pytest_asyncio.fixture
+async def redis(valkey_server: Server) -> AsyncGenerator[Redis]:
+    """A plain client of the shared server."""
+    client = valkey_server.client()
+    yield client
+    await client.aclose()
+
+
+def condition(body: dict[str, Any], of: str) -> dict[str, Any]:
+    """Return a condition; an empty one that has no reason when it is not there."""
+    found = [item for item in body["status"]["conditions"] if item["type"] == of]
+    return found[0] if found else {"status": "", "reason": ""}
+
+
+def client_of(server: Server, namespace: str) -> Client:
+    return Client(RedisStore.from_url(server.url), namespace=namespace)
+
+
+async def write_sessions(client: Client, name: str, count: int, *, messages: int = 1) -> None:
+    """Make sessions `s0` ... with so many messages each."""
+    memory = client.memory(name)
+    batch = [{"role": "user", "content": f"message {number}"} for number in range(messages)]
+
+    async def write(first: int) -> None:
+        for number in range(first, count, 32):
+            await memory.session(f"s{number}").append_many(batch)
+
+    await asyncio.gather(*(write(first) for first in range(32)))
+
+
+async def state_of(redis: Redis, space: Space, session: str) -> tuple[int, int, int]:
+    """Return messages, revision and remaining life in ms of a session."""
+    base = f"mem:{{{space.namespace}/support/{session}}}"
+    async with redis.pipeline(transaction=False) as pipeline:
+        pipeline.llen(f"{base}:log").hget(f"{base}:meta", "s").pttl(f"{base}:log")
+        length, slow, life = await pipeline.execute()
+    return int(length), int(slow.split(b"|")[4]), int(life)
+
+
+async def keys_of(redis: Redis, space: Space) -> list[str]:
+    return [key.decode() async for key in redis.scan_iter(f"mem:{{{space.namespace}/*", count=1000)]
+
+
+# Getting ready
+
+
+@pytest.mark.asyncio
+async def test_the_minimal_manifests_are_ready_in_seconds(space: Space):
+    platform = space.plane.namespace("platform")
+    shared = Space(space.plane, platform, space.server)
+    shared.backend(more=", allowedNamespaces: {from: All}")
+    space.apply(DESIGN.replace("namespace: platform", f"namespace: {platform}"))
+    resource = await space.ready("memres/support", deadline=15)
+    assert resource["status"]["keyPrefix"] == f"mem:{{{space.namespace}/support}}"
+    assert resource["status"]["policyRevision"] == 1
+    assert condition(resource, "PolicyApplied")["reason"] == "Applied"
+    backend = shared.get("membackend/shared")
+    assert backend["status"]["server"]["product"] == "valkey"
+    columns = space.kubectl("get", "memres", "support", "--no-headers").split()
+    assert columns[:6] == ["support", "True", "Available", "shared", "TokenBased", "24h"]
+    async with client_of(space.server, space.namespace) as client:
+        session = client.memory("support").session("first")
+        await session.append({"role": "user", "content": "hello"})
+        assert (await session.health()).managed
+
+
+@pytest.mark.asyncio
+async def test_what_is_applied_in_the_wrong_order_finds_together(space: Space):
+    space.resource()
+    await space.ready("memres/support", "BackendNotFound")
+    space.backend()
+    await space.ready("memres/support", deadline=15)
+
+
+@pytest.mark.asyncio
+async def test_a_server_that_goes_down_is_noticed_and_waited_for(space: Space, tmp_path: Path):
+    async with Server(Product.VALKEY, tmp_path) as server:
+        space.backend(port=server.port)
+        space.resource()
+        await space.ready("memres/support")
+        await server.kill()
+        backend = await space.ready("membackend/shared", "BackendUnreachable")
+        assert condition(backend, "BackendReachable")["status"] == "False"
+        assert condition(backend, "Stalled")["status"] == ""
+        await space.ready("memres/support", "BackendNotReady")
+        await server.start()
+        await space.ready("membackend/shared")
+        await space.ready("memres/support")
+        # What the server forgot is there again.
+        async with client_of(server, space.namespace) as client:
+            await client.memory("support").session("s").append({"role": "user", "content": "hi"})
+
+
+@pytest.mark.asyncio
+async def test_a_secret_becomes_what_it_has_to_be_step_by_step(
+    space: Space, tmp_path: Path, operator: OperatorProcess
+):
+    arguments = ["--requirepass", PASSWORD]
+    async with Server(Product.VALKEY, tmp_path, arguments=arguments) as server:
+        space.backend(port=server.port)
+        backend = await space.ready("membackend/shared", "AuthenticationFailed")
+        space.backend(port=server.port, more=", authRef: {name: login}")
+        space.resource()
+        await space.ready("membackend/shared", "SecretMissing")
+        space.secret(labelled=False, password=PASSWORD)
+        backend = await space.ready("membackend/shared", "SecretNotOffered")
+        assert condition(backend, "Stalled")["status"] == "True"
+        space.secret(labelled=True, password="wrong-" + PASSWORD)
+        await space.ready("membackend/shared", "AuthenticationFailed")
+        space.secret(labelled=True, password=PASSWORD)
+        await space.ready("membackend/shared")
+        await space.ready("memres/support")
+        space.delete("memres/support")
+        await space.gone("memres/support")
+    said = operator.log + space.kubectl("get", "memres,membackend,events", "-o", "yaml")
+    assert PASSWORD not in said
+
+
+@pytest.mark.asyncio
+async def test_a_user_without_the_needed_permissions_is_named_as_the_fault(
+    space: Space, tmp_path: Path
+):
+    async with Server(Product.VALKEY, tmp_path) as plain:
+        client = plain.client()
+        await client.execute_command("ACL", "SETUSER", "ops", "on", f">{PASSWORD}", "~*", "+info")
+        space.apply(
+            f"""
+            apiVersion: v1
+            kind: Secret
+            metadata: {{name: login, labels: {{holdfast.dev/credentials: "backend"}}}}
+            stringData: {{username: ops, password: {PASSWORD}}}
+            """
+        )
+        space.backend(port=plain.port, more=", authRef: {name: login}")
+        backend = await space.ready("membackend/shared", "PermissionDenied")
+        assert condition(backend, "BackendReachable")["status"] == "True"
+        await client.execute_command("ACL", "SETUSER", "ops", "+@all")
+        await space.ready("membackend/shared")
+        await client.aclose()
+
+
+@pytest.mark.asyncio
+async def test_a_key_of_another_type_is_named_and_heals(space: Space, redis: Redis):
+    key = f"mem:{{{space.namespace}/support}}:owner"
+    await redis.set(key, "not ours")
+    space.backend()
+    space.resource()
+    resource = await space.ready("memres/support", "WrongKeyType")
+    assert condition(resource, "Stalled")["status"] == "True"
+    await redis.delete(key)
+    await space.ready("memres/support")
+
+
+@pytest.mark.asyncio
+async def test_a_withdrawn_namespace_keeps_its_data_and_comes_back(space: Space, redis: Redis):
+    team = Space(space.plane, space.plane.namespace("team"), space.server)
+    chosen = {"from": "Selector", "selector": {"matchLabels": {"memory": "yes"}}}
+    space.backend(more=f", allowedNamespaces: {json.dumps(chosen)}")
+    team.resource(backendRef={"name": "shared", "namespace": space.namespace})
+    await team.ready("memres/support", "BackendNotAllowed")
+    space.plane.kubectl("label", "namespace", team.namespace, "memory=yes")
+    await team.ready("memres/support")
+    async with client_of(space.server, team.namespace) as client:
+        await write_sessions(client, "support", 3)
+    space.patch("membackend/shared", '{"allowedNamespaces": {"from": "Same", "selector": null}}')
+    await team.ready("memres/support", "BackendNotAllowed")
+    assert len(await keys_of(redis, team)) >= 6
+    space.patch("membackend/shared", '{"allowedNamespaces": {"from": "All"}}')
+    await team.ready("memres/support")
+
+
+@pytest.mark.asyncio
+async def test_what_this_version_cannot_serve_is_said_and_corrected(space: Space):
+    space.backend(more=", tls: {mode: Enabled}")
+    backend = await space.ready("membackend/shared", "NotSupportedYet")
+    assert condition(backend, "Stalled")["status"] == "True"
+    space.resource(eviction={"policy": "LRU"})
+    await space.ready("memres/support", "BackendNotReady")
+    space.patch("membackend/shared", '{"tls": {"mode": "Disabled"}}')
+    resource = await space.ready("memres/support")
+    assert "eviction.policy" in condition(resource, "NotInForce")["message"]
+
+
+@pytest.mark.asyncio
+async def test_a_paused_memory_is_left_alone_until_it_is_not(space: Space):
+    space.backend()
+    space.resource()
+    await space.ready("memres/support")
+    space.annotate("memres/support", "holdfast.dev/paused=true")
+    await space.until(
+        "memres/support", lambda body: condition(body, "Paused")["status"] == "True", "Paused"
+    )
+    space.patch("memres/support", '{"retention": {"ttl": "2h"}}')
+    store = RedisStore.from_url(space.server.url)
+    document = await store.policy(space.address())
+    assert document is not None
+    assert document.revision == 1
+    assert space.get("memres/support")["status"]["observedGeneration"] == 1
+    space.annotate("memres/support", "holdfast.dev/paused-")
+    resource = await space.until(
+        "memres/support", lambda body: body["status"]["policyRevision"] == 2, "revision 2"
+    )
+    assert condition(resource, "Paused")["status"] == ""
+    await store.aclose()
+
+
+# Rollouts
+
+
+@pytest.mark.asyncio
+async def test_an_edit_reaches_two_thousand_live_sessions(
+    space: Space, redis: Redis, operator: OperatorProcess
+):
+    space.backend()
+    space.resource()
+    await space.ready("memres/support")
+    old = terms_of(Policy.model_validate({"retention": {"ttl": "24h"}}), 1)
+    async with client_of(space.server, space.namespace) as client:
+        await write_sessions(client, "support", 2000, messages=12)
+    space.patch("memres/support", '{"retention": {"ttl": "2h"}, "limits": {"maxMessages": 5}}')
+    seen: list[tuple[str, int, int]] = []
+
+    def rolled_out(body: dict[str, Any]) -> bool:
+        assert condition(body, "Ready")["status"] == "True"
+        rollout = body["status"]["rollout"]
+        if rollout["revision"] == 2:
+            reason = condition(body, "PolicyApplied")["reason"]
+            seen.append((reason, rollout["done"], rollout["total"]))
+        return bool(seen) and seen[-1][0] == "Applied"
+
+    resource = await space.until("memres/support", rolled_out, "rolled out", 120)
+    assert seen[0] == ("RollingOut", 0, 2000)
+    assert resource["status"]["rollout"] == {"revision": 2, "done": 2000, "total": 2000}
+    assert resource["status"]["usage"]["sessions"] == 2000
+    for number in range(2000):
+        length, revision, life = await state_of(redis, space, f"s{number}")
+        assert (length, revision) == (5, 2)
+        assert 3_600_000 < life <= 7_200_000
+    # A writer that still has the old policy undoes nothing.
+    store = RedisStore.from_url(space.server.url)
+    with pytest.raises(StalePolicy):
+        await store.session(space.address(), "s0").append(
+            old, Batch((Prepared(b'{"role":"user","content":"x"}', 5),)), Caller()
+        )
+    assert (await state_of(redis, space, "s0"))[:2] == (5, 2)
+    await store.aclose()
+
+
+@pytest.mark.asyncio
+async def test_a_killed_operator_finishes_the_rollout_after_its_restart(
+    space: Space, redis: Redis, operator: OperatorProcess, proxy: CuttingProxy
+):
+    space.backend(port=proxy.port)
+    space.resource()
+    await space.ready("memres/support")
+    async with client_of(space.server, space.namespace) as client:
+        await write_sessions(client, "support", 2000, messages=12)
+
+    async def revisions() -> set[int]:
+        return {(await state_of(redis, space, f"s{number}"))[1] for number in range(2000)}
+
+    def progress(body: dict[str, Any]) -> bool:
+        rollout = body["status"]["rollout"]
+        return rollout["revision"] == 2 and 0 < rollout["done"] < rollout["total"] == 2000
+
+    proxy.delay(0.002)  # so slow that there is a middle
+    space.patch("memres/support", '{"limits": {"maxMessages": 5}}')
+    await space.until("memres/support", progress, "some sessions follow")
+    operator.kill()
+    proxy.delay(0)
+    assert await revisions() == {1, 2}
+    operator.start()
+    await space.until(
+        "memres/support",
+        lambda body: (
+            condition(body, "PolicyApplied")["reason"] == "Applied"
+            and body["status"]["rollout"] == {"revision": 2, "done": 2000, "total": 2000}
+        ),
+        "rolled out",
+        120,
+    )
+    for number in range(2000):
+        assert (await state_of(redis, space, f"s{number}"))[:2] == (5, 2)
+
+
+# Deletion
+
+
+@pytest.mark.asyncio
+async def test_retain_leaves_the_sessions_to_their_expiry(space: Space, redis: Redis):
+    space.backend()
+    space.resource()
+    await space.ready("memres/support")
+    async with client_of(space.server, space.namespace) as client:
+        await write_sessions(client, "support", 20)
+    space.delete("memres/support")
+    await space.gone("memres/support")
+    kept = await keys_of(redis, space)
+    assert sum(key.endswith(":log") for key in kept) == 20
+    for key in kept:
+        assert await redis.pttl(key) > 0, f"{key} would live for ever"
+    events = space.kubectl("get", "events", "-o", "yaml")
+    assert "SessionsRetained" in events
+
+
+@pytest.mark.asyncio
+async def test_delete_removes_everything_and_refuses_writers_first(space: Space, redis: Redis):
+    space.backend()
+    space.resource(deletionPolicy="Delete")
+    await space.ready("memres/support")
+    async with client_of(space.server, space.namespace) as client:
+        await write_sessions(client, "support", 300)
+        space.delete("memres/support")
+        await space.ready("memres/support", "Deleting")
+        session = client.memory("support").session("s0")
+
+        async def refused() -> bool:
+            try:
+                await session.append({"role": "user", "content": "late"})
+            except PolicyNotFound:
+                return True
+            except HoldfastError:
+                return False
+            return False
+
+        await until(refused, "writers are refused")
+        await space.gone("memres/support")
+    left = await keys_of(redis, space)
+    assert [key for key in left if not key.endswith((":meta", ":owner"))] == []
+    assert all([0 < await redis.pttl(key) <= 90_000_000 for key in left])
+    assert await redis.exists(f"mem:{{{space.namespace}/support}}:policy") == 0
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("way", ["annotation", "retain", "healed"])
+async def test_a_blocked_deletion_says_so_and_has_ways_out(space: Space, tmp_path: Path, way: str):
+    async with Server(Product.VALKEY, tmp_path) as server:
+        space.backend(port=server.port)
+        space.resource(deletionPolicy="Delete")
+        await space.ready("memres/support")
+        await server.kill()
+        space.delete("memres/support")
+        resource = await space.ready("memres/support", "DeletionBlocked")
+        assert "holdfast.dev/abandon-data" in condition(resource, "Ready")["message"]
+        match way:
+            case "annotation":
+                space.annotate("memres/support", "holdfast.dev/abandon-data=true")
+            case "retain":
+                space.patch("memres/support", '{"deletionPolicy": "Retain"}')
+            case _:
+                await server.start()
+        await space.gone("memres/support")
+
+
+@pytest.mark.asyncio
+async def test_what_never_was_ready_goes_at_once(space: Space):
+    space.resource(deletionPolicy="Delete")
+    await space.ready("memres/support", "BackendNotFound")
+    space.delete("memres/support")
+    await space.gone("memres/support", deadline=15)
+
+
+@pytest.mark.asyncio
+async def test_a_backend_in_use_waits_for_its_memories(space: Space):
+    space.backend()
+    space.resource()
+    await space.ready("memres/support")
+    space.delete("membackend/shared")
+    backend = await space.ready("membackend/shared", "InUse")
+    assert f"{space.namespace}/support" in condition(backend, "Ready")["message"]
+    space.delete("memres/support")
+    await space.gone("membackend/shared", deadline=15)
+
+
+@pytest.mark.asyncio
+async def test_a_namespace_made_again_does_not_inherit_conversations(space: Space):
+    shared = Space(space.plane, space.plane.namespace("platform"), space.server)
+    shared.backend(more=", allowedNamespaces: {from: All}")
+    reference = {"name": "shared", "namespace": shared.namespace}
+    space.resource(backendRef=reference)
+    await space.ready("memres/support")
+    async with client_of(space.server, space.namespace) as client:
+        await write_sessions(client, "support", 1)
+    delete_namespace(space)
+    space.plane.kubectl("create", "namespace", space.namespace)
+    space.resource(backendRef=reference)
+    resource = await space.ready("memres/support", "KeysOwnedByOther")
+    assert condition(resource, "Conflict")["status"] == "True"
+    assert "policyRevision" not in resource["status"]
+    # Only the owner of the backend hands them over.
+    space.annotate("memres/support", f"holdfast.dev/adopt={space.namespace}/support")
+    shared.annotate("membackend/shared", f"holdfast.dev/adopt={space.namespace}/support")
+    await space.ready("memres/support")
+    async with client_of(space.server, space.namespace) as client:
+        assert await client.memory("support").session("s0").length() == 1
+
+
+def delete_namespace(space: Space) -> None:
+    """Delete a namespace as the controller manager would: its objects first, then itself."""
+    plane, name = space.plane, space.namespace
+    plane.kubectl("delete", "namespace", name, "--wait=false")
+    plane.kubectl("delete", "memres,membackend", "--all", f"--namespace={name}", "--timeout=60s")
+    body = json.loads(plane.kubectl("get", "namespace", name, "-o", "json"))
+    body["spec"]["finalizers"] = []
+    path = f"/api/v1/namespaces/{name}/finalize"
+    plane.kubectl("replace", "--raw", path, "-f", "-", input=json.dumps(body))
+
+
+# The operator itself
+
+
+@pytest.mark.asyncio
+async def test_nothing_is_written_at_rest_nor_while_a_server_is_away(
+    space: Space, operator: OperatorProcess
+):
+    space.backend()
+    space.resource()
+    space.backend("away", port=1)
+    space.resource("waiting", backendRef={"name": "away"})
+    await space.ready("memres/support")
+    await space.ready("memres/waiting", "BackendNotReady")
+    await space.ready("membackend/away", "BackendUnreachable")
+    await settled(space)
+    before = versions(space)
+    await asyncio.sleep(6)  # three intervals; there is nothing to wait for but time
+    assert versions(space) == before
+    operator.terminate()
+    operator.start()
+    marker = "The operator starts"
+    starts = operator.log.count(marker)
+    await until(lambda: operator.log.count(marker) >= starts, "started")
+    space.resource("probe")
+    await space.ready("memres/probe")
+    assert {key: version for key, version in versions(space).items() if key != "probe"} == before
+
+
+def versions(space: Space) -> dict[str, str]:
+    items = json.loads(space.kubectl("get", "memres,membackend", "-o", "json"))["items"]
+    return {
+        item["metadata"]["name"]: item["metadata"]["resourceVersion"]
+        for item in items
+        if item["metadata"]["name"] != "probe"
+    }
+
+
+async def settled(space: Space) -> None:
+    """Wait until two looks a second apart are alike: the finalizers are written apart."""
+    while True:
+        before = versions(space)
+        await asyncio.sleep(1)
+        if versions(space) == before:
+            return
+
+
+@pytest.mark.asyncio
+async def test_an_api_server_that_breaks_off_is_survived(
+    space: Space, operator: OperatorProcess, control_plane: ControlPlane
+):
+    space.backend()
+    space.resource()
+    await space.ready("memres/support")
+    control_plane.restart_api_server()
+    space.patch("memres/support", '{"retention": {"ttl": "2h"}}')
+    await space.until(
+        "memres/support", lambda body: body["status"]["policyRevision"] == 2, "revision 2"
+    )
+    assert operator.running
+
+
+@pytest.mark.parametrize(
+    ("verb", "what"),
+    [
+        ("list", "secrets"),
+        ("watch", "secrets"),
+        ("get", "secrets"),
+        ("create", "secrets"),
+        ("delete", "memoryresources"),
+        ("get", "configmaps"),
+        ("get", "pods"),
+        ("patch", "namespaces"),
+    ],
+)
+def test_the_operator_may_not(
+    operator: OperatorProcess, control_plane: ControlPlane, verb: str, what: str
+):
+    with pytest.raises(KubectlError):
+        control_plane.kubectl(
+            "auth",
+            "can-i",
+            verb,
+            what,
+            "--all-namespaces",
+            f"--as=system:serviceaccount:{HOME}:{ACCOUNT}",
+        )

@@ -1,0 +1,124 @@
+"""The operator as a process of its own, with exactly the rights it ships with."""
+
+import contextlib
+import re
+import signal
+import sys
+import time
+from collections.abc import Generator, Sequence
+from pathlib import Path
+
+from tests.harness.control_plane import ControlPlane
+from tests.harness.tied_processes import TiedProcesses
+
+ROOT = Path(__file__).parents[2]
+CRDS = ROOT / "crds"
+RBAC = ROOT / "charts/holdfast/files/rbac"
+HOME = "holdfast-system"
+"""The namespace of the operator's ServiceAccount."""
+ACCOUNT = "holdfast-operator"
+
+_NAME = "operator"
+_ENDED = "The operator has ended."
+
+
+class OperatorProcess:
+    """The operator on a control plane; its log is `operator.log` in the directory, over restarts.
+
+    Args:
+        plane: the control plane.
+        directory: for the log, for this operator alone.
+        arguments: more of the command line.
+    """
+
+    def __init__(
+        self, plane: ControlPlane, directory: Path, *, arguments: Sequence[str] = ()
+    ) -> None:
+        self._directory = directory
+        kubeconfig = plane.kubeconfig_for(HOME, ACCOUNT)
+        command = [
+            sys.executable,
+            "-m",
+            "holdfast_operator",
+            f"--kubeconfig={kubeconfig}",
+            *arguments,
+        ]
+        self._processes = TiedProcesses(directory, {_NAME: command})
+
+    @property
+    def log(self) -> str:
+        """Everything the operator wrote so far."""
+        path = self._directory / f"{_NAME}.log"
+        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+    def start(self) -> None:
+        """Start it; it is ready when it acts."""
+        self._processes.start(_NAME)
+
+    def kill(self) -> None:
+        """End it with SIGKILL."""
+        self._processes.kill(_NAME)
+
+    def terminate(self, *, deadline: float = 30) -> None:
+        """End it as Kubernetes does, with SIGTERM, and wait until it has ended in order."""
+        before = self.log.count(_ENDED)
+        self._processes.signal(_NAME, signal.SIGTERM)
+        self.wait_until_ended(deadline=deadline)
+        assert self.log.count(_ENDED) == before + 1, self.tail()
+
+    def wait_until_ended(self, *, deadline: float = 30) -> None:
+        """Wait until it ended by itself."""
+        end = time.monotonic() + deadline
+        while self._processes.ended() is None:
+            assert time.monotonic() < end, f"the operator did not end:\n{self.tail()}"
+            time.sleep(0.02)
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended by itself."""
+        return self._processes.ended() is None
+
+    def stop(self) -> None:
+        """End it for good, however it is."""
+        self._processes.stop()
+
+    def tail(self, lines: int = 40) -> str:
+        """The last lines of the log."""
+        return "\n".join(self.log.splitlines()[-lines:])
+
+    def errors(self) -> list[str]:
+        """The lines of the log that say ERROR or begin a traceback."""
+        return [
+            line
+            for line in self.log.splitlines()
+            if re.search(r"\[ERROR|\"severity\": \"error\"|Traceback", line)
+        ]
+
+
+def install(plane: ControlPlane) -> None:
+    """Apply the definitions and what the operator may do in the whole cluster. Again is harmless."""
+    plane.apply(CRDS)
+    with contextlib.suppress(Exception):
+        plane.kubectl("create", "namespace", HOME)
+    for name in ("serviceaccount", "discovery", "operator", "users"):
+        plane.apply(RBAC / f"{name}.yaml")
+
+
+def grant_secrets(plane: ControlPlane, namespace: str) -> None:
+    """Let the operator read the Secrets of backends in a namespace."""
+    plane.apply(RBAC / "backend-secrets.yaml", namespace=namespace)
+
+
+@contextlib.contextmanager
+def running_operator(
+    plane: ControlPlane, directory: Path, *, arguments: Sequence[str] = ()
+) -> Generator[OperatorProcess]:
+    """Install and run the operator; it ends with the block."""
+    install(plane)
+    directory.mkdir(parents=True, exist_ok=True)
+    operator = OperatorProcess(plane, directory, arguments=arguments)
+    operator.start()
+    try:
+        yield operator
+    finally:
+        operator.stop()

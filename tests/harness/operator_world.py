@@ -1,0 +1,361 @@
+"""A small world for the operator's services: a cluster, servers and a clock, all in memory.
+
+Only what is foreign to the services is stood in for: the API server, Redis, and time.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from holdfast.errors import AccessDenied, HoldfastError
+from holdfast.store.maintenance import (
+    Maintenance,
+    Owner,
+    Ownership,
+    ServerInfo,
+    Step,
+    Totals,
+)
+from holdfast.values import MemoryAddress, Terms
+from holdfast_operator.services.backends import BackendService
+from holdfast_operator.services.deletions import DeletionService
+from holdfast_operator.services.measurements import Measurements
+from holdfast_operator.services.objects import backend_ref
+from holdfast_operator.services.outcome import Outcome
+from holdfast_operator.services.ports import Address, Body, Credentials, Namespace, Secret
+from holdfast_operator.services.resources import ResourceService
+from holdfast_operator.services.rollouts import Rollouts
+from holdfast_operator.services.targets import Targets
+
+OFFERED = {"holdfast.dev/credentials": "backend"}
+PENDING = {
+    "observedGeneration": 0,
+    "conditions": [
+        {
+            "type": "Ready",
+            "status": "Unknown",
+            "reason": "Pending",
+            "message": "Waiting for the operator",
+            "lastTransitionTime": "1970-01-01T00:00:00Z",
+        }
+    ],
+}
+
+
+class ManualClock:
+    """Time that passes when it is told to."""
+
+    def __init__(self) -> None:
+        self._now = datetime(2026, 1, 1, tzinfo=UTC)
+        self._start = self._now
+
+    def now(self) -> datetime:
+        return self._now
+
+    def monotonic(self) -> float:
+        return (self._now - self._start).total_seconds()
+
+    def advance(self, seconds: float) -> None:
+        self._now += timedelta(seconds=seconds)
+
+
+@dataclass
+class Memory:
+    """What a server holds of one memory."""
+
+    owner: Owner | None = None
+    revision: int = 0
+    sha256: str = ""
+    state: str = ""
+    sessions: dict[str, int] = field(default_factory=dict)  # the revision each follows
+    buried: list[str] = field(default_factory=list)
+    released: bool = False
+
+
+class FakeServer:
+    """A server, as the operator's hands feel it. Walks go through the sessions in order of their names.
+
+    Attributes:
+        fault: raised by every call while set.
+        calls: names of what was called.
+        protected: sessions that stay above a limit.
+    """
+
+    def __init__(self) -> None:
+        self.info = ServerInfo("valkey", "9.0.0", "standalone", 5_000_000, 0, "noeviction")
+        self.memories: dict[MemoryAddress, Memory] = {}
+        self.fault: HoldfastError | None = None
+        self.calls: list[str] = []
+        self.protected: set[str] = set()
+        self.logins: list[tuple[Address, Credentials]] = []
+        self.usage: dict[MemoryAddress, Totals] = {}
+
+    def memory(self, address: MemoryAddress) -> Memory:
+        return self.memories.setdefault(address, Memory())
+
+    def _call(self, name: str) -> None:
+        self.calls.append(name)
+        if self.fault is not None:
+            raise self.fault
+
+    async def server(self) -> ServerInfo:
+        self._call("server")
+        return self.info
+
+    async def load_scripts(self) -> None:
+        self._call("load_scripts")
+
+    async def claim(self, memory: MemoryAddress, owner: Owner, *, adopt: bool = False) -> Ownership:
+        self._call("claim")
+        held = self.memory(memory)
+        if held.owner is None:
+            if held.sessions and not adopt:
+                return Ownership.UNMARKED
+            held.owner = owner
+            return Ownership.TAKEN_OVER if adopt else Ownership.OURS
+        if held.owner.uid == owner.uid:
+            return Ownership.OURS
+        same = held.owner[:4] == owner[:4]
+        if not same and not adopt:
+            return Ownership.OTHER
+        held.owner = owner
+        return Ownership.TAKEN_OVER
+
+    async def put_policy(
+        self, memory: MemoryAddress, owner: Owner, document: str, sha256: str
+    ) -> int | None:
+        self._call("put_policy")
+        held = self.memory(memory)
+        if held.owner is None or held.owner.uid != owner.uid:
+            return None
+        if held.sha256 != sha256 or held.state != "active":
+            held.revision, held.sha256, held.state = held.revision + 1, sha256, "active"
+        return held.revision
+
+    async def roll_out(
+        self, memory: MemoryAddress, terms: Terms, *, cursor: int, limit: int, grace: int
+    ) -> Step:
+        self._call("roll_out")
+        held = self.memory(memory)
+        names = sorted(held.sessions)[cursor : cursor + limit]
+        changed = 0
+        for name in names:
+            changed += held.sessions[name] < terms.revision
+            held.sessions[name] = max(held.sessions[name], terms.revision)
+        end = cursor + limit
+        return Step(
+            cursor=end if end < len(held.sessions) else 0,
+            seen=len(names),
+            changed=changed,
+            unsatisfied=len(self.protected.intersection(names)),
+            total=len(held.sessions),
+        )
+
+    async def measure(
+        self, memory: MemoryAddress, *, cursor: int, limit: int
+    ) -> tuple[Step, Totals]:
+        self._call("measure")
+        count = len(self.memory(memory).sessions)
+        return Step(0, count, 0, 0, count), Totals(count, 2 * count, 10 * count, 100 * count)
+
+    async def put_usage(self, memory: MemoryAddress, owner: Owner, totals: Totals) -> None:
+        self._call("put_usage")
+        self.usage[memory] = totals
+
+    async def begin_deletion(self, memory: MemoryAddress, owner: Owner) -> int | None:
+        self._call("begin_deletion")
+        held = self.memory(memory)
+        if held.owner is None or held.owner.uid != owner.uid:
+            return None
+        if held.state != "deleting":
+            held.state, held.revision = "deleting", held.revision + 1
+        return held.revision
+
+    async def bury(self, memory: MemoryAddress, revision: int, *, cursor: int, limit: int) -> Step:
+        self._call("bury")
+        held = self.memory(memory)
+        names = sorted(held.sessions)[:limit]
+        for name in names:
+            del held.sessions[name]
+            held.buried.append(name)
+        more = 1 if held.sessions else 0
+        return Step(more, len(names), len(names), 0, len(held.sessions))
+
+    async def end_deletion(self, memory: MemoryAddress, owner: Owner) -> bool:
+        self._call("end_deletion")
+        del self.memories[memory]
+        return True
+
+    async def release(self, memory: MemoryAddress, owner: Owner) -> None:
+        self._call("release")
+        self.memory(memory).released = True
+
+    async def aclose(self) -> None:
+        self.calls.append("aclose")
+
+
+class FakeConnections:
+    """Connections to one server; what the server thinks of a login is a function of the password."""
+
+    def __init__(self, server: FakeServer) -> None:
+        self._server = server
+        self._open: dict[str, tuple[int, str]] = {}
+
+    def current(self, backend: str, generation: int) -> Maintenance | None:
+        found = self._open.get(backend)
+        return self._server if found is not None and found[0] == generation else None
+
+    async def open(
+        self, backend: str, generation: int, version: str, address: Address, login: Credentials
+    ) -> Maintenance:
+        if self._open.get(backend) != (generation, version):
+            self._server.logins.append((address, login))
+            self._open[backend] = (generation, version)
+        return self._server
+
+    async def close(self, backend: str) -> None:
+        self._open.pop(backend, None)
+
+    def refused_login(self, error: AccessDenied) -> bool:
+        return "password" in error.message
+
+    def is_open(self, backend: str) -> bool:
+        return backend in self._open
+
+
+class World:
+    """A cluster with its objects, and the services over it."""
+
+    def __init__(self, server: FakeServer | None = None) -> None:
+        self.clock = ManualClock()
+        self.server = server or FakeServer()
+        self.connections = FakeConnections(self.server)
+        self.namespaces: dict[str, Namespace] = {}
+        self.secrets: dict[tuple[str, str], Secret] = {}
+        self.objects: dict[tuple[str, str, str], dict[str, Any]] = {}
+        self.hidden: set[str] = set()
+        self.id = "cluster-1"
+        self.restart()
+        for name in ("platform", "team"):
+            self.add_namespace(name)
+
+    def restart(self) -> None:
+        """Start the services anew: whatever they remembered is lost."""
+        rollouts, measurements = Rollouts(self.clock), Measurements(self.clock)
+        self.backends = BackendService(self, self.connections, self.clock)
+        targets = Targets(self, self.backends)
+        self.resources = ResourceService(targets, rollouts, measurements, self.clock)
+        self.deletions = DeletionService(targets, rollouts, measurements, self.clock)
+
+    def watches(self, namespace: str) -> bool:
+        return namespace not in self.hidden
+
+    def backend(self, namespace: str, name: str) -> Body | None:
+        return self.objects.get(("MemoryBackend", namespace, name))
+
+    def resources_on(self, namespace: str, name: str) -> Sequence[Body]:
+        return [
+            body
+            for key, body in sorted(self.objects.items())
+            if key[0] == "MemoryResource" and backend_ref(body) == (namespace, name)
+        ]
+
+    async def namespace(self, name: str) -> Namespace | None:
+        return self.namespaces.get(name)
+
+    async def secret(self, namespace: str, name: str) -> Secret | None:
+        return self.secrets.get((namespace, name))
+
+    async def cluster_id(self) -> str:
+        return self.id
+
+    def add_namespace(
+        self, name: str, *, uid: str = "1", labels: Mapping[str, str] | None = None
+    ) -> None:
+        self.namespaces[name] = Namespace(name, f"{name}-{uid}", labels or {})
+
+    def add_secret(self, name: str = "login", **entries: str) -> None:
+        data = {key: value.encode() for key, value in entries.items()}
+        version = str(len(self.secrets) + 1 + int(self.clock.monotonic()))
+        self.secrets["platform", name] = Secret(name, version, OFFERED, data)
+
+    def add_backend(self, name: str = "shared", **spec: Any) -> dict[str, Any]:
+        standard = {"endpoints": ["redis:6379"], "allowedNamespaces": {"from": "All"}}
+        return self._add("MemoryBackend", "platform", name, {**standard, **spec})
+
+    def add_resource(self, name: str = "support", **spec: Any) -> dict[str, Any]:
+        standard = {
+            "backendRef": {"name": "shared", "namespace": "platform"},
+            "retention": {"ttl": "24h"},
+        }
+        return self._add("MemoryResource", "team", name, {**standard, **spec})
+
+    def edit(self, body: dict[str, Any], **spec: Any) -> None:
+        """Edit the spec of an object, as people do."""
+        body["spec"] = {**body["spec"], **spec}
+        body["metadata"]["generation"] += 1
+
+    def annotate(self, body: dict[str, Any], **annotations: str) -> None:
+        """Set annotations of ours: `paused="true"` is `holdfast.dev/paused`."""
+        named = {f"holdfast.dev/{key.replace('_', '-')}": text for key, text in annotations.items()}
+        body["metadata"]["annotations"] = named
+
+    def delete(self, body: dict[str, Any]) -> None:
+        """Mark an object as deleted."""
+        body["metadata"]["deletionTimestamp"] = self.clock.now().strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    async def look(self, body: dict[str, Any]) -> Outcome:
+        """Reconcile an object once, or do one step of its deletion, and write the status."""
+        service = self.backends if body["kind"] == "MemoryBackend" else self.resources
+        if "deletionTimestamp" in body["metadata"]:
+            ending = self.backends if body["kind"] == "MemoryBackend" else self.deletions
+            outcome = await ending.finalize(copy.deepcopy(body))
+            if outcome.again is None:
+                metadata = body["metadata"]
+                del self.objects[body["kind"], metadata["namespace"], metadata["name"]]
+        else:
+            outcome = await service.reconcile(copy.deepcopy(body))
+        if outcome.status is not None:
+            body["status"] = outcome.status.model_dump(mode="json", exclude_none=True)
+        return outcome
+
+    async def settle(self, body: dict[str, Any], *, most: int = 100) -> Outcome:
+        """Look at an object until it is at rest, letting time pass in between."""
+        for _ in range(most):
+            outcome = await self.look(body)
+            if outcome.again is None:
+                return outcome
+            self.clock.advance(outcome.again)
+        raise AssertionError(f"not at rest after {most} looks: {body['status']}")
+
+    def _add(self, kind: str, namespace: str, name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+        uid = f"{kind}-{name}-{len(self.objects)}-{self.clock.monotonic()}"
+        body = {
+            "apiVersion": "holdfast.dev/v1alpha1",
+            "kind": kind,
+            "metadata": {
+                "name": name,
+                "namespace": namespace,
+                "uid": uid,
+                "generation": 1,
+                "creationTimestamp": "2020-01-01T00:00:00Z",
+            },
+            "spec": dict(spec),
+            "status": copy.deepcopy(PENDING),
+        }
+        self.objects[kind, namespace, name] = body
+        return body
+
+
+def condition(body: Mapping[str, Any], of: str) -> dict[str, Any] | None:
+    """Return a condition of an object."""
+    return next((item for item in body["status"]["conditions"] if item["type"] == of), None)
+
+
+def ready(body: Mapping[str, Any]) -> tuple[str, str]:
+    """Return status and reason of Ready."""
+    found = condition(body, "Ready")
+    assert found is not None
+    return found["status"], found["reason"]

@@ -1,0 +1,83 @@
+"""What is loaded when: importing the library stays cheap, and each store loads only what it needs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import holdfast
+
+SOURCE = Path(__file__).parents[2] / "operator"
+HEAVY = ("pydantic", "redis", "hiredis", "tiktoken", "yaml", "re2")
+
+
+def loaded(program: str) -> set[str]:
+    """Run a program in a new interpreter and return which of the heavy modules it loaded."""
+    asks = f"import sys; print(*(name for name in {HEAVY!r} if name in sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", f"{program}\n{asks}"],
+        env={"PYTHONPATH": str(SOURCE)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+APPEND = """
+import asyncio, holdfast
+spec = {"model": {"tokenizer": "approximate"}, "retention": {"ttl": "1h"}}
+
+async def main():
+    async with holdfast.connect("memory://", policy=spec) as client:
+        session = client.memory().session("a")
+        await session.append({"role": "user", "content": "hi"})
+        assert await session.read() == [{"role": "user", "content": "hi"}]
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "modules"),
+    [
+        ("import holdfast", set[str]()),
+        ("from holdfast import HoldfastError, SessionBusy, Page, Record", set[str]()),
+        ("import holdfast.keys, holdfast.planning, holdfast.values, holdfast.store", set[str]()),
+        ("import holdfast; holdfast.connect('memory://')", {"pydantic"}),
+        (APPEND, {"pydantic"}),
+        (
+            "import holdfast; holdfast.connect('redis://127.0.0.1:1')",
+            {"pydantic", "redis", "hiredis"},
+        ),
+    ],
+    ids=["the package", "names", "values", "connecting", "in this process", "to a server"],
+)
+def test_what_is_loaded(program: str, modules: set[str]) -> None:
+    assert loaded(program) == modules
+
+
+def test_every_public_name_is_there() -> None:
+    assert holdfast.__all__ == sorted(holdfast.__all__)
+    for name in holdfast.__all__:
+        assert getattr(holdfast, name) is not None
+
+
+def test_a_name_is_found_once_and_kept() -> None:
+    connect = holdfast.connect
+    assert vars(holdfast)["connect"] is connect
+    assert holdfast.Client.__module__ == "holdfast.client"
+
+
+def test_a_name_that_is_not_there() -> None:
+    with pytest.raises(AttributeError, match="module 'holdfast' has no attribute 'conect'"):
+        getattr(holdfast, "conect")  # noqa: B009 - a type checker would see it
+
+
+def test_a_star_gives_the_public_names() -> None:
+    names: dict[str, object] = {}
+    exec("from holdfast import *", names)  # noqa: S102
+    assert set(holdfast.__all__) <= names.keys()
