@@ -60,7 +60,8 @@ class MessageLog(ABC):
             MessageInvalid, MessageTooLarge, BudgetExceeded: nothing was sent.
             IdempotencyConflict, SessionBusy, LeaseLost, AcknowledgedLost, PolicyNotFound,
             StoreUnavailable, AccessDenied: nothing was written.
-            AmbiguousWrite: no id was given, and the connection broke before the answer.
+            AmbiguousWrite: the connection broke before the answer, and no id was given or the server
+                stayed away. With an id the call may simply be repeated.
         """
         return await self._append([message], id, role, group, pin=pin)
 
@@ -145,7 +146,7 @@ class MessageLog(ABC):
             self._guard()
             agreed = await self._place.agreed()
             section = await self._place.store.page(agreed.terms, after=after or 0, limit=limit + 1)
-        self._check_window(section.status)
+            self._check_window(section.status)
         records = section.records[:limit]
         waiting = section.waiting - {
             record.group for record in records if record.seq in self._own()
@@ -169,6 +170,7 @@ class MessageLog(ABC):
         """
         place = self._place
         with place.naming():
+            self._guard()
             agreed = await place.agreed()
             while True:
                 newest = await place.store.newest(agreed.terms, 1)

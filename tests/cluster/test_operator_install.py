@@ -62,6 +62,7 @@ async def test_late_definitions_are_waited_for_and_one_namespace_is_served(
     bare_plane: ControlPlane, tmp_path: Path, valkey_server: Server
 ):
     arguments = ["--namespace=served", "--log-format=json", "--interval=2"]
+    bare_plane.kubectl("delete", "crd", "--all", "--timeout=60s")
     operator = OperatorProcess(bare_plane, tmp_path, arguments=arguments)
     operator.start()
     try:

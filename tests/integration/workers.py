@@ -23,7 +23,7 @@ def policy(**spec: Any) -> dict[str, Any]:
     """Return a policy with room for all that a test writes, but for the given parts."""
     ample: dict[str, Any] = {
         "model": {"tokenizer": "approximate"},
-        "limits": {"maxTokens": 1_000_000, "maxMessageSize": "4Mi"},
+        "limits": {"maxTokens": 9_000_000, "maxMessageSize": "4Mi"},
         "retention": {"ttl": "1h"},
     }
     return ample | spec

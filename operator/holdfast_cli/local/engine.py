@@ -23,6 +23,8 @@ from holdfast_operator.status import ResourceStatus, Status
 REST: Final = 60.0
 """Seconds between looks at an object that nothing happens to."""
 
+_DECIDED: Final = (ConditionType.READY, ConditionType.STALLED, ConditionType.CONFLICT)
+
 
 class Listener(Protocol):
     """Hears what became of the objects."""
@@ -74,9 +76,9 @@ class Engine:
         self._woken.set()
 
     def settled(self) -> bool:
-        """Whether every object was looked at since the last edit and those that stay are Ready."""
+        """Whether every object was looked at since the last edit, and nothing is to be expected."""
         return all(
-            key in self._looked and (self._objects.is_deleting(key) or self._is_ready(key))
+            key in self._looked and (self._objects.is_deleting(key) or self._is_decided(key))
             for key in self._objects.names()
         )
 
@@ -139,10 +141,10 @@ class Engine:
             self._due[key] = 0.0
             self._woken.set()
 
-    def _is_ready(self, key: Key) -> bool:
+    def _is_decided(self, key: Key) -> bool:
+        """Whether an object is Ready, or will not be before somebody does something."""
         body = self._objects.bodies()[key]
         status: Status = status_of(body, ResourceStatus)
-        return (
-            is_true(status, ConditionType.READY)
-            and status.observed_generation == body["metadata"]["generation"]
+        return status.observed_generation == body["metadata"]["generation"] and any(
+            is_true(status, condition) for condition in _DECIDED
         )

@@ -40,7 +40,8 @@ class Objects:
     names it, and any lives as long as a memory does.
 
     Args:
-        cluster: id of the cluster this stands for; uids follow from it and the object's path.
+        cluster: id of the cluster this stands for; uids follow from it, the object's path, and when
+            it was made. A namespace has no beginning, so it is the same in every run.
         server: the one server.
         clock: for the times in metadata.
         stored: objects of an earlier run.
@@ -159,12 +160,14 @@ class Objects:
         told = {name: metadata[name] for name in ("labels", "annotations") if name in metadata}
         old = self._bodies.get(key)
         if old is None:
+            now = self._clock.now()
             made = {
                 "name": key.name,
                 "namespace": key.namespace,
-                "uid": self._uid("/".join(key)),
+                # As in a cluster, one that was deleted and is made again is another object.
+                "uid": self._uid("/".join((*key, now.isoformat()))),
                 "generation": 1,
-                "creationTimestamp": timestamp(self._clock.now()),
+                "creationTimestamp": timestamp(now),
             }
             self._bodies[key] = {
                 "apiVersion": API_VERSION,

@@ -294,9 +294,10 @@ class BackendService:
             or before.max_memory != most
         )
         clock, uid = self._clock.monotonic(), uid_of(metadata)
-        written = self._figures_written.get(uid)
-        recent = written is not None and clock - written < figures.PAUSE
-        if not moved or (recent and before.used_memory is not None):
+        # Who starts anew does not know when the figures were written: it might have been just now.
+        known = before.used_memory is not None
+        written = self._figures_written.setdefault(uid, clock) if known else -figures.PAUSE
+        if not moved or (known and clock - written < figures.PAUSE):
             return {}
         self._figures_written[uid] = clock
         return {

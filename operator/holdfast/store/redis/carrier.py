@@ -146,7 +146,9 @@ class PoolCarrier:
             # The server closed it meanwhile, or it holds bytes that nobody asked for.
             await self._discard(connection)
         try:
-            return await self._pool.get_connection()
+            # The pool's own time-out, if it has one, ends before the handshake.
+            async with asyncio.timeout(self._timeout):
+                return await self._pool.get_connection()
         except (AuthenticationError, AuthorizationError) as error:
             raise AccessDenied(
                 "the server refused the credentials: check user name and password"

@@ -7,7 +7,7 @@ from redis.asyncio import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from holdfast.errors import ServerTooOld
+from holdfast.errors import CorruptRecord, ServerTooOld, UnknownKeys
 from holdfast.store.maintenance import (
     LayoutTooNew,
     Owner,
@@ -332,7 +332,7 @@ def _answer(reply: Reply, read: Callable[[Reply], Sequence[Any]]) -> tuple[str, 
         return "BROKEN", reply
     try:
         answer = read(reply)
-    except (ValueError, TypeError) as error:
+    except (ValueError, CorruptRecord, UnknownKeys) as error:
         return "BROKEN", error
     return text(answer[0]), answer
 

@@ -20,6 +20,7 @@ from holdfast.errors import (
     AccessDenied,
     CorruptRecord,
     HoldfastError,
+    ScriptsMissing,
     StoreUnavailable,
     UnknownKeys,
 )
@@ -217,5 +218,8 @@ def raise_for(error: Exception) -> NoReturn:
             "Clear the session, or remove the record"
         ) from error
     if isinstance(error, NoScriptError):
-        raise error
+        raise ScriptsMissing(
+            "the server does not have the scripts of this version and these credentials may not load "
+            "them: the operator does, check that it runs"
+        ) from error
     raise StoreUnavailable(f"the server answered with an error ({type(error).__name__})") from error

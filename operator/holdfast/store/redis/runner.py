@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, cast
 
 from redis.exceptions import NoPermissionError, NoScriptError
 
-from holdfast.errors import AmbiguousWrite, HoldfastError, ScriptsMissing, StoreUnavailable
+from holdfast.errors import AmbiguousWrite, HoldfastError, StoreUnavailable
 from holdfast.store.redis.carrier import Argument, Broken, Carrier, Command, Reply
 from holdfast.store.redis.replies import PASSING, concerns_keys, raise_for
 from holdfast.store.redis.script import Script, all_scripts
@@ -45,6 +45,7 @@ class Runner:
         arguments: Sequence[Argument],
         *,
         repeatable: bool,
+        stores: bool = False,
         before: tuple[Script, Sequence[bytes], Sequence[Argument]] | None = None,
     ) -> list[Any]:
         """Run a script and return its reply. One round trip.
@@ -54,19 +55,23 @@ class Runner:
             keys: all of one hash slot.
             arguments: its ARGV.
             repeatable: running it twice has the effect of running it once.
+            stores: what it writes is the caller's, who has to know when it is in doubt.
             before: a repeatable one to run in front, in the same round trip. It alone failing is
                 logged: what was asked for is done, and must be neither repeated nor denied.
 
         Raises:
-            AmbiguousWrite: the reply was lost, and the script is not repeatable.
+            AmbiguousWrite: the reply was lost, and the script is not repeatable; or it stores and no
+                repetition was answered either.
             StoreUnavailable: nothing was written.
             AccessDenied, ScriptsMissing, UnknownKeys, CorruptRecord.
         """
         main = evalsha(script, keys, arguments)
         if before is None:
-            return (await self._repeat([main], repeatable=repeatable))[0]
+            return (await self._repeat([main], repeatable=repeatable, stores=stores))[0]
         ahead = evalsha(*before)
-        replies = await self._repeat([ahead, main], repeatable=repeatable, fault_of=_last_fault)
+        replies = await self._repeat(
+            [ahead, main], repeatable=repeatable, stores=stores, fault_of=_last_fault
+        )
         if isinstance(replies[0], Exception):
             try:
                 await self._repeat([ahead], repeatable=True)
@@ -104,36 +109,47 @@ class Runner:
         commands: Sequence[Command],
         *,
         repeatable: bool,
+        stores: bool = False,
         fault_of: FaultOf | None = None,
     ) -> list[Reply]:
-        fault_of = fault_of or _first_fault
         deadline: float | None = None
         pause = _FIRST_PAUSE
+        in_doubt = False
         while True:
             try:
-                replies = await self._carrier.exchange(commands)
-                failure = fault_of(replies)
+                replies, failure = await self._attempt(commands, fault_of or _first_fault)
                 if failure is None:
                     return replies
-                hopeless = await self._mend(failure)
-            except Broken as error:
-                if not repeatable:
-                    raise AmbiguousWrite(
-                        "the connection broke before the answer: the call may or may not have been "
-                        "carried out. Read the session to find out; an append with an id is repeated "
-                        "by itself and stored once"
-                    ) from error
-                failure, hopeless = error, None
-            except StoreUnavailable as error:
-                failure, hopeless = error, None
-            if hopeless is not None:
-                raise_for(hopeless)
-            now = time.monotonic()
-            deadline = deadline or now + self._patience
-            if now + pause > deadline:
-                self._give_up(failure)
+                if isinstance(failure, Broken):
+                    if not repeatable:
+                        raise _ambiguous() from failure
+                    in_doubt = in_doubt or stores
+                now = time.monotonic()
+                deadline = deadline or now + self._patience
+                if now + pause > deadline:
+                    self._give_up(failure)
+            except HoldfastError as error:
+                if in_doubt:
+                    raise _ambiguous() from error
+                raise
             await asyncio.sleep(pause * (0.5 + random.random()))  # noqa: S311 - jitter, no secret
             pause = min(pause * 2, _LONGEST_PAUSE)
+
+    async def _attempt(
+        self, commands: Sequence[Command], fault_of: FaultOf
+    ) -> tuple[list[Reply], Exception | None]:
+        """Send the commands once; return the replies, or what went wrong where that may pass."""
+        try:
+            replies = await self._carrier.exchange(commands)
+            fault = fault_of(replies)
+            if fault is None:
+                return replies, None
+            hopeless = await self._mend(fault)
+        except (Broken, StoreUnavailable) as error:
+            return [], error
+        if hopeless is not None:
+            raise_for(hopeless)
+        return [], fault
 
     async def _mend(self, fault: Exception) -> Exception | None:
         """Do what makes the call worth repeating; return the error when nothing would.
@@ -152,16 +168,18 @@ class Runner:
         return None if passing else fault
 
     def _give_up(self, failure: Exception) -> None:
-        if isinstance(failure, NoScriptError):
-            raise ScriptsMissing(
-                "the server does not have the scripts of this version and these credentials may not "
-                "load them: the operator does, check that it runs"
-            ) from failure
         if isinstance(failure, Broken):
             raise StoreUnavailable("the server does not answer in time") from failure
         if isinstance(failure, StoreUnavailable):
             raise failure
         raise_for(failure)
+
+
+def _ambiguous() -> AmbiguousWrite:
+    return AmbiguousWrite(
+        "the connection broke before the answer: the call may or may not have been carried out. Read "
+        "the session to find out; an append with an id is repeated by itself and stored once"
+    )
 
 
 def _first_fault(replies: Sequence[Reply]) -> Exception | None:

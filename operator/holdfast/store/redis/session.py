@@ -4,7 +4,9 @@ import time
 from collections.abc import Collection, Sequence
 
 import msgspec
+from redis.exceptions import OutOfMemoryError
 
+from holdfast.errors import StoreUnavailable
 from holdfast.store.redis.layout import (
     WAKE_SUFFIX,
     SessionKeys,
@@ -38,6 +40,7 @@ from holdfast.values import (
 )
 
 _NOBODY = Caller()
+_ALL_TOKENS = 2**53
 _LONGEST_SLEEP = 2.5  # seconds; below the time-out that clients give their sockets
 _ID = msgspec.json.Encoder()
 
@@ -77,6 +80,7 @@ class RedisSession:
                 self._state,
                 [head, packed, *records],
                 repeatable=bool(batch.key),
+                stores=True,
                 before=(script("index"), [self._index], [self._name]) if due else None,
             )
             word = accept(reply, caller)
@@ -95,9 +99,12 @@ class RedisSession:
         """Return the newest records, in append order. One round trip."""
         if terms.refresh & Refresh.READ:
             await self._touch(terms)
-        log, pin = await self._runner.read_at_once(
-            [(b"LRANGE", key, -count, -1) for key in (self._keys.log, self._keys.pin)]
-        )
+        try:
+            log, pin = await self._runner.read_at_once(
+                [(b"LRANGE", key, -count, -1) for key in (self._keys.log, self._keys.pin)]
+            )
+        except StoreUnavailable as error:
+            return (await self._when_full(error, terms)).records[-count:]
         records, _ = records_in_order(log, pin)
         return records[-count:]
 
@@ -133,7 +140,10 @@ class RedisSession:
         if terms.refresh & Refresh.READ:
             touch = script("touch")
             commands.append((b"EVALSHA", touch.sha, 5, *self._state, self._pack(terms)))
-        fields, log, pin, clock, *_ = await self._runner.read_at_once(commands)
+        try:
+            fields, log, pin, clock, *_ = await self._runner.read_at_once(commands)
+        except StoreUnavailable as error:
+            return await self._when_full(error, terms)
         records, corrupt = records_in_order(log, pin)
         status = read_status(fields, now=milliseconds(clock))
         return Window(status, records, complete=True, corrupt=corrupt)
@@ -230,9 +240,16 @@ class RedisSession:
             self._state,
             [head, self._pack(terms), *arguments],
             repeatable=repeatable,
+            stores=True,
         )
         accept(reply, caller)
         return Changed(records=reply[1], epoch=reply[2])
+
+    async def _when_full(self, error: StoreUnavailable, terms: Terms) -> Window:
+        """Read everything by a script: Redis out of memory refuses any transaction, reads too."""
+        if not isinstance(error.__cause__, OutOfMemoryError):
+            raise error
+        return await self.tail(terms, tokens=_ALL_TOKENS)
 
     async def _touch(self, terms: Terms) -> None:
         await self._runner.run(script("touch"), self._state, [self._pack(terms)], repeatable=True)
