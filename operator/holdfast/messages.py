@@ -150,8 +150,8 @@ class Preparer:
         Raises:
             MessageInvalid, MessageTooLarge, BudgetExceeded: before anything is sent.
         """
-        if id is not None and not 0 < len(id) <= _MAX_ID:
-            raise MessageInvalid(f"an id has 1 to {_MAX_ID} characters")
+        if id is not None:
+            _require_id(id)
         if len(items) > MAX_ITEMS:
             raise BudgetExceeded(f"a call takes at most {MAX_ITEMS} messages: split it")
         bodies = [encode_item(item) for item in items]
@@ -182,7 +182,7 @@ class Preparer:
         _require_room(records, terms)
         if id is None:
             return Batch(tuple(records))
-        key = hashlib.blake2b(id.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+        key = hashlib.blake2b(id.encode(), digest_size=16).hexdigest()
         digest = hashlib.blake2b(b"\n".join(bodies), digest_size=4).digest()
         return Batch(tuple(records), key, int.from_bytes(digest, "big") & 0xFFFFF)
 
@@ -194,6 +194,15 @@ class Preparer:
         else:
             tokens, exact = count_texts(counter, facts.texts)
         return tokens + MESSAGE_OVERHEAD + facts.names, exact
+
+
+def _require_id(id: str) -> None:
+    if not 0 < len(id) <= _MAX_ID:
+        raise MessageInvalid(f"an id has 1 to {_MAX_ID} characters")
+    try:
+        id.encode()
+    except UnicodeEncodeError:
+        raise MessageInvalid("an id must be valid Unicode text") from None
 
 
 def _require_room(records: Sequence[Prepared], terms: Terms) -> None:

@@ -37,17 +37,15 @@ class Installation:
         return environ | {"PATH": f"{path}{os.pathsep}{environ.get('PATH', os.defpath)}"}
 
     def install(self, command: str) -> None:
-        """Carry out a `pip install` of holdfast, with or without extras, from the tree's wheel.
-
-        The name alone would ask an index, which may know another distribution of this name.
+        """Carry out a `pip install` of the checkout, with or without extras, from its wheel.
 
         Args:
-            command: `pip install holdfast` or `pip install 'holdfast[extra]'`.
+            command: `pip install .` or `pip install '.[extra]'`.
         """
         *start, requirement = shlex.split(command)
         assert start == ["pip", "install"], command
-        assert re.fullmatch(r"holdfast(\[\w+\])?", requirement), command
-        address = f"{requirement} @ {self._built_wheel().as_uri()}"
+        assert re.fullmatch(r"\.(\[\w+\])?", requirement), command
+        address = f"holdfast{requirement[1:]} @ {self._built_wheel().as_uri()}"
         _run(["pip", "install", "--quiet", address], cwd=self._directory, environ=self.environ)
 
     def shell(self, text: str, *, cwd: Path, variables: Mapping[str, str] | None = None) -> str:

@@ -33,9 +33,9 @@ from tests.harness.waiting import until
 
 DEMO = Claim("Two commands", 0, "make demo\n")
 TEST = Claim("Two commands", 1, "make test\n")
-INSTALL = Claim("Ten lines on your own Redis", 0, "pip install holdfast\n")
+INSTALL = Claim("A few lines on your own Redis", 0, "pip install .\n")
 TEN_LINES = Claim(
-    "Ten lines on your own Redis",
+    "A few lines on your own Redis",
     1,
     """\
 import asyncio
@@ -51,7 +51,7 @@ async def main():
         async with session.turn() as turn:  # one agent at a time; others wait in line
             await turn.append({"role": "user", "content": "Where is my order?"}, id="request-1")
             history = await turn.read(max_tokens=3000)  # whole groups, ready for a model
-            await turn.append({"role": "assistant", "content": f"I have read {len(history)} message."})
+            await turn.append({"role": "assistant", "content": f"I read {len(history)} of our messages."})
         print(await session.read(), await session.token_count())
 
 
@@ -61,7 +61,7 @@ asyncio.run(main())
 DEV = Claim(
     "A tour on a laptop, in five minutes",
     0,
-    "pip install 'holdfast[cli]'\nholdfast dev -f examples/support\n",
+    "pip install '.[cli]'\nholdfast dev -f examples/support\n",
 )
 EXPORT = Claim(
     "A tour on a laptop, in five minutes",
@@ -187,7 +187,7 @@ def test_ten_lines_on_a_server_of_ones_own(
 
     messages, tokens = _printed(library.shell("python ten_lines.py", cwd=tmp_path))
     question = {"role": "user", "content": "Where is my order?"}
-    answers = [{"role": "assistant", "content": f"I have read {n} message."} for n in (1, 2)]
+    answers = [{"role": "assistant", "content": f"I read {n} of our messages."} for n in (1, 2)]
     assert messages == [question, answers[0]]
     assert tokens > 0
 

@@ -269,7 +269,7 @@ class Refusing(ConnectionPool):
     """A pool that gives no connection, for the reason it is given."""
 
     def __init__(self, reason: Exception) -> None:
-        super().__init__()
+        super().__init__()  # pyright: ignore[reportUnknownMemberType]
         self.reason = reason
 
     async def get_connection(self, *args: object, **options: object) -> Any:

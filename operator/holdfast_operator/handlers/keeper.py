@@ -76,6 +76,13 @@ class Keeper:
 
     async def keep(self, key: Key, body: kopf.Body, stopped: kopf.DaemonStopped) -> None:
         """Look at an object until it is deleted or the operator ends."""
+        try:
+            await self._keep(key, body, stopped)
+        except asyncio.CancelledError:
+            if not stopped:
+                raise  # else it is how Kopf wakes what waits, and the end we were to come to
+
+    async def _keep(self, key: Key, body: kopf.Body, stopped: kopf.DaemonStopped) -> None:
         self._wakers.expect(key)
         failures = 0
         while not stopped:

@@ -324,7 +324,9 @@ class RedisMaintenance:
 
 def _require_leader(word: str, memory: MemoryAddress) -> None:
     if word == "FENCED":
-        raise Superseded("a newer leader of the operator deals with this memory", memory=str(memory))
+        raise Superseded(
+            "a newer leader of the operator deals with this memory", memory=str(memory)
+        )
 
 
 def _answer(reply: Reply, read: Callable[[Reply], Sequence[Any]]) -> tuple[str, Reply]:
