@@ -11,6 +11,7 @@ code is 1 if anything is not as it should be.
 import argparse
 import asyncio
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -172,36 +173,46 @@ def rows(before: Moment, after: Moment) -> list[tuple[str, object, object]]:
     ]
 
 
+async def run(in_cluster: bool, context: str | None) -> bool:
+    """Make the world, run the demo in it, and leave nothing behind."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    began = time.monotonic()
+
+    def world(folder: Path) -> AbstractAsyncContextManager[World]:
+        if not in_cluster:
+            return local(folder)
+        from clusters import cluster  # noqa: PLC0415 - needs more than the demo on one machine
+
+        return cluster(folder, context)
+
+    with tempfile.TemporaryDirectory(prefix="holdfast-demo-") as folder:
+        async with world(Path(folder)) as place:
+            return await demo(place, began)
+
+
 def main() -> int:
     """Read the command line and run the demo."""
     parser = argparse.ArgumentParser(description="Agents share one conversation.")
     parser.add_argument("--cluster", action="store_true", help="on a Kubernetes API server")
     parser.add_argument(
         "--context",
-        choices=("current",),
+        metavar="current",
         default=os.environ.get("KUBECONFIG_CONTEXT") or None,
         help="with --cluster: the cluster of the current kubeconfig, not one started for the demo",
     )
     arguments = parser.parse_args()
-    began = time.monotonic()
-
-    def world(folder: Path) -> AbstractAsyncContextManager[World]:
-        if not arguments.cluster:
-            return local(folder)
-        from clusters import cluster  # noqa: PLC0415 - needs more than the demo on one machine
-
-        return cluster(folder, arguments.context)
-
-    async def run() -> bool:
-        with tempfile.TemporaryDirectory(prefix="holdfast-demo-") as folder:
-            async with world(Path(folder)) as place:
-                return await demo(place, began)
-
+    if arguments.context not in (None, "current"):
+        parser.error("--context takes only current: kubectl config use-context chooses another one")
     try:
-        return 0 if asyncio.run(run()) else 1
+        return 0 if asyncio.run(run(arguments.cluster, arguments.context)) else 1
     except (WorldFailed, TimeoutError) as error:
         print(f"the demo could not go on: {error}", file=sys.stderr)
         return 1
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        print("stopped", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

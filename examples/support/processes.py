@@ -117,6 +117,7 @@ async def agents(
                 env=os.environ | {"HOLDFAST_URL": url},
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C is for the demo, which ends them
             )
             started.append(Agent(name, process, told, screen))
         await asyncio.gather(*(agent.until_ready() for agent in started))

@@ -421,29 +421,29 @@ async def test_a_killed_operator_finishes_the_rollout_after_its_restart(
     space.resource()
     await space.ready("memres/support")
     async with client_of(space.server, space.namespace) as client:
-        await write_sessions(client, "support", 2000, messages=12)
+        await write_sessions(client, "support", 1000, messages=12)
 
     def progress(body: dict[str, Any]) -> bool:
         rollout = body["status"]["rollout"]
-        return rollout["revision"] == 2 and 0 < rollout["done"] < rollout["total"] == 2000
+        return rollout["revision"] == 2 and 0 < rollout["done"] < rollout["total"] == 1000
 
     proxy.delay(0.001)  # so slow that there is a middle
     space.patch("memres/support", '{"limits": {"maxMessages": 5}}')
     await space.until("memres/support", progress, "some sessions follow")
     operator.kill()
     proxy.delay(0)
-    assert {revision for _, revision, _ in await states_of(redis, space, 2000)} == {1, 2}
+    assert {revision for _, revision, _ in await states_of(redis, space, 1000)} == {1, 2}
     operator.start()
     await space.until(
         "memres/support",
         lambda body: (
             condition(body, "PolicyApplied")["reason"] == "Applied"
-            and body["status"]["rollout"] == {"revision": 2, "done": 2000, "total": 2000}
+            and body["status"]["rollout"] == {"revision": 2, "done": 1000, "total": 1000}
         ),
         "rolled out",
         120,
     )
-    assert {state[:2] for state in await states_of(redis, space, 2000)} == {(5, 2)}
+    assert {state[:2] for state in await states_of(redis, space, 1000)} == {(5, 2)}
 
 
 # Deletion

@@ -404,6 +404,43 @@ class TestRollOut:
         assert moment == int(after)
 
 
+@pytest.mark.asyncio
+class TestVanishedRecords:
+    """What a server that evicts keys, or a writer past the library, leaves of a session."""
+
+    @pytest.mark.parametrize("refuse", [False, True])
+    @pytest.mark.parametrize("limit", [Limit(60, 0), Limit(0, 6), Limit(0, 0)])
+    @pytest.mark.parametrize("left", [0, 1, 5])
+    async def test_an_append_counts_what_is_left_and_goes_on(
+        self, valkey_server: Server, limit: Limit, left: int, *, refuse: bool
+    ) -> None:
+        store, memory = redis_store(valkey_server), new_memory()
+        session = store.session(memory, "any")
+        agreed = terms(limit, refuse=refuse)
+        message = Batch((Prepared(b'"message"', 10),))
+        try:
+            for _ in range(6):
+                await session.append(agreed, message, FREE)
+            async with valkey_server.client() as raw:
+                await raw.ltrim(session_keys(memory, "any", "mem").log, 6 - left, -1)
+                if left == 0:
+                    assert not await raw.exists(session_keys(memory, "any", "mem").log)
+            answer = await session.append(agreed, message, FREE)
+            status = await session.status()
+            records = (await session.everything(agreed)).records
+        finally:
+            await store.aclose()
+        assert answer.torn
+        assert (answer.seq, answer.length, answer.tokens) == (7, left + 1, 10 * (left + 1))
+        assert [record.seq for record in records] == [*range(7 - left, 7), 7]
+        assert (status.messages, status.tokens, status.dropped) == (
+            left + 1,
+            10 * (left + 1),
+            6 - left,
+        )
+        assert status.bytes == sum(len(msgspec.json.encode(record)) for record in records)
+
+
 def planned(records: Sequence[Stored], terms: Terms) -> tuple[list[Stored], bool, int]:
     """Return what the planning leaves of a session, whether it is over a limit still, and how many left."""
     evictable = [record for record in records if not record.protected]

@@ -168,6 +168,7 @@ async def test_the_two_lines_it_prints_lead_to_a_first_append(tmp_path: Path) ->
     assert time.monotonic() - began < 60
 
 
+@pytest.mark.slow
 @pytest.mark.asyncio
 async def test_an_edit_reaches_the_live_session_and_a_broken_one_changes_nothing(
     tmp_path: Path,

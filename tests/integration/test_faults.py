@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import pytest_asyncio
@@ -106,13 +106,7 @@ class TestCutConnections:
     @pytest.mark.parametrize("times", [1, 3])
     @pytest.mark.parametrize("written", [True, False], ids=["known session", "new session"])
     async def test_an_append_with_an_id_is_stored_once(
-        self,
-        session: Session,
-        direct: Session,
-        proxy: CuttingProxy,
-        cut: Cut,
-        times: int,
-        written: bool,
+        self, session: Session, proxy: CuttingProxy, cut: Cut, times: int, written: bool
     ) -> None:
         first = [user("first")] if written else []
         for message in first:
@@ -122,7 +116,7 @@ class TestCutConnections:
         assert (fault.fired, done.seq, done.length) == (times, len(first) + 1, len(first) + 1)
         again = await session.append(user("second"), id="r-1")
         assert (again.duplicate, again.seq) == (True, done.seq)
-        assert await direct.read() == [*first, user("second")]
+        assert await session.read() == [*first, user("second")]
 
     @EVERY_CUT
     async def test_a_batch_with_an_id_is_stored_once(
@@ -288,6 +282,7 @@ class TestHolders:
         self, session: Session, direct: Session, proxy: CuttingProxy
     ) -> None:
         # What the holder itself cannot know: the script has to refuse.
+        await session.append(user("before"))
         async with session.turn() as turn:
             proxy.delay(LEASE + 0.5)
             write = asyncio.create_task(turn.append(user("too late")))
@@ -297,7 +292,7 @@ class TestHolders:
                 with pytest.raises(LeaseLost):
                     await write
                 await turn.lost
-        assert await direct.read() == [user("mine")]
+        assert await direct.read() == [user("before"), user("mine")]
         assert await nobody_holds_or_waits(direct)
 
     @pytest.mark.slow
@@ -312,9 +307,10 @@ class TestHolders:
             assert await holder.next_report() == "holding"
             holder.kill()
             killed = time.monotonic()
+            await holder.exit_code()
+            assert (await session.health()).lease is not None
             async with session.turn(wait="60s") as turn:
-                # At most one renewal, a third of the lease, lies between the last one and the kill.
-                assert LEASE / 2 < time.monotonic() - killed < LEASE + 5
+                assert time.monotonic() - killed < LEASE + 5
                 await turn.append(user("next"))
         assert await session.read() == [user("before"), user("next")]
 
@@ -402,19 +398,33 @@ class TestCancelling:
         assert await nobody_holds_or_waits(direct)
 
     async def test_leaving_a_turn_while_the_server_is_away_ends_in_time(
-        self, client: Client, session: Session, direct: Session, proxy: CuttingProxy
+        self, session: Session, direct: Session, proxy: CuttingProxy
     ) -> None:
-        with pytest.raises(LookupError):
-            async with session.turn(), asyncio.timeout(20):
+        async def break_off() -> None:
+            async with session.turn():
                 proxy.refuse()
                 proxy.cut_all()
                 raise LookupError("the body's own")
+
+        with pytest.raises(LookupError):
+            await asyncio.wait_for(break_off(), 20)
         await proxy.accept()
 
         async def released() -> bool:
             return await nobody_holds_or_waits(direct)
 
         await until(released, "the lease is gone", deadline=LEASE + 5)
+
+    @pytest.mark.slow
+    async def test_closing_while_the_server_is_away_leaves_no_task(
+        self, client: Client, session: Session, proxy: CuttingProxy
+    ) -> None:
+        async with session.turn():
+            proxy.refuse()
+            proxy.cut_all()
+        async with asyncio.timeout(20):
+            await client.aclose()
+        assert library_tasks() == []
 
 
 _ACTS = ("append", "read", "page", "acquire", "release", "turn")
@@ -453,7 +463,7 @@ class _Load:
         self._over = False
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def __aenter__(self) -> "_Load":
+    async def __aenter__(self) -> Self:
         self._tasks = [asyncio.create_task(self._work(session)) for session in self.sessions]
         return self
 
@@ -518,9 +528,7 @@ class TestOutages:
             return (await direct.health()).waiting == waiters
 
         spec = work.policy(locking={"leaseTTL": "60s"})  # so that nobody wakes up by itself
-        async with holdfast.connect(
-            valkey_server.url, namespace=namespace, policy=spec
-        ) as client:
+        async with holdfast.connect(valkey_server.url, namespace=namespace, policy=spec) as client:
             memory = client.memory(work.MEMORY)
             session, other = memory.session(work.SHARED), memory.session("other")
             async with direct.turn(ttl="60s"):
@@ -530,7 +538,7 @@ class TestOutages:
                 for number in range(5):
                     await other.append(user(str(number)))
                     assert len(await other.read()) == number + 1
-                assert time.monotonic() - began < 1.0
+                assert time.monotonic() - began < 2.0
             await asyncio.gather(*tasks)
         assert sorted(served) == list(range(waiters))
         assert await direct.length() == waiters
@@ -540,9 +548,7 @@ class TestOutages:
     async def test_a_callers_own_client_with_its_retries_stores_once(
         self, proxy: CuttingProxy, direct: Session, namespace: str, decode: bool, protocol: int
     ) -> None:
-        own = Redis(
-            host="127.0.0.1", port=proxy.port, decode_responses=decode, protocol=protocol
-        )
+        own = Redis(host="127.0.0.1", port=proxy.port, decode_responses=decode, protocol=protocol)
         async with (
             own,
             holdfast.connect(client=own, namespace=namespace, policy=work.policy()) as client,

@@ -134,9 +134,7 @@ def server(request: pytest.FixtureRequest) -> Server | None:
 
 
 @pytest_asyncio.fixture
-async def connect(
-    server: Server | None, namespace: str
-) -> AsyncGenerator[Callable[..., Client]]:
+async def connect(server: Server | None, namespace: str) -> AsyncGenerator[Callable[..., Client]]:
     """Return a maker of clients that are closed with the test."""
     async with contextlib.AsyncExitStack() as stack:
         clients: list[Client] = []
@@ -195,7 +193,9 @@ class TestTexts:
         client = connect(model={"tokenizer": tokenizer})
         session = client.memory(work.MEMORY).session(work.SHARED)
         messages = [user(text) for text in SPECIAL_TOKENS]
-        messages += [{"role": "assistant", "content": "".join(SPECIAL_TOKENS), "name": "<|im_start|>"}]
+        messages += [
+            {"role": "assistant", "content": "".join(SPECIAL_TOKENS), "name": "<|im_start|>"}
+        ]
         for message in messages:
             await session.append(message)
         assert await session.read() == messages
@@ -272,7 +272,16 @@ class TestTexts:
             b"bytes",
             {"set": {1}},
         ],
-        ids=["1e400", "nan", "5,001 digits", "surrogate", "surrogate key", "int key", "bytes", "set"],
+        ids=[
+            "1e400",
+            "nan",
+            "5,001 digits",
+            "surrogate",
+            "surrogate key",
+            "int key",
+            "bytes",
+            "set",
+        ],
     )
     async def test_what_is_no_json_is_refused(self, session: Session, item: Any) -> None:
         await session.append(user("before"))

@@ -116,7 +116,9 @@ def mixed_operations(worker: int, count: int) -> list[Operation]:
     operations: list[Operation] = []
     for number in range(count):
         label = f"{worker}-{number}"
-        items = [user(f"{label} {'x' * chance.randrange(200)}") for _ in range(chance.choice((1, 1, 3)))]
+        items = [
+            user(f"{label} {'x' * chance.randrange(200)}") for _ in range(chance.choice((1, 1, 3)))
+        ]
         pin = False
         if open_calls and chance.random() < 0.8:
             items = [{"role": "tool", "tool_call_id": open_calls.pop(0), "content": label}]

@@ -23,6 +23,7 @@ from holdfast.policy import Policy, load_policy
 from holdfast.session import Session
 from holdfast.store import SessionStore
 from holdfast.store.in_memory import InMemoryStore
+from holdfast.store.redis import RedisStore
 from holdfast.values import MemoryAddress, PolicyDocument
 from tests.harness.listener import Listener
 from tests.harness.waiting import until
@@ -220,6 +221,12 @@ def test_an_address_that_cannot_be_read_shows_no_password(url: str) -> None:
         connect(url)
     assert SECRET not in str(refusal.value)
     assert refusal.value.__suppress_context__ or refusal.value.__context__ is None
+
+
+@pytest.mark.parametrize("url", ["redis://[::1", "redis://host/one", "redis://host:port"])
+def test_a_store_reads_its_address_as_strictly(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be read: write it as redis://"):
+        RedisStore.from_url(url)
 
 
 # --- a client of one's own

@@ -1,7 +1,9 @@
-"""What `holdfast dev` reads: manifests found, checked as a whole, and every fault with its place."""
+"""What `holdfast dev` reads, with the place of every fault, and the objects it makes of it."""
 
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,9 @@ from holdfast_cli.local.manifests import (
     require_files,
     signature,
 )
+from holdfast_cli.local.objects import Objects
+from holdfast_cli.local.server import ServerAddress
+from holdfast_operator.services.ports import SystemClock
 from tests.fixtures.cases import Case, case_name, invalid_cases, valid_cases
 
 MEMORY = """\
@@ -34,6 +39,8 @@ BACKEND = """\
       endpoints: ["redis.platform.svc:6379"]
 """
 SUPPORT = Key("MemoryResource", "local", "support")
+SHARED = Key("MemoryBackend", "local", "shared")
+CLUSTER = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
 
 
 def write(path: Path, *documents: str) -> Path:
@@ -240,3 +247,92 @@ def test_what_the_api_server_refuses_is_refused_with_the_same_words(case: Case) 
     expected = case.expected
     found = [(fault.path, fault.reason, fault.message) for fault in read(case.file).faults]
     assert found == [(expected.path, expected.reason, expected.message)]
+
+
+def objects(*stored: Mapping[str, Any]) -> Objects:
+    return Objects(CLUSTER, ServerAddress("127.0.0.1", 6379), SystemClock(), stored)
+
+
+def test_a_memory_brings_the_backend_it_names_and_takes_it_along(tmp_path: Path) -> None:
+    known = objects()
+    edits = known.apply(read(write(tmp_path / "a.yaml", MEMORY)).objects)
+    assert set(edits.added) == {SUPPORT, SHARED}
+    backend = known.bodies()[SHARED]
+    assert backend["spec"]["endpoints"] == ["127.0.0.1:6379"]
+    assert backend["spec"]["allowedNamespaces"] == {"from": "All"}
+    assert [body["metadata"]["name"] for body in known.resources_on("local", "shared")] == [
+        "support"
+    ]
+
+    assert known.apply({}).removed == [SUPPORT]
+    assert not known.is_deleting(SHARED)
+    known.drop(SUPPORT)
+    assert known.apply({}).removed == [SHARED]
+
+
+def test_a_declared_backend_keeps_what_holds_for_any_server(tmp_path: Path) -> None:
+    declared = BACKEND + "      keyPrefix: acme\n      tls: {mode: Enabled}\n"
+    known = objects()
+    known.apply(read(write(tmp_path / "a.yaml", declared, MEMORY)).objects)
+    spec = known.bodies()[Key("MemoryBackend", "platform", "shared")]["spec"]
+    assert spec["keyPrefix"] == "acme"
+    assert "tls" not in spec
+
+
+def test_only_an_edit_of_the_spec_is_a_new_generation(tmp_path: Path) -> None:
+    file, known = tmp_path / "a.yaml", objects()
+    known.apply(read(write(file, MEMORY)).objects)
+    first = known.bodies()[SUPPORT]["metadata"]
+
+    annotated = MEMORY.replace("{name: support}", "{name: support, annotations: {a: b}}")
+    edits = known.apply(read(write(file, annotated)).objects)
+    assert not edits.edited
+    assert known.bodies()[SUPPORT]["metadata"] == first | {"annotations": {"a": "b"}}
+
+    edits = known.apply(read(write(file, MEMORY.replace("12000", "9000"))).objects)
+    assert [key for key, _ in edits.edited] == [SUPPORT]
+    assert known.bodies()[SUPPORT]["metadata"] == first | {"generation": 2}
+
+
+@pytest.mark.asyncio
+async def test_an_object_made_again_is_another_one_in_the_same_namespace(tmp_path: Path) -> None:
+    manifests = read(write(tmp_path / "a.yaml", MEMORY)).objects
+    known = objects()
+    known.apply(manifests)
+    first = known.bodies()[SUPPORT]["metadata"]["uid"]
+    known.apply({})
+    known.apply(manifests)  # too late: it is on its way out
+    assert known.is_deleting(SUPPORT)
+    known.drop(SUPPORT)
+    known.apply(manifests)
+    assert known.bodies()[SUPPORT]["metadata"]["uid"] != first
+
+    later = objects(*known.bodies().values())
+    assert later.bodies() == known.bodies()
+    assert await later.namespace("local") == await known.namespace("local")
+
+
+@pytest.mark.parametrize(
+    ("url", "expected", "shown"),
+    [
+        ("redis://a", "redis://a:6379/0?namespace=n", None),
+        ("redis://a:7/3", "redis://a:7/3?namespace=n", None),
+        ("redis://[::1]:7", "redis://[::1]:7/0?namespace=n", None),
+        ("redis://:p%40@a:7", "redis://:p%40@a:7/0?namespace=n", "redis://:***@a:7/0?namespace=n"),
+        ("redis://u:p@a:7", "redis://u:p@a:7/0?namespace=n", "redis://u:***@a:7/0?namespace=n"),
+    ],
+)
+def test_an_address_leads_to_the_same_server(url: str, expected: str, shown: str | None) -> None:
+    server = ServerAddress.of_url(url)
+    assert server.url(namespace="n") == expected
+    assert server.url(namespace="n", shown=True) == (shown or expected)
+    assert server.url(namespace="n", prefix="acme") == f"{expected}&prefix=acme"
+    assert "password" not in repr(server)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://", "redis://a/x", "unix:///tmp/a", "memory://", "redis://a?namespace=n", "a:1"]
+)
+def test_an_address_of_another_form_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError):
+        ServerAddress.of_url(url)

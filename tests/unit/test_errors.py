@@ -514,6 +514,12 @@ def message_cases() -> Iterator[Case]:
         lambda: session().append(user("hi"), id=""),
     )
     yield Case(
+        "an id that is no Unicode",
+        errors.MessageInvalid,
+        "an id must be valid Unicode text" + SESSION,
+        lambda: session().append(user("hi"), id=f"{SECRET}\ud800"),
+    )
+    yield Case(
         "no role",
         errors.ConfigurationError,
         "'boss' is no role; use one of assistant, developer, system, tool, user" + SESSION,

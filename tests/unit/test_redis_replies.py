@@ -9,6 +9,9 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from redis.asyncio import ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import (
     BusyLoadingError,
     ClusterDownError,
@@ -21,6 +24,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from holdfast.client import Client
 from holdfast.errors import (
     AccessDenied,
     AcknowledgedLost,
@@ -39,7 +43,7 @@ from holdfast.errors import (
 )
 from holdfast.store.protocol import StalePolicy
 from holdfast.store.redis import RedisStore
-from holdfast.store.redis.carrier import Broken, Command
+from holdfast.store.redis.carrier import Broken, Command, PoolCarrier
 from holdfast.store.redis.layout import (
     memory_keys,
     pack_caller,
@@ -57,11 +61,13 @@ from holdfast.store.redis.replies import (
     text,
 )
 from holdfast.store.redis.runner import Runner
-from holdfast.store.redis.script import Script, all_scripts, digests, script
+from holdfast.store.redis.script import Script, all_scripts, script
 from holdfast.values import Batch, Caller, Lease, MemoryAddress, Prepared, Refresh, Stored, Terms
+from tests.harness.listener import Listener
 from tests.harness.waiting import until
 
 MEMORY = MemoryAddress("team-a", "support")
+SPEC: dict[str, Any] = {"model": {"tokenizer": "approximate"}, "retention": {"ttl": "1h"}}
 TERMS = Terms(
     revision=7,
     max_tokens=1000,
@@ -148,7 +154,6 @@ def test_every_script_is_one_text_with_its_pieces() -> None:
         assert re.fullmatch(rb"[0-9a-f]{40}", one.sha)
         assert script(one.name) is one
     assert b"plan_backstop" in script("append").body
-    assert digests().splitlines() == [f"{one.sha.decode()}  {one.name}" for one in scripts]
 
 
 # --- records
@@ -632,6 +637,18 @@ async def test_without_patience_nothing_is_repeated() -> None:
     assert len(hand.sent) == 1
 
 
+@pytest.mark.asyncio
+@pytest.mark.parametrize("end", [Broken("x"), AccessDenied("x"), [ResponseError("ERR")]])
+async def test_what_was_in_doubt_once_stays_in_doubt(end: Exception | list[Any]) -> None:
+    """The reply of an append with an id was lost, and no repetition was answered."""
+    for stores in (True, False):
+        hand = Hand(Broken("x"), end)
+        call = runner(hand).run(APPEND, [b"k"], [], repeatable=True, stores=stores)
+        with pytest.raises(HoldfastError) as error:
+            await call
+        assert isinstance(error.value, AmbiguousWrite) == stores
+
+
 # --- scripts the server does not have
 
 
@@ -701,6 +718,21 @@ async def test_a_fault_of_the_script_in_front_does_not_deny_what_was_written(
     )
     assert reply == [b"OK", "append"]
     assert server.ran.count("append") == 1
+
+
+@pytest.mark.asyncio
+async def test_the_script_in_front_that_cannot_be_made_up_for_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = Server(*all_scripts())
+    server.faults = {"index": [NoPermissionError("x"), NoPermissionError("x")]}
+    reply = await runner(server).run(
+        APPEND, [b"k"], [], repeatable=False, before=(INDEX, [b"i"], [b"a session's name"])
+    )
+    assert reply == [b"OK", "append"]
+    [record] = caplog.records
+    assert record.getMessage().startswith("script index not run, AccessDenied: the credentials do")
+    assert "a session's name" not in record.getMessage()
 
 
 @pytest.mark.asyncio
@@ -797,6 +829,119 @@ async def test_a_waiter_whose_credentials_are_refused_is_told() -> None:
         await runner(Hand(AccessDenied("x"))).wait(b"key", 1.5)
 
 
+# --- the carrier over a pool
+
+
+def carrier(port: int, *, timeout: float = 20) -> PoolCarrier:
+    pool = ConnectionPool.from_url(  # pyright: ignore[reportUnknownMemberType]
+        f"redis://127.0.0.1:{port}", retry=Retry(NoBackoff(), 0)
+    )
+    return PoolCarrier(pool, owned=True, timeout=timeout)
+
+
+@pytest.mark.asyncio
+async def test_commands_go_in_one_piece_and_errors_stand_among_the_replies() -> None:
+    answers = {b"GET": b"$2\r\nhi\r\n", b"SET": b"-NOPERM no\r\n", b"INCR": b"-WRONGTYPE x\r\n"}
+    async with Listener(answers) as listener:
+        carrying = carrier(listener.port)
+        replies = await carrying.exchange([(b"SET", "a", 1), (b"GET", "é"), (b"INCR", b"a")])
+        assert [type(replies[0]), replies[1], type(replies[2])] == [
+            NoPermissionError,
+            b"hi",
+            ResponseError,
+        ]
+        assert await carrying.exchange([(b"GET", b"a")]) == [b"hi"]
+        assert listener.named(b"SET") == [[b"SET", b"a", b"1"]]
+        assert listener.connections == 1
+        await carrying.aclose()
+        await until(lambda: listener.open == 0, "the connection was closed")
+
+
+@pytest.mark.asyncio
+async def test_a_connection_that_breaks_is_not_used_again() -> None:
+    async with Listener({b"SET": b""}) as listener:
+        carrying = carrier(listener.port)
+        for number in (1, 2):
+            with pytest.raises(Broken):
+                await carrying.exchange([(b"SET", b"a", 1)])
+            assert listener.connections == number
+        assert await carrying.exchange([(b"GET", b"a")]) == [b"OK"]
+        await carrying.aclose()
+
+
+@pytest.mark.asyncio
+async def test_a_connection_that_the_server_closed_meanwhile_is_not_used() -> None:
+    async with Listener({b"QUIT": b"+OK\r\n"}) as listener:
+        carrying = carrier(listener.port)
+        await carrying.exchange([(b"GET", b"a")])
+        listener.hang_up()
+        await until(lambda: listener.open == 0, "the connection was closed")
+        assert await carrying.exchange([(b"GET", b"a")]) == [b"OK"]
+        assert listener.connections == 2
+        await carrying.aclose()
+
+
+@pytest.mark.asyncio
+async def test_a_call_that_is_cancelled_leaves_its_reply_to_nobody() -> None:
+    async with Listener({b"GET": b"$2\r\nhi\r\n"}) as listener:
+        carrying = carrier(listener.port)
+        await carrying.exchange([(b"PING",)])
+        listener.hold.clear()
+        call = asyncio.create_task(carrying.exchange([(b"SET", b"a", 1)]))
+        await until(lambda: len(listener.named(b"SET")) == 1, "it was sent")
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        listener.hold.set()
+        assert await carrying.exchange([(b"GET", b"a")]) == [b"hi"]
+        assert listener.connections == 2
+        await carrying.aclose()
+
+
+@pytest.mark.asyncio
+async def test_a_server_that_says_nothing_is_not_waited_for_for_ever() -> None:
+    async with Listener() as listener:
+        carrying = carrier(listener.port, timeout=0.3)
+        await carrying.exchange([(b"PING",)])
+        listener.hold.clear()
+        with pytest.raises(Broken):
+            await carrying.exchange([(b"GET", b"a")])
+        with pytest.raises(StoreUnavailable, match="no connection to the server"):
+            await carrying.exchange([(b"GET", b"a")])
+        listener.hold.set()
+        await carrying.aclose()
+
+
+@pytest.mark.asyncio
+async def test_who_blocks_takes_no_connection_from_who_talks() -> None:
+    async with Listener() as listener:
+        pool = ConnectionPool.from_url(  # pyright: ignore[reportUnknownMemberType]
+            f"redis://127.0.0.1:{listener.port}", max_connections=3
+        )
+        carrying = PoolCarrier(pool, owned=True, timeout=20)
+        await carrying.exchange([(b"PING",)])
+        listener.silent.add(b"BLPOP")
+        blocked = [asyncio.create_task(carrying.block((b"BLPOP", b"k", 9), 9)) for _ in range(5)]
+        await until(lambda: len(listener.named(b"BLPOP")) == 1, "one of them blocks")
+        assert await carrying.exchange([(b"GET", b"a")]) == [b"OK"]
+        await until(lambda: sum(task.done() for task in blocked) == 4, "the others came back")
+        assert len(listener.named(b"BLPOP")) == 1
+        [left] = [task for task in blocked if not task.done()]
+        left.cancel()
+        await asyncio.gather(left, return_exceptions=True)
+        await carrying.aclose()
+
+
+@pytest.mark.asyncio
+async def test_who_may_not_block_does_not_ask_without_a_pause() -> None:
+    async with Listener({b"BLPOP": b"-NOPERM no\r\n"}) as listener:
+        carrying = carrier(listener.port)
+        began = asyncio.get_running_loop().time()
+        await carrying.block((b"BLPOP", b"k", 9), 9)
+        assert 0.04 <= asyncio.get_running_loop().time() - began < 5
+        await carrying.aclose()
+
+
 # --- the store on top
 
 
@@ -836,6 +981,37 @@ async def test_only_an_append_with_an_id_is_repeated(key: str) -> None:
     else:
         with pytest.raises(AmbiguousWrite):
             await session.append(TERMS, batch(key=key), Caller())
+
+
+@pytest.mark.asyncio
+async def test_records_that_had_vanished_are_told_of() -> None:
+    hand = Hand([[None] * 4], [[b"OK"], [*APPENDED[:-1], 1]])
+    store = RedisStore(hand, patience=0.1)
+    async with Client(store, policy=SPEC) as client:
+        done = await client.memory("support").session("42").append("hi")
+    assert done.warnings == (
+        (
+            "records of this session had vanished from the store, and the counters were rebuilt: "
+            "use the maxmemory policy noeviction"
+        ),
+    )
+
+
+@pytest.mark.asyncio
+async def test_records_that_cannot_be_read_are_left_out_and_told_of() -> None:
+    log = [stored(1, {"role": "user", "content": "hi"}), b"hello"]
+    clock = [b"1700000000", b"0"]
+    hand = Hand(
+        [[None] * 4],
+        [b"OK", *[b"QUEUED"] * 4, [fields(), log, [], clock]],
+        [fields(), 0, clock],
+    )
+    async with Client(RedisStore(hand, patience=0.1), policy=SPEC) as client:
+        session = client.memory("support").session("42")
+        assert await session.read() == [{"role": "user", "content": "hi"}]
+        assert (await session.health()).warnings == (
+            "1 records could not be read: something else writes to the session",
+        )
 
 
 @pytest.mark.asyncio

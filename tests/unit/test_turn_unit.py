@@ -13,6 +13,7 @@ import pytest_asyncio
 
 from holdfast.client import Client
 from holdfast.errors import (
+    AcknowledgedLost,
     ConfigurationError,
     HoldfastError,
     LeaseLost,
@@ -575,6 +576,85 @@ async def test_a_memory_that_is_being_deleted_ends_no_turn_but_its_writes(
             store.put(2, active=False)
             with pytest.raises(PolicyNotFound, match="being deleted"):
                 await client.memory("support").policies.catch_up(2)
+
+
+# --- what a handle makes of an answer
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("name", ["append", "pop", "clear", "pin"])
+async def test_a_newer_policy_is_fetched_and_the_call_repeated(
+    session: Session, faults: Faults, store: FaultyStore, name: str
+) -> None:
+    seq = (await session.append(user("hi"))).seq
+    store.put(4)
+    async with Client(store) as other:
+        await other.memory("support").session("any").append(user("newer"))
+    calls: dict[str, Callable[[], Awaitable[object]]] = {
+        "append": lambda: session.append(user("again")),
+        "pop": session.pop,
+        "clear": session.clear,
+        "pin": lambda: session.pin(seq),
+    }
+    before = faults.count(name)
+    await calls[name]()
+    assert faults.count(name) == before + 2
+    health = await session.health()
+    assert (health.managed, health.revision, health.revision_behind) == (True, 4, 0)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("name", ["append", "clear"])
+async def test_who_is_told_that_messages_were_lost_goes_on_from_there(
+    session: Session, inner: SessionStore, faults: Faults, name: str
+) -> None:
+    for text in "abc":
+        await session.append(user(text))
+    faults.errors[name] = [AcknowledgedLost("two are gone", first=2, last=3)]
+    call = session.append(user("d")) if name == "append" else session.clear()
+    with pytest.raises(AcknowledgedLost) as refusal:
+        await call
+    assert (refusal.value.first, refusal.value.last) == (2, 3)
+    assert (refusal.value.memory, refusal.value.session) == ("local/support", "any")
+    await session.append(user("e"))
+    assert (await inner.status()).messages == 4
+
+
+@pytest.mark.asyncio
+async def test_pop_takes_what_is_the_newest_by_then(session: Session, faults: Faults) -> None:
+    await session.append_many([user("a"), user("b")])
+    gate = faults.before["pop"] = asyncio.Event()
+    popping = asyncio.create_task(session.pop())
+    await until(lambda: faults.count("pop") == 1, "it knows the newest")
+    await session.append(user("c"))
+    gate.set()
+    assert await popping == user("c")
+    assert await session.read() == [user("a"), user("b")]
+
+
+@pytest.mark.asyncio
+async def test_there_is_nothing_to_take_or_to_clear(session: Session) -> None:
+    assert await session.pop() is None
+    assert await session.clear() == 0
+    assert await session.read(limit=0) == []
+    assert not (await session.status()).exists
+
+
+@pytest.mark.asyncio
+async def test_a_call_that_waits_keeps_a_session_above_its_limit_and_says_so(
+    store: FaultyStore,
+) -> None:
+    async with Client(store, policy=SPEC | {"limits": {"maxTokens": 20}}) as client:
+        session = client.memory("support").session("any")
+        function = {"name": "f", "arguments": "x" * 40}
+        calls = [{"id": "c1", "type": "function", "function": function}]
+        await session.append({"role": "assistant", "content": None, "tool_calls": calls})
+        done = await session.append(user("x" * 40))
+        assert done.warnings == ("over the limit until open tool calls are answered",)
+        assert done.tokens > 20
+        assert (await session.health()).warnings == (
+            "over maxTokens: protected messages or open tool calls leave no choice",
+        )
 
 
 # --- leaving it

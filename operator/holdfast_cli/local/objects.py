@@ -1,8 +1,8 @@
 """The objects of local mode, as an API server would keep them."""
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from holdfast_cli.local.manifests import API_VERSION, BACKEND, RESOURCE, Key, Manifest
@@ -14,11 +14,12 @@ from holdfast_operator.services.servers import OFFER
 from holdfast_operator.status import Status
 
 _LOGIN: Final = "local-mode"
+_TOLD: Final = ("labels", "annotations")
 OF_ANY_SERVER: Final = ("keyPrefix", "tenants", "durability")
 """What a backend's spec says that holds for any server; the rest is about where it is."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Edits:
     """What applying manifests changed.
 
@@ -28,9 +29,11 @@ class Edits:
         removed: objects that are being deleted from now on.
     """
 
-    added: tuple[Key, ...] = ()
-    edited: tuple[tuple[Key, Mapping[str, Any]], ...] = ()
-    removed: tuple[Key, ...] = ()
+    added: list[Key] = field(default_factory=list[Key])
+    edited: list[tuple[Key, Mapping[str, Any]]] = field(
+        default_factory=list[tuple[Key, Mapping[str, Any]]]
+    )
+    removed: list[Key] = field(default_factory=list[Key])
 
 
 class Objects:
@@ -81,26 +84,19 @@ class Objects:
     def apply(self, manifests: Mapping[Key, Manifest]) -> Edits:
         """Make the objects what the manifests say: as `kubectl apply`, and `delete` for the rest.
 
-        What is being deleted is left alone: apply again when it is gone.
+        What is being deleted can be edited, and stays on its way out: apply again when it is gone.
         """
-        added: list[Key] = []
-        edited: list[tuple[Key, Mapping[str, Any]]] = []
-        removed: list[Key] = []
-        for key, manifest in manifests.items():
-            if key.kind == RESOURCE:
-                self._put(key, manifest.body["spec"], manifest.body["metadata"], added, edited)
-        for key in self.names():
-            if key.kind == RESOURCE and key not in manifests and not self.is_deleting(key):
-                self._delete(key, removed)
-        wanted = self._named_backends() | {key for key in manifests if key.kind == BACKEND}
-        for key in wanted:
+        edits = Edits()
+        memories = {key for key in manifests if key.kind == RESOURCE}
+        for key in sorted(memories):
+            self._put(key, manifests[key].body["spec"], manifests[key].body, edits)
+        self._delete_others(RESOURCE, memories, edits)
+        backends = self._named_backends() | (manifests.keys() - memories)
+        for key in sorted(backends):
             source = manifests[key].body if key in manifests else self._bodies.get(key, {})
-            spec = self._local_spec(mapping(source.get("spec")))
-            self._put(key, spec, mapping(source.get("metadata")), added, edited)
-        for key in self.names():
-            if key.kind == BACKEND and key not in wanted and not self.is_deleting(key):
-                self._delete(key, removed)
-        return Edits(tuple(added), tuple(edited), tuple(removed))
+            self._put(key, self._local_spec(mapping(source.get("spec"))), source, edits)
+        self._delete_others(BACKEND, backends, edits)
+        return edits
 
     def put_status(self, key: Key, status: Status) -> bool:
         """Set an object's status; False if it is the same."""
@@ -149,15 +145,10 @@ class Objects:
         """Return the id of the cluster this stands for; see `Cluster.cluster_id`."""
         return self._cluster
 
-    def _put(
-        self,
-        key: Key,
-        spec: Mapping[str, Any],
-        metadata: Mapping[str, Any],
-        added: list[Key],
-        edited: list[tuple[Key, Mapping[str, Any]]],
-    ) -> None:
-        told = {name: metadata[name] for name in ("labels", "annotations") if name in metadata}
+    def _put(self, key: Key, spec: Mapping[str, Any], source: Body, edits: Edits) -> None:
+        """Make an object, or edit it; labels and annotations are the source's."""
+        metadata = mapping(source.get("metadata"))
+        told = {name: metadata[name] for name in _TOLD if name in metadata}
         old = self._bodies.get(key)
         if old is None:
             now = self._clock.now()
@@ -169,36 +160,23 @@ class Objects:
                 "generation": 1,
                 "creationTimestamp": timestamp(now),
             }
-            self._bodies[key] = {
-                "apiVersion": API_VERSION,
-                "kind": key.kind,
-                "metadata": made | told,
-                "spec": dict(spec),
-            }
-            added.append(key)
+            head = {"apiVersion": API_VERSION, "kind": key.kind, "metadata": made | told}
+            self._bodies[key] = head | {"spec": dict(spec)}
+            edits.added.append(key)
             return
-        if self.is_deleting(key):
-            return
-        kept = {
-            name: value
-            for name, value in old["metadata"].items()
-            if name not in {"labels", "annotations"}
-        }
-        changed = old["spec"] != spec
-        generation = kept["generation"] + changed
-        self._bodies[key] = {
-            **old,
-            "metadata": kept | told | {"generation": generation},
-            "spec": dict(spec),
-        }
-        if changed:
-            edited.append((key, old["spec"]))
+        kept = {name: value for name, value in old["metadata"].items() if name not in _TOLD}
+        if old["spec"] != spec:
+            kept["generation"] += 1
+            edits.edited.append((key, old["spec"]))
+        self._bodies[key] = {**old, "metadata": kept | told, "spec": dict(spec)}
 
-    def _delete(self, key: Key, removed: list[Key]) -> None:
-        body = self._bodies[key]
-        stamp = {"deletionTimestamp": timestamp(self._clock.now())}
-        self._bodies[key] = {**body, "metadata": body["metadata"] | stamp}
-        removed.append(key)
+    def _delete_others(self, kind: str, wanted: Collection[Key], edits: Edits) -> None:
+        """Set all other objects of a kind on their way out."""
+        for key, body in self._bodies.items():
+            if key.kind == kind and key not in wanted and not self.is_deleting(key):
+                stamp = {"deletionTimestamp": timestamp(self._clock.now())}
+                self._bodies[key] = {**body, "metadata": body["metadata"] | stamp}
+                edits.removed.append(key)
 
     def _named_backends(self) -> set[Key]:
         refs = (backend_ref(body) for key, body in self._bodies.items() if key.kind == RESOURCE)

@@ -28,7 +28,8 @@ class ServerAddress:
         """
         connect(url)  # no I/O: it says in its own words what it cannot use
         parts = urlsplit(url)
-        if parts.scheme != "redis" or not parts.hostname:
+        database = parts.path.strip("/") or "0"
+        if parts.scheme != "redis" or not parts.hostname or not database.isdecimal():
             raise ConfigurationError(
                 "--backend takes redis://[user:password@]host[:port][/database]"
             )
@@ -39,7 +40,7 @@ class ServerAddress:
         return cls(
             host=parts.hostname,
             port=parts.port or 6379,
-            database=int(parts.path.strip("/") or "0"),
+            database=int(database),
             username=unquote(parts.username or ""),
             password=unquote(parts.password or ""),
         )

@@ -90,6 +90,6 @@ def _register_namespaces(registry: kopf.OperatorRegistry, mirror: Mirror, wakers
     async def changed(type: str | None, body: kopf.Body, **_: Any) -> None:
         name = str(mapping(body.get("metadata")).get("name"))
         if type == "DELETED":
-            mirror.drop_namespace(name)
+            mirror.drop_namespace(name, str(body.metadata.uid))
         for kind in Kind:
             wakers.wake_all(mirror.keys(kind, name))

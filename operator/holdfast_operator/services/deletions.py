@@ -104,7 +104,9 @@ class DeletionService:
     async def _step(self, resource: MemoryResource) -> Outcome:
         metadata = resource.metadata
         if resource.status.policy_revision is None:
-            return Outcome()  # it never was Ready: whatever is there, it put nothing there
+            # It never was Ready: whatever is there, it put nothing there but a mark, perhaps.
+            await self._release(resource)
+            return Outcome()
         if is_set(metadata, ABANDON):
             return _done(
                 EventType.WARNING,
@@ -157,19 +159,23 @@ class DeletionService:
 
     async def _retain(self, resource: MemoryResource) -> Outcome:
         """Leave the sessions to their expiry. What does not answer does not hold a deletion up."""
+        message = "The sessions stay until they expire (deletionPolicy Retain)."
+        if await self._release(resource):
+            return _done(EventType.NORMAL, "SessionsRetained", message)
+        message += " The server could not be asked: policy and mark of ownership stay there too."
+        return _done(EventType.WARNING, "SessionsRetained", message)
+
+    async def _release(self, resource: MemoryResource) -> bool:
+        """Leave what is ours on the server to its expiry; False where the server could not be asked."""
         try:
             namespace = await self._targets.own_namespace(resource)
             target = await self._target(resource, namespace)
-            if target is not None:
-                await target.hands.release(target.memory, target.owner)
+            if target is None:
+                return False
+            await target.hands.release(target.memory, target.owner)
         except (Obstacle, HoldfastError):
-            message = (
-                "The sessions stay until they expire (deletionPolicy Retain). The server did not answer: "
-                "policy and mark of ownership stay there too."
-            )
-            return _done(EventType.WARNING, "SessionsRetained", message)
-        message = "The sessions stay until they expire (deletionPolicy Retain)."
-        return _done(EventType.NORMAL, "SessionsRetained", message)
+            return False
+        return True
 
     async def _delete(self, resource: MemoryResource, target: Target) -> Outcome:
         """Refuse writers, give them time to notice, bury the sessions twice, remove the rest."""

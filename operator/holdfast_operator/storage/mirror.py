@@ -35,7 +35,7 @@ class Mirror:
         self._bodies: dict[Key, Body] = {}
         self._refs: dict[Key, Key] = {}
         self._dependants: defaultdict[Key, set[Key]] = defaultdict(set)
-        self._namespaces: dict[str, Namespace] = {}
+        self._namespaces: dict[str, tuple[int, Namespace]] = {}
 
     def put(self, key: Key, body: Body) -> bool:
         """Take in an object; False if this state or a newer one was here already."""
@@ -80,16 +80,22 @@ class Mirror:
 
     def put_namespace(self, body: Body) -> None:
         """Take in a namespace."""
-        namespace = read_namespace(body)
-        self._namespaces[namespace.name] = namespace
+        namespace, version = read_namespace(body), _version(body)
+        known = self._namespaces.get(namespace.name)
+        # The last event of an earlier namespace of this name must not bring its uid back.
+        if known is None or known[0] < version:
+            self._namespaces[namespace.name] = (version, namespace)
 
-    def drop_namespace(self, name: str) -> None:
-        """Forget a namespace that is gone."""
-        self._namespaces.pop(name, None)
+    def drop_namespace(self, name: str, uid: str) -> None:
+        """Forget a namespace that is gone, unless another one has its name by now."""
+        known = self._namespaces.get(name)
+        if known is not None and known[1].uid == uid:
+            del self._namespaces[name]
 
     def namespace(self, name: str) -> Namespace | None:
         """Return a namespace."""
-        return self._namespaces.get(name)
+        known = self._namespaces.get(name)
+        return None if known is None else known[1]
 
     def _depend(self, resource: Key, ref: tuple[str, str] | None) -> None:
         old = self._refs.pop(resource, None)

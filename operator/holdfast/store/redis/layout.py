@@ -1,4 +1,4 @@
-"""The names of the keys in Redis and the packing of arguments: the layout is known here and in the scripts."""
+"""The names of the keys in Redis and the packing of arguments: here and in the scripts is the layout."""
 
 from typing import NamedTuple
 

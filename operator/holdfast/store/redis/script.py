@@ -2,14 +2,10 @@
 
 A script names the pieces of `scripts/lib` it needs in a line `-- uses: state, backstop`; they are put
 between its shebang and its body. Comments do not travel: the SHA-1 is that of what is left.
-
-`python -m holdfast.store.redis.script` prints the SHA-1 of every script, as `scripts/DIGESTS` keeps them:
-a release states there which scripts it needs, and a test compares.
 """
 
 import hashlib
 import re
-import sys
 from functools import cache
 from importlib import resources
 from typing import Final
@@ -57,14 +53,5 @@ def all_scripts() -> tuple[Script, ...]:
     return tuple(script(name) for name in names)
 
 
-def digests() -> str:
-    """Return a line for each script: its SHA-1 in hexadecimal, two spaces, its name."""
-    return "".join(f"{script.sha.decode()}  {script.name}\n" for script in all_scripts())
-
-
 def _bare(text: str) -> str:
     return _COMMENT.sub("", text)
-
-
-if __name__ == "__main__":
-    sys.stdout.write(digests())

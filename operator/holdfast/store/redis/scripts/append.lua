@@ -134,16 +134,29 @@ for group in pairs(protected) do
   end
 end
 
--- Would it fit?
-local before_tokens, before_count = state.tokens, state.count
-if terms.refuse and ((terms.max_tokens > 0 and before_tokens + batch_tokens > terms.max_tokens)
-    or (terms.max_messages > 0 and before_count + #records > terms.max_messages)) then
-  return { 'FULL', before_count, before_tokens }
+-- Would it fit? The counters refuse nothing before it is sure that all they count is still there.
+local before_tokens, before_count, plan
+local function would_fit()
+  before_tokens, before_count = state.tokens, state.count
+  if terms.refuse and ((terms.max_tokens > 0 and before_tokens + batch_tokens > terms.max_tokens)
+      or (terms.max_messages > 0 and before_count + #records > terms.max_messages)) then
+    return { 'FULL', before_count, before_tokens }
+  end
+  state.tokens, state.count = before_tokens + batch_tokens, before_count + #records
+  plan = plan_backstop(state, terms, keep, before_count - state.pinned)
+  return plan.hopeless and { 'NOROOM', before_count, before_tokens } or nil
 end
-state.tokens, state.count = before_tokens + batch_tokens, before_count + #records
-local plan = plan_backstop(state, terms, keep, before_count - state.pinned)
-if plan.hopeless then
-  return { 'NOROOM', before_count, before_tokens }
+local unfit, vanished = would_fit(), false
+if unfit and state.exists then
+  state.tokens, state.count = before_tokens, before_count
+  vanished = is_torn(state)
+  if vanished then
+    recount(state)
+    unfit = would_fit()
+  end
+end
+if unfit then
+  return unfit
 end
 
 -- Every check has passed.
@@ -177,9 +190,9 @@ end
 if #pin > 0 then
   push(PIN, pin)
 end
-local torn = length ~= expected
+local torn = vanished or length ~= expected
 state.next, state.version = first + #records, state.version + 1
-if torn then
+if length ~= expected then
   recount(state)
   plan = plan_backstop(state, terms, keep, state.count - state.pinned)
 end

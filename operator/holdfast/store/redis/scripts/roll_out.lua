@@ -25,7 +25,7 @@ if not behind and not over() then
   return { 'SAME', 0 }
 end
 
-local torn = redis.call('LLEN', LOG) ~= state.count - state.pinned or redis.call('LLEN', PIN) ~= state.pinned
+local torn = is_torn(state)
 if torn then
   recount(state)
 end

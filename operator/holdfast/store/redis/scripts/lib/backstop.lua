@@ -2,15 +2,19 @@
 -- The specification is holdfast.planning.backstop; a property test holds the two together. Here the list is read in
 -- small pieces, and a group is not looked for further than its last answered call.
 
--- Records of the log, read as they are needed.
+-- Records of the log, read as they are needed. `length` is what the counters say; there may be fewer.
 local function reader(length)
   local log = { length = length, records = {}, n = 0 }
   function log.at(index)
     while index > log.n and log.n < log.length do
       local step = log.n == 0 and 2 or 32
-      for _, value in ipairs(redis.call('LRANGE', LOG, log.n, log.n + step - 1)) do
+      local values = redis.call('LRANGE', LOG, log.n, log.n + step - 1)
+      for _, value in ipairs(values) do
         log.n = log.n + 1
         log.records[log.n] = parse_record(value)
+      end
+      if #values < step then
+        log.length = log.n
       end
     end
     return log.records[index]
@@ -100,6 +104,11 @@ local function evict(state, plan)
   end
   state.tokens, state.count = state.tokens - plan.tokens, state.count - plan.n
   state.bytes, state.dropped = state.bytes - plan.bytes, state.dropped + plan.n
+end
+
+-- Whether something outside removed records, as a server does that evicts keys.
+local function is_torn(state)
+  return redis.call('LLEN', LOG) ~= state.count - state.pinned or redis.call('LLEN', PIN) ~= state.pinned
 end
 
 -- Something outside removed records: count what is left. Whatever is missing counts as dropped.
