@@ -57,7 +57,7 @@ format: $(READY) ## format and fix what can be fixed
 	$(BIN)/ruff check --fix .
 
 bench: $(READY) ## measure against floors in the same run; writes benchmarks/results.json
-	$(BIN)/python benchmarks/bench.py
+	PYTHONPATH=. $(BIN)/python benchmarks/bench.py
 
 crds: $(READY) ## generate crds/ and docs/reasons.md from the models
 	$(BIN)/python -m holdfast_operator.crds write

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import uvloop
 from measure import Call, Figure, alternating, concurrent, figure, ratio, report
+from reaction import bench_reaction
 from redis.asyncio import Redis
 
 import holdfast
@@ -195,6 +196,7 @@ def main() -> None:
     parser.add_argument("--scale", type=int, default=10, help="how many operations; 1 for a try")
     arguments = parser.parse_args()
     figures = asyncio.run(serve(arguments.scale))
+    figures += bench_reaction()
     report(figures, HERE / "results.json")
     sys.exit(0 if all(line.ok for line in figures) else 1)
 

@@ -43,7 +43,9 @@ async def timed(call: Call) -> float:
     return time.perf_counter() - begin
 
 
-async def alternating(calls: Mapping[str, Call], *, rounds: int, each: int) -> list[dict[str, float]]:
+async def alternating(
+    calls: Mapping[str, Call], *, rounds: int, each: int
+) -> list[dict[str, float]]:
     """Time calls op by op, in a new order for every op; return each round's medians in seconds."""
     names = list(calls)
     result: list[dict[str, float]] = []

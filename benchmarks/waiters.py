@@ -1,6 +1,6 @@
 """Worker of the lease benchmark: tasks that take turns on one session and print how long they waited.
 
-    python benchmarks/waiters.py URL SESSION TASKS TURNS
+python benchmarks/waiters.py URL SESSION TASKS TURNS
 """
 
 import asyncio
@@ -11,7 +11,11 @@ import time
 import holdfast
 
 SECTION = 0.001  # seconds a turn is held
-POLICY = {"limits": {"maxTokens": 12000}, "retention": {"ttl": "1h"}, "locking": {"waitTimeout": "30s"}}
+POLICY = {
+    "limits": {"maxTokens": 12000},
+    "retention": {"ttl": "1h"},
+    "locking": {"waitTimeout": "30s"},
+}
 
 
 async def waiter(session: holdfast.Session, turns: int, waits: list[float]) -> None:

@@ -295,7 +295,7 @@ class MessageLog(ABC):
     def _lease_gone(self) -> None:
         """The store said that the lease is lost."""
 
-    def _holds(self, status: Status) -> bool:
+    def _holds(self, status: Status) -> bool:  # noqa: ARG002 - a session holds no turn
         """Whether the turn that is held now is this handle's own."""
         return False
 

@@ -160,6 +160,33 @@ class TestDeletion:
         assert not await world.hands.end_deletion(world.memory, FIRST)
         assert await session.length() == 1
 
+    async def test_a_tombstone_is_no_session_of_the_memory_made_again(self, world: World) -> None:
+        await world.apply()
+        await world.fill(1)
+        revision = await world.hands.begin_deletion(world.memory, FIRST)
+        assert revision is not None
+        await world.bury(revision)
+        await world.hands.end_deletion(world.memory, FIRST)
+        agreed = await world.apply(AGAIN)
+        stone = await world.meta("s-0")
+        await world.raw.zadd(world.keys.sessions, {"s-0": 1})
+        step, totals = await world.hands.measure(world.memory, cursor=0, limit=100)
+        assert (step.changed, totals.sessions) == (1, 0)
+        await world.raw.zadd(world.keys.sessions, {"s-0": 1})
+        assert total(await world.roll_out(agreed), "changed") == 0
+        assert await world.meta("s-0") == stone
+        assert not await world.raw.exists(world.keys.sessions)
+
+    async def test_the_note_of_a_writer_who_is_about_to_begin_is_kept(self, world: World) -> None:
+        await world.apply()
+        await world.fill(1)
+        revision = await world.hands.begin_deletion(world.memory, FIRST)
+        assert revision is not None
+        now = int((await world.raw.time())[0]) * 1000
+        await world.raw.zadd(world.keys.sessions, {"about to begin": 1, "about-to-begin": now})
+        await world.bury(revision)
+        assert await world.raw.zrange(world.keys.sessions, 0, -1) == [b"about-to-begin"]
+
     async def test_a_replaced_deletion_becomes_active_again(self, world: World) -> None:
         await world.apply()
         revision = await world.hands.begin_deletion(world.memory, FIRST)

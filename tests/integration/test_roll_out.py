@@ -105,9 +105,9 @@ class TestRollOut:
         assert await world.revision("any") == agreed.revision
 
     async def test_an_older_roll_out_changes_nothing(self, world: World) -> None:
-        old = await world.apply(retention={"ttl": "3h"})
-        await world.fill(20)
+        old = await world.apply(limits={"maxMessages": 2}, retention={"ttl": "3h"})
         agreed = await world.apply(retention={"ttl": "2h"})
+        await world.fill(20)
         await world.roll_out(agreed)
         before = await world.changes()
         steps = await world.roll_out(old)

@@ -23,5 +23,4 @@ if owner.revision == 0 and owner.sessions > 0 then
   revision = tonumber(clock[1])
 end
 redis.call('HSET', POLICY, 'layout', LAYOUT, 'revision', int(revision), 'state', 'active', 'sha256', sha, 'doc', document)
-redis.call('HDEL', OWNER, 'deleting')
 return { 'OK', revision }
