@@ -333,11 +333,6 @@ class TestScripts(OnSharedServers):
         assert await session.read() == [user("once")]
 
 
-def half_applied(name: str, written: bool) -> Any:
-    reason = f"append finds the type of :{name} out only after it has pushed to :log"
-    return pytest.param(name, written, marks=pytest.mark.xfail(strict=True, reason=reason))
-
-
 class TestForeignKeys(OnSharedServers):
     @pytest.mark.parametrize(
         ("name", "written"),
@@ -346,10 +341,10 @@ class TestForeignKeys(OnSharedServers):
             ("meta", False),
             ("log", True),
             ("log", False),
-            half_applied("pin", True),
-            half_applied("pin", False),
+            ("pin", True),
+            ("pin", False),
             ("ids", True),
-            half_applied("ids", False),
+            ("ids", False),
         ],
     )
     async def test_another_type_in_the_way_changes_nothing(
@@ -395,12 +390,7 @@ class TestForeignKeys(OnSharedServers):
         "name",
         [
             "log",
-            pytest.param(
-                "pin",
-                marks=pytest.mark.xfail(
-                    strict=True, reason="append compares only the length of :log with its counter"
-                ),
-            ),
+            "pin",
         ],
     )
     async def test_records_that_vanished_are_counted_again(
@@ -418,7 +408,6 @@ class TestForeignKeys(OnSharedServers):
         assert health.dropped == 5
         assert (await session.append(user("again"))).warnings == ()
 
-    @pytest.mark.xfail(strict=True, reason="numbers begin at 1 again beside the records left")
     async def test_counters_that_vanished_give_no_number_twice(
         self, raw: Redis, server: Server, session: Session, namespace: str
     ) -> None:

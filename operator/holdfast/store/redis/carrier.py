@@ -6,7 +6,7 @@ says exactly one thing that matters: whether the command may have reached the se
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeAlias, cast
 
 import hiredis
@@ -139,7 +139,7 @@ class PoolCarrier:
         while self._idle:
             connection = self._idle.pop()
             try:
-                if connection.is_connected and not await connection.can_read():
+                if connection.is_connected and not await _has_input(connection):
                     return connection
             except _BROKEN:
                 pass
@@ -185,3 +185,12 @@ class PoolCarrier:
             await self._pool.release(self._idle.pop())
         if self._owned:
             await self._pool.aclose()
+
+
+async def _has_input(connection: AbstractConnection) -> bool:
+    """Whether there is something to read, or the end of the connection."""
+    # redis-py before 8 knows it by another name only, which 8 warns about.
+    probe: Callable[[], Awaitable[bool]] = (
+        getattr(connection, "can_read", None) or connection.can_read_destructive
+    )
+    return await probe()

@@ -36,6 +36,16 @@ if refused then
   return refused
 end
 
+-- Somebody else may have removed records, or left some without counters: then what is there is counted before anything
+-- is decided. Asking also finds keys of another type before the first write.
+local torn = not wipe and is_torn(state)
+if torn then
+  recount(state)
+end
+if id ~= '' and not state.exists then
+  redis.call('ZCARD', IDS)
+end
+
 -- Which calls wait that these records answer?
 local records, wanted = {}, {}
 for n = 3, #ARGV do
@@ -134,29 +144,16 @@ for group in pairs(protected) do
   end
 end
 
--- Would it fit? The counters refuse nothing before it is sure that all they count is still there.
-local before_tokens, before_count, plan
-local function would_fit()
-  before_tokens, before_count = state.tokens, state.count
-  if terms.refuse and ((terms.max_tokens > 0 and before_tokens + batch_tokens > terms.max_tokens)
-      or (terms.max_messages > 0 and before_count + #records > terms.max_messages)) then
-    return { 'FULL', before_count, before_tokens }
-  end
-  state.tokens, state.count = before_tokens + batch_tokens, before_count + #records
-  plan = plan_backstop(state, terms, keep, before_count - state.pinned)
-  return plan.hopeless and { 'NOROOM', before_count, before_tokens } or nil
+-- Would it fit?
+local before_tokens, before_count = state.tokens, state.count
+if terms.refuse and ((terms.max_tokens > 0 and before_tokens + batch_tokens > terms.max_tokens)
+    or (terms.max_messages > 0 and before_count + #records > terms.max_messages)) then
+  return { 'FULL', before_count, before_tokens }
 end
-local unfit, vanished = would_fit(), false
-if unfit and state.exists then
-  state.tokens, state.count = before_tokens, before_count
-  vanished = is_torn(state)
-  if vanished then
-    recount(state)
-    unfit = would_fit()
-  end
-end
-if unfit then
-  return unfit
+state.tokens, state.count = before_tokens + batch_tokens, before_count + #records
+local plan = plan_backstop(state, terms, keep, before_count - state.pinned)
+if plan.hopeless then
+  return { 'NOROOM', before_count, before_tokens }
 end
 
 -- Every check has passed.
@@ -182,20 +179,9 @@ for n, record in ipairs(records) do
     log[#log + 1] = value
   end
 end
-local expected = before_count + #records - state.pinned
-local length = expected
-if #log > 0 then
-  length = push(LOG, log)
-end
-if #pin > 0 then
-  push(PIN, pin)
-end
-local torn = vanished or length ~= expected
+push(LOG, log)
+push(PIN, pin)
 state.next, state.version = first + #records, state.version + 1
-if length ~= expected then
-  recount(state)
-  plan = plan_backstop(state, terms, keep, state.count - state.pinned)
-end
 evict(state, plan)
 if next(promote) then
   move_groups(state, promote, LOG, PIN)

@@ -106,18 +106,19 @@ local function evict(state, plan)
   state.bytes, state.dropped = state.bytes - plan.bytes, state.dropped + plan.n
 end
 
--- Whether something outside removed records, as a server does that evicts keys.
+-- Whether something outside removed records or counters, as a server does that evicts keys.
 local function is_torn(state)
   return redis.call('LLEN', LOG) ~= state.count - state.pinned or redis.call('LLEN', PIN) ~= state.pinned
 end
 
--- Something outside removed records: count what is left. Whatever is missing counts as dropped.
+-- Count what is left; what is missing counts as dropped, and no sequence number is given out again.
 local function recount(state)
   local before = state.count
   state.tokens, state.count, state.bytes, state.pinned, state.pinned_tokens = 0, 0, 0, 0, 0
   for _, key in ipairs({ LOG, PIN }) do
     for _, value in ipairs(redis.call('LRANGE', key, 0, -1)) do
       local record = parse_record(value)
+      state.next = math.max(state.next, record.seq + 1)
       state.tokens, state.count, state.bytes = state.tokens + record.tokens, state.count + 1, state.bytes + record.bytes
       if key == PIN then
         state.pinned, state.pinned_tokens = state.pinned + 1, state.pinned_tokens + record.tokens

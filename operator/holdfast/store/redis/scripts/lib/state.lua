@@ -162,9 +162,7 @@ local function parse_record(value)
 end
 
 local function push(key, values)
-  local length = 0
   for first = 1, #values, 1000 do
-    length = redis.call('RPUSH', key, unpack(values, first, math.min(first + 999, #values)))
+    redis.call('RPUSH', key, unpack(values, first, math.min(first + 999, #values)))
   end
-  return length
 end
