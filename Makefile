@@ -8,6 +8,7 @@ PYTHON ?= $(firstword $(shell for v in 3.13 3.12 3.11 3.14 3; do \
 	command -v python$$v >/dev/null 2>&1 && python$$v -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo python$$v; done))
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
@@ -70,8 +71,9 @@ control-plane: $(READY) ## find or build the Kubernetes control plane for tests 
 	@$(BIN)/python -m tests.harness.control_plane build || test "$$HOLDFAST_REQUIRE" != all
 
 lock: ## resolve the packages anew, with hashes
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-		--all-extras --group dev pyproject.toml --output-file requirements/dev.txt
+	$(COMPILE) --all-extras --group dev pyproject.toml --output-file requirements/dev.txt
+	$(COMPILE) --constraint requirements/dev.txt --extra operator pyproject.toml --output-file requirements/operator.txt
+	echo hatchling | $(COMPILE) --constraint requirements/dev.txt - --output-file requirements/build.txt
 
 clean: ## remove everything that was made here
 	rm -rf $(VENV) .venv-* dist htmlcov .coverage* .pytest_cache .ruff_cache .hypothesis .import_linter_cache .holdfast operator/holdfast/vocabularies

@@ -504,6 +504,24 @@ class TestAccess:
                     await attempt
         assert await contents(raw, namespace) == {}
 
+    async def test_read_only_access_is_enough_to_read(
+        self, raw: Redis, server: Server, session: Session, namespace: str
+    ) -> None:
+        await session.append_many([user("a"), {"role": "system", "content": "b"}])
+        rules = ["%R~mem:*", "-@all", "+evalsha_ro", "+multi", "+exec", "+time", "+ping"]
+        rules += [f"+{name}" for name in ("hmget", "hgetall", "lrange", "lindex", "llen", "zcard")]
+        await raw.execute_command("ACL", "SETUSER", "tenant", "on", ">secret", *rules)
+        expected = await session.read()
+        async with connect(server, namespace, login="tenant:secret@") as client:
+            reader = client.memory(work.MEMORY).session(work.SHARED)
+            assert await reader.read() == expected
+            assert await reader.read(max_tokens=1000) == expected
+            assert await reader.read(limit=2) == expected
+            assert len((await reader.read_page()).records) == 2
+            assert (await reader.health()).messages == 2
+            with pytest.raises(AccessDenied):
+                await reader.append(user("c"))
+
     async def test_an_account_that_is_withdrawn_while_it_is_used(
         self, raw: Redis, server: Server, namespace: str
     ) -> None:

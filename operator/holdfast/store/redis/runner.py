@@ -204,4 +204,4 @@ def _common_fault(replies: Sequence[Reply]) -> Exception | None:
 
 def evalsha(script: Script, keys: Sequence[bytes], arguments: Sequence[Argument]) -> Command:
     """Return the command that runs a script."""
-    return (b"EVALSHA", script.sha, len(keys), *keys, *arguments)
+    return (script.command, script.sha, len(keys), *keys, *arguments)

@@ -21,13 +21,16 @@ class Script:
         name: its file's name.
         body: the whole text.
         sha: SHA-1 of the body in hexadecimal: what EVALSHA names.
+        command: EVALSHA, or EVALSHA_RO where the script's shebang says that it writes nothing: that
+            is all a user with read-only access may run.
     """
 
-    __slots__ = ("body", "name", "sha")
+    __slots__ = ("body", "command", "name", "sha")
 
     def __init__(self, name: str, body: bytes) -> None:
         self.name = name
         self.body = body
+        self.command = b"EVALSHA_RO" if b"no-writes" in body.partition(b"\n")[0] else b"EVALSHA"
         self.sha = hashlib.sha1(body, usedforsecurity=False).hexdigest().encode()
 
 

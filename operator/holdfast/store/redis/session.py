@@ -139,7 +139,7 @@ class RedisSession:
         ]
         if terms.refresh & Refresh.READ:
             touch = script("touch")
-            commands.append((b"EVALSHA", touch.sha, 5, *self._state, self._pack(terms)))
+            commands.append((touch.command, touch.sha, 5, *self._state, self._pack(terms)))
         try:
             fields, log, pin, clock, *_ = await self._runner.read_at_once(commands)
         except StoreUnavailable as error:
