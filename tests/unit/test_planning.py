@@ -909,3 +909,15 @@ def test_the_drawn_sessions_are_worth_drawing() -> None:
         "protected",
         "orphan",
     }
+
+
+def test_an_edit_that_makes_a_session_too_old_leaves_it_the_expiry_it_has():
+    limits = terms(ttl=1000, lifetime=5000)
+    too_old = plan_expiry(limits, now=NOW, created=NOW - 9000, lease_until=0, current=NOW + 300)
+    assert too_old == Expiry(NOW + 300, "maxLifetime")
+    held = plan_expiry(
+        limits, now=NOW, created=NOW - 9000, lease_until=NOW + 800, current=NOW + 300
+    )
+    assert held == Expiry(NOW + 300, "maxLifetime")
+    young = plan_expiry(limits, now=NOW, created=NOW - 4500, lease_until=0, current=NOW + 300)
+    assert young == Expiry(NOW + 500, "maxLifetime")

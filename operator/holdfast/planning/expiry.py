@@ -22,11 +22,13 @@ def plan_expiry(
     lease_until: int,
     idle: int | None = None,
     rule: Rule = "ttl",
+    current: int = 0,
 ) -> Expiry:
     """Return the expiry after a refreshing call.
 
     Idle life from now, but never before a turn that is held may end, and never after the session's
-    longest life.
+    longest life. A session that an edit of the policy made too old keeps the expiry it has: the edit
+    left it time, see `plan_shortened`.
 
     Args:
         terms: the policy's times.
@@ -35,12 +37,16 @@ def plan_expiry(
         lease_until: end of the lease that is held; 0 without one.
         idle: milliseconds instead of the policy's `ttl`.
         rule: the name of that time.
+        current: the expiry so far; 0 for a session that begins.
     """
     expiry = Expiry(now + (terms.ttl if idle is None else idle), rule)
     if lease_until > expiry.at:
         expiry = Expiry(lease_until, "lease")
-    if terms.max_lifetime and created + terms.max_lifetime < expiry.at:
-        expiry = Expiry(created + terms.max_lifetime, "maxLifetime")
+    last = created + terms.max_lifetime
+    if current and last <= now:
+        last = current
+    if terms.max_lifetime and last < expiry.at:
+        expiry = Expiry(last, "maxLifetime")
     return expiry
 
 

@@ -138,7 +138,7 @@ class InMemorySession:
 
     async def append(self, terms: Terms, batch: Batch, caller: Caller) -> Appended:
         """Store a batch; see `SessionStore.append`."""
-        session = self._find(terms)
+        session = self._find()
         known = session.ids.get(batch.key) if session and batch.key else None
         if session and known:
             return _answer_known(session, known, batch)
@@ -214,7 +214,7 @@ class InMemorySession:
 
     async def newest(self, terms: Terms, count: int) -> Sequence[Stored]:
         """Return the newest records, in append order."""
-        session = self._find(terms)
+        session = self._find()
         self._read(session, terms)
         return session.records[-count:] if session else []
 
@@ -228,7 +228,7 @@ class InMemorySession:
         closes: Collection[str],
     ) -> Changed:
         """Take the newest record out; see `SessionStore.pop`."""
-        session = self._find(terms)
+        session = self._find()
         if session is None:
             return self._nothing(caller)
         self._check(session, terms, caller)
@@ -246,7 +246,7 @@ class InMemorySession:
 
     async def clear(self, terms: Terms, caller: Caller, *, force: bool) -> Changed:
         """Remove all records; see `SessionStore.clear`."""
-        session = self._find(terms)
+        session = self._find()
         if session is None:
             return self._nothing(caller)
         self._check(session, terms, caller, force=force)
@@ -265,7 +265,7 @@ class InMemorySession:
 
     async def pin(self, terms: Terms, caller: Caller, *, seq: int, pinned: bool) -> Changed:
         """Pin or unpin a group; see `SessionStore.pin`."""
-        session = self._find(terms)
+        session = self._find()
         group = session.group_of(seq) if session else None
         if session is None or group is None:
             if session is None and caller.token:
@@ -289,13 +289,13 @@ class InMemorySession:
 
     async def everything(self, terms: Terms) -> Window:
         """Return all records."""
-        session = self._find(terms)
+        session = self._find()
         self._read(session, terms)
         return Window(self._status(session), list(session.records if session else ()), True)
 
     async def tail(self, terms: Terms, *, tokens: int) -> Window:
         """Return the protected and the newest records; see `SessionStore.tail`."""
-        session = self._find(terms)
+        session = self._find()
         self._read(session, terms)
         records = session.records if session else []
         taken: list[Stored] = []
@@ -312,7 +312,7 @@ class InMemorySession:
 
     async def page(self, terms: Terms, *, after: int, limit: int) -> Section:
         """Return a page of records; see `SessionStore.page`."""
-        session = self._find(terms)
+        session = self._find()
         self._read(session, terms)
         status = self._status(session)
         if session is None:
@@ -323,11 +323,11 @@ class InMemorySession:
 
     async def status(self) -> Status:
         """Return the counters."""
-        return self._status(self._find(None))
+        return self._status(self._find())
 
     async def acquire(self, terms: Terms, token: str, holder: str) -> Granted | Queued:
         """Take the turn or a place in line; see `SessionStore.acquire`."""
-        session = self._find(terms)
+        session = self._find()
         if session is not None:
             self._check_revision(session, terms)
         turn = self._turn()
@@ -367,7 +367,7 @@ class InMemorySession:
 
     async def renew(self, terms: Terms, token: str, epoch: int) -> int:
         """Lengthen the lease; see `SessionStore.renew`."""
-        session, turn = self._find(terms), self._turn()
+        session, turn = self._find(), self._turn()
         if session is None or not self._holds(turn, token) or session.epoch != epoch:
             raise refusals.lease_lost()
         turn.until = self._now() + terms.lease
@@ -382,7 +382,7 @@ class InMemorySession:
         turn.waiting.pop(token, None)
         turn.woken.pop(token, None)
         if turn.token == token:
-            self._hand_over(self._find(terms), turn, terms)
+            self._hand_over(self._find(), turn, terms)
 
     # What the operations share.
 
@@ -395,13 +395,12 @@ class InMemorySession:
     def _holds(self, turn: _Turn, token: str) -> bool:
         return turn.token == token and turn.until > self._now()
 
-    def _find(self, terms: Terms | None) -> _Session | None:
+    def _find(self) -> _Session | None:
         session = self._sessions.get(self._address)
         if session is None:
             return None
         now = self._now()
-        lifetime = terms.max_lifetime if terms else 0
-        if session.expires_at <= now or (lifetime and session.created + lifetime <= now):
+        if session.expires_at <= now:
             del self._sessions[self._address]
             turn = self._turn()
             turn.token, turn.until = "", 0
@@ -474,14 +473,22 @@ class InMemorySession:
             lease_until=turn.until if turn.token else 0,
             idle=idle,
             rule=rule,
+            current=session.expires_at,
         )
 
     def _keep_alive(self, session: _Session, turn: _Turn, terms: Terms) -> None:
         if session.expires_at >= turn.until:
             return
-        session.expires_at, session.rule = turn.until, "lease"
-        if terms.max_lifetime and session.created + terms.max_lifetime < turn.until:
-            session.expires_at, session.rule = session.created + terms.max_lifetime, "maxLifetime"
+        now = self._now()
+        session.expires_at, session.rule = plan_expiry(
+            terms,
+            now=now,
+            created=session.created,
+            lease_until=turn.until,
+            idle=session.expires_at - now,
+            rule=session.rule,
+            current=session.expires_at,
+        )
 
     def _drop_dead(self, turn: _Turn) -> None:
         now = self._clock()

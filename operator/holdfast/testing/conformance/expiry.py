@@ -181,6 +181,22 @@ class TestExpiry(StoreContract):
         status = await handle.status()
         assert (status.expires_at, status.expiry_rule) == (ends, "maxLifetime")
 
+    async def test_an_edit_that_makes_a_session_too_old_deletes_nothing_with_the_next_call(
+        self, handle: SessionStore, advance: Advance
+    ) -> None:
+        await write(handle, prepared("old"), terms_=terms(ttl=60_000))
+        before = (await handle.status()).expires_at
+        await advance(0.3)
+        edited = terms(ttl=60_000, max_lifetime=200)
+        await write(handle, prepared("new"), terms_=edited)
+        token = new_token()
+        await take(handle, edited, token)
+        await handle.release(edited, token)
+        status = await handle.status()
+        assert await items(handle) == ["old", "new"]
+        assert status.expires_at == before
+        assert status.expiry_rule == "maxLifetime"
+
 
 @pytest.mark.asyncio
 class TestClear(StoreContract):

@@ -7,7 +7,7 @@
 -- {BUSY, ms left, holder, waiters} when the token says not to wait, NOSESSION, STALEPOLICY or LAYOUT.
 local token, terms, holder = ARGV[1], parse_terms(ARGV[2]), ARGV[3]
 local state = load_state()
-local wipe = outlived(state, terms)
+local wipe = replaces_tombstone(state, terms)
 if wipe then
   state = read_state({})
 end

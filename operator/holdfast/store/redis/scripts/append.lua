@@ -12,7 +12,7 @@ local caller = parse_caller(ARGV[1])
 local id, digest = string.match(ARGV[1], '|(%x*)|(%d+)$')
 local terms = parse_terms(ARGV[2])
 local state = load_state()
-local wipe = outlived(state, terms)
+local wipe = replaces_tombstone(state, terms)
 if wipe then
   state = read_state({})
 end

@@ -6,7 +6,7 @@
 -- Returns {OK, records removed, epoch}, or a refusal as append.
 local caller, terms = parse_caller(ARGV[1]), parse_terms(ARGV[2])
 local state = load_state()
-if not state.exists or outlived(state, terms) then
+if not state.exists or replaces_tombstone(state, terms) then
   return { caller.token ~= '' and 'LEASELOST' or 'OK', 0, 0 }
 end
 local refused = refuse(state, caller, terms, ARGV[3] == '1')

@@ -6,7 +6,7 @@
 -- Returns {OK, records that moved, epoch}, NORECORD, or a refusal as append.
 local caller, terms, seq, pin = parse_caller(ARGV[1]), parse_terms(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
 local state = load_state()
-if not state.exists or outlived(state, terms) then
+if not state.exists or replaces_tombstone(state, terms) then
   return { caller.token ~= '' and 'LEASELOST' or 'NORECORD' }
 end
 local refused = refuse(state, caller, terms, false)

@@ -6,7 +6,7 @@
 -- Returns {OK}.
 local terms = parse_terms(ARGV[1])
 local state = load_state()
-if state.exists and terms.revision >= state.revision and not outlived(state, terms) then
+if state.exists and terms.revision >= state.revision and not replaces_tombstone(state, terms) then
   refresh(state, terms, terms.ttl, 'ttl')
   redis.call('HSET', META, 'x', x_field(state))
   expire_all(state)

@@ -15,10 +15,9 @@ end
 -- The session lives at least as long as the lease, but never beyond its longest life.
 local function keep_alive(state, terms)
   if state.x < state.till then
+    local before = state.x
     state.x, state.rule = state.till, 'lease'
-    if terms.lifetime > 0 and state.created + terms.lifetime < state.x then
-      state.x, state.rule = state.created + terms.lifetime, 'maxLifetime'
-    end
+    cap(state, terms, before)
   end
 end
 

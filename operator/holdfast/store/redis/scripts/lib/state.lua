@@ -86,13 +86,9 @@ local function p_field(state)
   return state.pinned .. '|' .. state.pinned_tokens .. '|' .. state.joined
 end
 
--- A session older than its longest life is gone, whatever its keys still say. So is the tombstone that a deleted
--- memory left, for whoever comes with the policy of a memory made again.
-local function outlived(state, terms)
-  if state.rule == 'buried' then
-    return terms.revision > state.revision
-  end
-  return state.exists and terms.lifetime > 0 and state.created + terms.lifetime <= now
+-- The tombstone that a deleted memory left is no session for whoever comes with the policy of a memory made again.
+local function replaces_tombstone(state, terms)
+  return state.rule == 'buried' and terms.revision > state.revision
 end
 
 local function new_session(state, terms)
@@ -100,16 +96,27 @@ local function new_session(state, terms)
   state.epoch, state.created, state.touched, state.revision = now_us, now, now, terms.revision
 end
 
+-- Nothing lives longer than the longest life. A session that an edit made too old keeps the expiry it was given, and no
+-- more: the edit itself left it time.
+local function cap(state, terms, before)
+  local last = state.created + terms.lifetime
+  if last <= now then
+    last = before
+  end
+  if terms.lifetime > 0 and last < state.x then
+    state.x, state.rule = last, 'maxLifetime'
+  end
+end
+
 -- Idle life from now, not before the lease may end, not after the longest life.
 local function refresh(state, terms, idle, rule)
+  local before = state.x
   state.x, state.rule, state.touched = now + idle, rule, now
   local held = state.till > now and state.till or 0
   if held > state.x then
     state.x, state.rule = held, 'lease'
   end
-  if terms.lifetime > 0 and state.created + terms.lifetime < state.x then
-    state.x, state.rule = state.created + terms.lifetime, 'maxLifetime'
-  end
+  cap(state, terms, before)
 end
 
 local function expire_all(state)
