@@ -34,8 +34,7 @@ demo-cluster: $(READY) ## the same on a real Kubernetes API server (KUBECONFIG_C
 
 test: lint crds-check control-plane ## everything that must hold: lint, types, layers, CRD drift, all tests, coverage
 	$(BIN)/python -m coverage erase
-	COVERAGE_PROCESS_START=pyproject.toml $(BIN)/python -m coverage run -m pytest
-	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage run -m pytest
 	$(BIN)/python -m coverage report --fail-under=90 --include='operator/holdfast/*' | tail -n 25
 
 test-fast: $(READY) ## the tests that need no server, in under a minute

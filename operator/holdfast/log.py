@@ -1,6 +1,7 @@
 """What a session and a turn have in common: the data methods."""
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -10,6 +11,7 @@ from holdfast.messages import calls_of
 from holdfast.place import Place
 from holdfast.planning import fit_budget, order_for_model, presentable
 from holdfast.store import StalePolicy
+from holdfast.store.refusals import corrupt_record
 from holdfast.values import (
     Appended,
     AppendResult,
@@ -26,6 +28,7 @@ from holdfast.values import (
 
 T = TypeVar("T")
 MAX_PAGE = 1000
+_ATTEMPTS = 20  # of a pop at one message that is the newest again and again, and yet is not
 
 
 class MessageLog(ABC):
@@ -172,10 +175,14 @@ class MessageLog(ABC):
         with place.naming():
             self._guard()
             agreed = await place.agreed()
+            attempts: Counter[int] = Counter()
             while True:
                 newest = await place.store.newest(agreed.terms, 1)
                 if not newest:
                     return None
+                attempts[newest[0].seq] += 1
+                if attempts[newest[0].seq] > _ATTEMPTS:
+                    raise corrupt_record()  # a newer one that cannot be read stands in the way
                 opens, closes = calls_of(place.preparer.facts(newest[0].item))
 
                 async def take(
@@ -336,7 +343,8 @@ class MessageLog(ABC):
                 break
         if not done.duplicate:
             place.note(done.epoch, done.seq + len(batch.records) - 1)
-            self._wrote(range(done.seq, done.seq + len(batch.records)))
+        # A duplicate too: it may be this very call, repeated after a lost reply.
+        self._wrote(range(done.seq, done.seq + len(batch.records)))
         return _result(done, len(batch.records))
 
     async def _agreed(self, call: Callable[[Terms], Awaitable[T]]) -> T:

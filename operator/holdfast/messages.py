@@ -152,6 +152,8 @@ class Preparer:
         """
         if id is not None:
             _require_id(id)
+        if group is not None and group < 1:
+            raise MessageInvalid("group is the sequence number of an earlier record: 1 or more")
         if len(items) > MAX_ITEMS:
             raise BudgetExceeded(f"a call takes at most {MAX_ITEMS} messages: split it")
         bodies = [encode_item(item) for item in items]

@@ -18,8 +18,14 @@ GRANT = 2000
 """Milliseconds a lease that was handed over waits for its new holder."""
 FOLLOW = 2.0
 """Seconds after which a policy is asked for again, in the background."""
-TRUST = 30.0
-"""Seconds after which a write waits for the answer, so that a process that slept writes nothing old."""
+TRUST = 4.0
+"""Seconds after which a call waits for the answer, so that a process that slept writes nothing old.
+
+Less than what an operator waits before it walks through the sessions (5 s): a session that is begun
+under the old policy is there by then.
+"""
+FOLLOWING = 60.0
+"""Seconds after its last use in which a memory still follows, so that calls between need not wait."""
 STANDALONE = 30.0
 """Seconds between looks for an operator, where the policy was given as an argument."""
 _CATCH_UP = 5.0
@@ -84,8 +90,8 @@ class PolicyFeed:
     """Follows the policy of one memory.
 
     The operator's document wins over an argument. It is fetched before the first call, asked for again
-    in the background while the memory is in use, and at once when a session turns out to have seen a
-    newer one.
+    in the background while the memory is in use, and at once when it may be old or when a session turns
+    out to have seen a newer one.
 
     Args:
         store: where the document is.
@@ -109,6 +115,8 @@ class PolicyFeed:
         self._current: Agreement | None = None
         self._asked = float("-inf")
         self._refresh: asyncio.Task[None] | None = None
+        self._follower: asyncio.Task[None] | None = None
+        self._used = float("-inf")
         self._differed = False
 
     @property
@@ -122,14 +130,16 @@ class PolicyFeed:
         Raises:
             PolicyNotFound: there is none, or the memory is being deleted.
         """
-        age = self._clock() - self._asked
-        if self._current is None or age > TRUST:
+        self._used = self._clock()
+        age = self._used - self._asked
+        managed = self._current is not None and self._current.managed
+        if self._current is None or age > (TRUST if managed else STANDALONE):
             await self._fetch()
-        elif age > (FOLLOW if self._current.managed else STANDALONE) and (
-            self._refresh is None or self._refresh.done()
-        ):
+        elif managed and age > FOLLOW and (self._refresh is None or self._refresh.done()):
             self._refresh = asyncio.create_task(self._fetch_quietly())
         assert self._current is not None
+        if self._current.managed and (self._follower is None or self._follower.done()):
+            self._follower = asyncio.create_task(self._follow())
         return self._current
 
     async def catch_up(self, revision: int) -> None:
@@ -160,9 +170,16 @@ class PolicyFeed:
 
     async def aclose(self) -> None:
         """Stop following."""
-        if self._refresh is not None:
-            self._refresh.cancel()
-            await asyncio.gather(self._refresh, return_exceptions=True)
+        tasks = [task for task in (self._refresh, self._follower) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _follow(self) -> None:
+        """Keep the copy fresh between calls, for a while: most calls come seconds after the last."""
+        while self._clock() - self._used < FOLLOWING:
+            await asyncio.sleep(FOLLOW)
+            await self._fetch_quietly()
 
     async def _fetch_quietly(self) -> None:
         try:

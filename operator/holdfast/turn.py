@@ -80,6 +80,7 @@ class Turn(MessageLog):
         self._asking: asyncio.Task[Granted | Queued] | None = None
         self._renewal: asyncio.Task[None] | None = None
         self._written: set[int] = set()
+        self._naming_epoch = asyncio.Lock()
 
     @property
     def fence(self) -> int:
@@ -122,6 +123,12 @@ class Turn(MessageLog):
         with self._place.naming():
             self._caller()
             await self._renew()
+
+    async def clear(self, *, force: bool = False) -> int:
+        """Remove all messages; see `MessageLog.clear`. The turn goes on."""
+        # A renewal that still named the epoch before would be told that the turn is over.
+        async with self._naming_epoch:
+            return await super().clear(force=force)
 
     def _caller(self) -> Caller:
         if self.lost or time.monotonic() >= self._deadline:
@@ -232,17 +239,21 @@ class Turn(MessageLog):
             return
 
     async def _renew(self) -> None:
-        asked = time.monotonic()
         assert self._terms is not None
-        try:
-            revision = await self._place.store.renew(self._terms, self._token, self._epoch)
-        except LeaseLost:
-            self._lose()
-            raise
-        self._deadline = max(self._deadline, asked + self._terms.lease / 1000 * _MARGIN)
+        async with self._naming_epoch:
+            asked = time.monotonic()
+            try:
+                revision = await self._place.store.renew(self._terms, self._token, self._epoch)
+            except LeaseLost:
+                self._lose()
+                raise
+            self._deadline = max(self._deadline, asked + self._terms.lease / 1000 * _MARGIN)
         if revision > self._terms.revision:
             await self._place.policies.catch_up(revision)
-            self._terms = self._with_ttl((await self._place.agreed()).terms)
+            newer = self._with_ttl((await self._place.agreed()).terms)
+            # A shorter lease is for the next turn: this one's would end before its next renewal.
+            longest = max(newer.lease, self._terms.lease)
+            self._terms = dataclasses.replace(newer, lease=longest)
 
     async def _renew_until_lost(self) -> None:
         assert self._terms is not None

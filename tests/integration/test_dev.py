@@ -459,6 +459,20 @@ async def test_a_program_runs_beside_it_and_gives_the_exit_code(tmp_path: Path) 
 
 
 @pytest.mark.asyncio
+async def test_a_program_that_cannot_be_run_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "support.yaml").write_text(memory())
+    program = tmp_path / "work"
+    program.write_text("print(1)\n")  # which interpreter is meant, it does not say
+    program.chmod(0o700)
+    done = await asyncio.to_thread(
+        finished, tmp_path, "-f", "support.yaml", "--ephemeral", "--exec", "./work"
+    )
+    assert done.returncode == 1
+    assert "--exec names a program that cannot be run" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.asyncio
 async def test_a_signal_ends_the_program_too(tmp_path: Path) -> None:
     (tmp_path / "support.yaml").write_text(memory())
     (tmp_path / "work.py").write_text(

@@ -51,7 +51,9 @@ async def main():
         async with session.turn() as turn:  # one agent at a time; others wait in line
             await turn.append({"role": "user", "content": "Where is my order?"}, id="request-1")
             history = await turn.read(max_tokens=3000)  # whole groups, ready for a model
-            await turn.append({"role": "assistant", "content": f"I read {len(history)} of our messages."})
+            await turn.append(
+                {"role": "assistant", "content": f"I read {len(history)} of our messages."}
+            )
         print(await session.read(), await session.token_count())
 
 
@@ -81,7 +83,9 @@ async def main():
     async with holdfast.connect() as client:
         session = client.memory("support").session("tour")
         for question in range(30):
-            await session.append({"role": "user", "content": f"Question {question}: " + "please " * 40})
+            await session.append(
+                {"role": "user", "content": f"Question {question}: " + "please " * 40}
+            )
         print(await session.health())
 
 

@@ -520,6 +520,12 @@ def message_cases() -> Iterator[Case]:
         lambda: session().append(user("hi"), id=f"{SECRET}\ud800"),
     )
     yield Case(
+        "a group that cannot be",
+        errors.MessageInvalid,
+        "group is the sequence number of an earlier record: 1 or more" + SESSION,
+        lambda: session().append(user(SECRET), group=0),
+    )
+    yield Case(
         "no role",
         errors.ConfigurationError,
         "'boss' is no role; use one of assistant, developer, system, tool, user" + SESSION,

@@ -195,6 +195,17 @@ async def test_a_deletion_goes_on_until_it_is_done():
     await keeper.end(SUPPORT, body)
 
 
+@pytest.mark.asyncio
+async def test_what_goes_wrong_in_a_deletion_is_not_told_to_everybody(
+    caplog: pytest.LogCaptureFixture,
+):
+    keeper, _, _ = kept(Status(), ValueError("hunter2"))
+    with pytest.raises(kopf.TemporaryError) as goes_on:
+        await keeper.end(SUPPORT, kopf.Body(resource(5)))
+    assert "hunter2" not in str(goes_on.value)
+    assert "unexpected" in caplog.text
+
+
 def test_requests_are_repeated_for_as_long_as_it_takes():
     backoffs = iter(Backoffs())
     delays = [next(backoffs) for _ in range(1000)]

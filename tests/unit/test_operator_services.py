@@ -817,6 +817,19 @@ async def test_ways_out_of_a_blocked_deletion(world: World, way: str):
 
 
 @pytest.mark.asyncio
+async def test_data_that_are_left_behind_are_left_to_their_expiry(world: World):
+    _, resource = await ready_pair(world, deletionPolicy="Delete")
+    world.server.memory(SUPPORT).sessions["s"] = 1
+    world.annotate(resource, abandon_data="true")
+    world.delete(resource)
+    outcome = await world.look(resource)
+    assert outcome.again is None
+    assert [event.reason for event in outcome.events] == ["DataAbandoned"]
+    assert world.server.memory(SUPPORT).sessions == {"s": 1}
+    assert world.server.memory(SUPPORT).released
+
+
+@pytest.mark.asyncio
 async def test_a_paused_deletion_of_data_is_held_and_says_so(world: World):
     _, resource = await ready_pair(world, deletionPolicy="Delete")
     world.annotate(resource, paused="true")

@@ -17,6 +17,7 @@ from holdfast.errors import (
     ConfigurationError,
     HoldfastError,
     LeaseLost,
+    MessageInvalid,
     PolicyNotFound,
     SessionBusy,
     StoreUnavailable,
@@ -121,7 +122,9 @@ class FaultySession:
 
     async def clear(self, terms: Terms, caller: Caller, *, force: bool) -> Changed:
         await self.faults.enter("clear")
-        return await self.inner.clear(terms, caller, force=force)
+        done = await self.inner.clear(terms, caller, force=force)
+        await self.faults.leave("clear")
+        return done
 
     async def pin(self, terms: Terms, caller: Caller, *, seq: int, pinned: bool) -> Changed:
         await self.faults.enter("pin")
@@ -543,6 +546,47 @@ async def test_a_turn_survives_its_own_clear(session: Session) -> None:
 
 
 @pytest.mark.asyncio
+async def test_a_renewal_in_the_middle_of_its_own_clear_ends_no_turn(
+    session: Session, faults: Faults
+) -> None:
+    reply = faults.after["clear"] = asyncio.Event()
+    async with session.turn() as turn:
+        await turn.append(user("old"))
+        clearing = asyncio.create_task(turn.clear())
+        await until(lambda: faults.count("clear") == 1, "it is cleared, and nobody knows yet")
+        renewing = asyncio.create_task(turn.check())
+        await asyncio.sleep(0)
+        reply.set()
+        assert await clearing == 1
+        await renewing
+        assert not turn.lost
+        await turn.append(user("new"))
+
+
+@pytest.mark.asyncio
+async def test_a_lease_does_not_get_shorter_while_it_is_held(
+    store: FaultyStore, faults: Faults
+) -> None:
+    """The next renewal was planned for the longer one, and the holder counts on it."""
+    store.put(1, locking={"leaseTTL": "50s"})
+    async with Client(store) as client:
+        session = client.memory("support").session("any")
+        async with session.turn() as turn:
+            store.put(2, locking={"leaseTTL": "3s"})
+            async with Client(store) as other:
+                await other.memory("support").session("any").append(user("newer"))
+            await turn.check()
+            await turn.check()
+            status = await store.inner.session(SUPPORT, "any").status()
+            assert status.lease is not None
+            assert status.lease.remaining > 3
+            await turn.append(user("under revision 2"))
+        faults.leases.clear()
+        async with session.turn():
+            assert faults.leases == [3_000]
+
+
+@pytest.mark.asyncio
 async def test_renewing_follows_a_newer_policy_and_keeps_the_turns_own_ttl(
     store: FaultyStore, faults: Faults
 ) -> None:
@@ -630,6 +674,16 @@ async def test_pop_takes_what_is_the_newest_by_then(session: Session, faults: Fa
     gate.set()
     assert await popping == user("c")
     assert await session.read() == [user("a"), user("b")]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("group", [0, -1])
+async def test_a_group_that_cannot_be_is_refused_before_anything_is_sent(
+    session: Session, faults: Faults, group: int
+) -> None:
+    with pytest.raises(MessageInvalid, match="sequence number"):
+        await session.append(user("hi"), group=group)
+    assert faults.count("append") == 0
 
 
 @pytest.mark.asyncio

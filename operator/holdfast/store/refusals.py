@@ -4,6 +4,7 @@ from holdfast.errors import (
     AcknowledgedLost,
     BudgetExceeded,
     ConfigurationError,
+    CorruptRecord,
     IdempotencyConflict,
     LeaseLost,
     RecordNotFound,
@@ -67,6 +68,14 @@ def no_room() -> BudgetExceeded:
     return BudgetExceeded(
         "the call does not fit beside the protected messages and its own tool calls: unpin some, "
         "send less, or raise the limits"
+    )
+
+
+def corrupt_record() -> CorruptRecord:
+    """A record that is none of ours. Of what it holds nothing is shown."""
+    return CorruptRecord(
+        "a stored record does not have the form of a record: something else wrote to the session. "
+        "Clear the session, or remove the record"
     )
 
 

@@ -34,9 +34,18 @@ class ChildProgram:
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self, url: str) -> None:
-        """Start it with this `HOLDFAST_URL`."""
+        """Start it with this `HOLDFAST_URL`.
+
+        Raises:
+            ConfigurationError: it cannot be run, such as a script that does not name its interpreter.
+        """
         environ = os.environ | {"HOLDFAST_URL": url}
-        self._process = await asyncio.create_subprocess_exec(*self._words, env=environ)
+        try:
+            self._process = await asyncio.create_subprocess_exec(*self._words, env=environ)
+        except OSError as error:
+            raise ConfigurationError(
+                f"--exec names a program that cannot be run: {error.strerror}"
+            ) from None
 
     async def wait(self) -> int:
         """Return its exit code, 128 and the signal's number if a signal ended it."""

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from holdfast.errors import ConfigurationError
 from holdfast_cli.local.child import ChildProgram
 from holdfast_cli.local.engine import Engine
 from holdfast_cli.local.manifests import Key, Manifests, immutable_faults, read_manifests
@@ -109,8 +110,7 @@ class Run:
     async def _follow(self) -> None:
         """Apply what is edited; keep what was in force as long as anything is wrong."""
         refused = False
-        async for files in self._watch.changes():
-            manifests = read_manifests(files)
+        async for manifests in self._watch.changes(read_manifests):
             faults = manifests.faults or immutable_faults(manifests, self._objects.lasting())
             if faults:
                 refused = True
@@ -128,13 +128,17 @@ class Run:
 
     async def _until_end(self) -> int:
         """Wait for a signal or for the program's end, and end the program if it was a signal."""
-        stop = asyncio.create_task(self._stop.wait())
         child = self._child
         if child is None:
-            await stop
+            await self._stop.wait()
             return 0
         way = ways(self._objects)[0]
-        await child.start(self._server.url(namespace=way.namespace, prefix=way.prefix))
+        try:
+            await child.start(self._server.url(namespace=way.namespace, prefix=way.prefix))
+        except ConfigurationError as error:
+            self._reporter.line(f"holdfast: {error}")
+            return 1
+        stop = asyncio.create_task(self._stop.wait())
         try:
             ended = asyncio.create_task(child.wait())
             await asyncio.wait({stop, ended}, return_when=asyncio.FIRST_COMPLETED)

@@ -56,7 +56,7 @@ async def serve(options: Options) -> int:
     try:
         require_files(options.files)
         watch = Watch(options.files)  # first: an edit after this moment is noticed
-        manifests = read_manifests(watch.files)
+        manifests = watch.first(read_manifests)
         if manifests.faults:
             return _list(manifests.faults)
         _require_memory(manifests, options)

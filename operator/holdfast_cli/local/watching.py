@@ -2,11 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from holdfast_cli.local.manifests import Signature, find_files, signature
+
+T = TypeVar("T")
 
 LOOK: Final = 0.2
 """Seconds between looks."""
@@ -31,13 +33,21 @@ class Watch:
         self._clock = clock
         self._taken = self._look()
 
-    @property
-    def files(self) -> list[Path]:
-        """The files there were at the last look that was worth one."""
-        return list(self._taken)
+    def first(self, read: Callable[[Sequence[Path]], T]) -> T:
+        """Return what is read from the files there are, all of it from one moment."""
+        while True:
+            found = read(list(self._taken))
+            now = self._look()
+            if now == self._taken:
+                return found
+            self._taken = now
 
-    async def changes(self) -> AsyncGenerator[list[Path]]:
-        """Yield the files there are whenever they have changed and are quiet again."""
+    async def changes(self, read: Callable[[Sequence[Path]], T]) -> AsyncGenerator[T]:
+        """Yield what is read from the files whenever they have changed and are quiet again.
+
+        What was read while somebody wrote is dropped: a manifest that is missing from it would be
+        taken for a removal.
+        """
         seen, since = self._taken, self._clock()
         while True:
             await asyncio.sleep(LOOK)
@@ -45,8 +55,10 @@ class Watch:
             if now != seen:
                 seen, since = now, self._clock()
             elif now != self._taken and self._clock() - since >= self._patience(now):
-                self._taken = now
-                yield list(now)
+                found = read(list(now))
+                if self._look() == now:
+                    self._taken = now
+                    yield found
 
     def _look(self) -> Signature:
         return signature(find_files(self._paths))

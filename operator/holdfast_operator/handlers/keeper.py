@@ -29,6 +29,7 @@ Step: TypeAlias = Callable[[Body], Awaitable[Outcome]]
 _FIRST_RETRY, _LAST_RETRY = 0.2, 15.0
 _MOST_BLOCKED: Final = 30.0
 _SHORTEST_DELAY: Final = 0.1
+_UNEXPECTED: Final = "something unexpected went wrong: see the operator's log"
 
 
 class Writer(Protocol):
@@ -120,6 +121,9 @@ class Keeper:
                 raise kopf.TemporaryError(DELETION_GOES_ON, delay=0.5) from None
             except ClusterError as error:
                 raise kopf.TemporaryError(str(error), delay=2.0) from None
+            except Exception:  # noqa: BLE001 - Kopf would write its text into an annotation and an event
+                _log.exception("%s: unexpected; next try in %.1f s", _name(key), _LAST_RETRY)
+                raise kopf.TemporaryError(_UNEXPECTED, delay=_LAST_RETRY) from None
         if outcome.again is None:
             return
         if outcome.blocked:

@@ -108,6 +108,7 @@ class DeletionService:
             await self._release(resource)
             return Outcome()
         if is_set(metadata, ABANDON):
+            await self._release(resource)
             return _done(
                 EventType.WARNING,
                 "DataAbandoned",

@@ -37,10 +37,8 @@ class ConnectionPool:
     ) -> Maintenance:
         """Return a connection made from exactly this; one made from something else is closed."""
         found = self._open.get(backend)
-        if found is not None:
-            if (found.generation, found.version) == (generation, version):
-                return found.hands
-            await self.close(backend)
+        if found is not None and (found.generation, found.version) == (generation, version):
+            return found.hands
         hands = RedisMaintenance.connect(
             address.host,
             address.port,
@@ -50,7 +48,10 @@ class ConnectionPool:
             prefix=address.prefix,
             timeout=TIMEOUT,
         )
+        # In place before the old one is closed: whoever asks meanwhile gets this one.
         self._open[backend] = _Open(generation, version, hands)
+        if found is not None:
+            await found.hands.aclose()
         return hands
 
     async def close(self, backend: str) -> None:

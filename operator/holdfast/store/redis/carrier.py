@@ -18,8 +18,6 @@ from redis.exceptions import (
     RedisError,
     ResponseError,
 )
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from holdfast.errors import AccessDenied, HoldfastError, StoreUnavailable
 
@@ -35,7 +33,7 @@ _pack = cast(
 _TALKING = 64  # connections for calls; further calls wait their turn
 _BLOCKING = 32  # connections for callers that wait for a turn
 _CROWDED = 0.05  # seconds between questions of a waiter who got no such connection
-_BROKEN = (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError)
+_BROKEN = (RedisError, OSError, TimeoutError)  # RedisError: also bytes that are no reply at all
 # What redis-py raises for an error that the server replied, some of them as errors of the connection.
 _REPLIED = (ResponseError, BusyLoadingError, AuthenticationError, AuthorizationError)
 
@@ -157,7 +155,7 @@ class PoolCarrier:
             raise StoreUnavailable("the server is loading its data set") from error
         except ResponseError as error:
             raise AccessDenied("the server does not let these credentials connect") from error
-        except (*_BROKEN, RedisError) as error:
+        except _BROKEN as error:
             raise StoreUnavailable(
                 "no connection to the server: check that it runs, its address, and that no "
                 "network policy is in the way"

@@ -110,5 +110,5 @@ class Index:
             for (entry, _), expiry in zip(named, there, strict=True)
             if isinstance(expiry, bytes) and not expiry.endswith(b"|buried")
         ]
-        await self._runner.each([evalsha(script("index"), [self._key], [name]) for name in back])
+        await self._runner.each([evalsha(script("index"), [self._key], [name, 0]) for name in back])
         return len(back)

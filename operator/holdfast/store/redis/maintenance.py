@@ -1,5 +1,6 @@
 """The operator's hands in one Redis or Valkey server; see `holdfast.store.maintenance`."""
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
@@ -7,7 +8,7 @@ from redis.asyncio import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from holdfast.errors import CorruptRecord, ServerTooOld, UnknownKeys
+from holdfast.errors import CorruptRecord, ServerTooOld, StoreUnavailable, UnknownKeys
 from holdfast.store.maintenance import (
     LayoutTooNew,
     Owner,
@@ -41,6 +42,19 @@ _REMEMBERED = 86_400_000
 _RETAINED = 3_600_000
 """Milliseconds that a retained policy lives at least."""
 _CONNECTIONS = 16
+_VERSION = r"\d{1,6}(\.\d{1,6}){0,3}([-.+][-.+\w]{1,24})?"
+_MODE = "standalone|sentinel|cluster"
+_FACTS = {
+    "server_name": r"[-\w ]{1,32}",
+    "redis_version": _VERSION,
+    "valkey_version": _VERSION,
+    "redis_mode": _MODE,
+    "server_mode": _MODE,
+    "used_memory": r"\d{1,18}",
+    "maxmemory": r"\d{1,18}",
+    "maxmemory_policy": "[-a-z]{1,32}",
+}
+"""What is read of INFO, and the form it has."""
 _WORDS = {
     "OURS": Ownership.OURS,
     "TAKENOVER": Ownership.TAKEN_OVER,
@@ -127,12 +141,7 @@ class RedisMaintenance:
     async def server(self) -> ServerInfo:
         """Ask the server what it is; see `Maintenance.server`."""
         sections = await self._runner.read([(b"INFO", b"server"), (b"INFO", b"memory")])
-        says = dict(
-            line.split(":", 1)
-            for section in sections
-            for line in text(section).splitlines()
-            if ":" in line
-        )
+        says = _facts(sections)
         product = "valkey" if says.get("server_name") == "valkey" else "redis"
         version = says.get(f"{product}_version", "0")
         if _numbers(version) < _OLDEST[product]:
@@ -142,7 +151,7 @@ class RedisMaintenance:
         return ServerInfo(
             product=product,
             version=version,
-            mode=says.get("redis_mode") or says.get("server_mode", "standalone"),
+            mode=says.get("redis_mode") or says.get("server_mode") or "standalone",
             used_memory=int(says.get("used_memory", 0)),
             max_memory=int(says.get("maxmemory", 0)),
             eviction_policy=says.get("maxmemory_policy", ""),
@@ -351,6 +360,32 @@ def _lasting(expiry: Reply) -> Sequence[Any]:
         return ["GONE"]
     expires_at, touched, _ = text(expiry).split("|")
     return ["OK", int(expires_at), int(touched)]
+
+
+def _facts(sections: Sequence[Reply]) -> dict[str, str]:
+    """Read what a server says of itself, as far as it matters.
+
+    Raises:
+        StoreUnavailable: no Redis says such a thing. It is not quoted: who knows what answered.
+    """
+    lines = b"\n".join(one for one in sections if isinstance(one, bytes)).splitlines()
+    facts: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.decode(errors="replace").partition(":")
+        form = _FACTS.get(name)
+        if form is not None:
+            if not re.fullmatch(form, value):
+                raise _no_server()
+            facts[name] = value
+    if "redis_version" not in facts:
+        raise _no_server()
+    return facts
+
+
+def _no_server() -> StoreUnavailable:
+    return StoreUnavailable(
+        "what answers is neither a Redis nor a Valkey server: check the address"
+    )
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -213,10 +213,7 @@ def raise_for(error: Exception) -> NoReturn:
             "Remove the key or choose another keyPrefix"
         ) from error
     if "CORRUPT" in message:
-        raise CorruptRecord(
-            "a stored record does not have the form of a record: something else wrote to the session. "
-            "Clear the session, or remove the record"
-        ) from error
+        raise refusals.corrupt_record() from error
     if isinstance(error, NoScriptError):
         raise ScriptsMissing(
             "the server does not have the scripts of this version and these credentials may not load "

@@ -7,6 +7,7 @@ import msgspec
 from redis.exceptions import OutOfMemoryError
 
 from holdfast.errors import StoreUnavailable
+from holdfast.store.redis.carrier import Argument
 from holdfast.store.redis.layout import (
     WAKE_SUFFIX,
     SessionKeys,
@@ -23,7 +24,7 @@ from holdfast.store.redis.replies import (
     text,
 )
 from holdfast.store.redis.runner import Runner
-from holdfast.store.redis.script import script
+from holdfast.store.redis.script import Script, script
 from holdfast.values import (
     Appended,
     Batch,
@@ -41,6 +42,7 @@ from holdfast.values import (
 
 _NOBODY = Caller()
 _ALL_TOKENS = 2**53
+_DAY = 86_400_000  # ms
 _LONGEST_SLEEP = 2.5  # seconds; below the time-out that clients give their sockets
 _ID = msgspec.json.Encoder()
 
@@ -79,9 +81,9 @@ class RedisSession:
                 script("append"),
                 self._state,
                 [head, packed, *records],
-                repeatable=bool(batch.key),
+                repeatable=bool(batch.key and terms.max_ids),
                 stores=True,
-                before=(script("index"), [self._index], [self._name]) if due else None,
+                before=self._note_in_index(terms) if due else None,
             )
             word = accept(reply, caller)
             if due:
@@ -192,7 +194,7 @@ class RedisSession:
                 self._keys,
                 [token, self._pack(terms), holder, int(due)],
                 repeatable=True,
-                before=(script("index"), [self._index], [self._name]) if due else None,
+                before=self._note_in_index(terms) if due else None,
             )
             word = text(reply[0])
             if word not in ("WAIT", "BUSY"):
@@ -258,6 +260,11 @@ class RedisSession:
         if terms is not self._terms:
             self._terms, self._packed = terms, pack_terms(terms)
         return self._packed
+
+    def _note_in_index(self, terms: Terms) -> tuple[Script, list[bytes], list[Argument]]:
+        """What runs in front of a call that may begin the session."""
+        life = 2 * max(terms.ttl, terms.after_clear, terms.after_flush) + _DAY
+        return script("index"), [self._index], [self._name, life]
 
     def _index_due(self, terms: Terms) -> bool:
         """Whether the index should hear of this session: before its first write, then now and then."""
