@@ -28,6 +28,7 @@ from holdfast.values import (
 
 T = TypeVar("T")
 MAX_PAGE = 1000
+_MOST = 2**31  # more than any session holds
 _ATTEMPTS = 20  # of a pop at one message that is the newest again and again, and yet is not
 
 
@@ -366,6 +367,7 @@ class MessageLog(ABC):
         agreed = await self._place.agreed()
         if limit == 0:
             return []
+        limit = min(limit, _MOST)
         return await self._place.store.newest(agreed.terms, limit)
 
     async def _read_all(self) -> Sequence[Stored]:

@@ -20,6 +20,7 @@ from holdfast.planning import (
     plan_shortened,
     presentable,
 )
+from holdfast.planning.expiry import GRACE as TIME_LEFT
 from holdfast.values import CLOSES_SHIFT, OPENS_SHIFT, PROTECTED, Flag, Prepared, Refresh, Stored
 from holdfast.values import Terms as AllTerms
 
@@ -920,5 +921,13 @@ def test_an_edit_that_makes_a_session_too_old_leaves_it_the_expiry_it_has():
         limits, now=NOW, created=NOW - 9000, lease_until=NOW + 800, current=NOW + 300
     )
     assert held == Expiry(NOW + 300, "maxLifetime")
+    late = plan_expiry(
+        terms(ttl=9_000_000, lifetime=5000),
+        now=NOW,
+        created=NOW - 9000,
+        lease_until=0,
+        current=NOW + 8_000_000,
+    )
+    assert late == Expiry(NOW + TIME_LEFT, "maxLifetime")
     young = plan_expiry(limits, now=NOW, created=NOW - 4500, lease_until=0, current=NOW + 300)
     assert young == Expiry(NOW + 500, "maxLifetime")

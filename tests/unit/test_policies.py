@@ -562,6 +562,4 @@ async def test_a_memory_in_use_follows_between_its_calls_and_stops_when_it_rests
     await feed.current()
     await asked(shelf, 5)
     clock.now += FOLLOWING
-    async with asyncio.timeout(10):
-        while len(asyncio.all_tasks()) > 1:
-            await asyncio.sleep(0.001)
+    await until(lambda: len(asyncio.all_tasks()) == 1, "the memory rests")

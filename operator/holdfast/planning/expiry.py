@@ -7,6 +7,10 @@ from holdfast.values import Terms
 Rule = Literal["ttl", "afterClear", "afterFlush", "maxLifetime", "lease"]
 
 
+GRACE = 3_600_000
+"""Milliseconds that an edit of a policy leaves a session at least: a typing error deletes nothing at once."""
+
+
 class Expiry(NamedTuple):
     """The moment in milliseconds since 1970, and the rule behind it."""
 
@@ -27,8 +31,8 @@ def plan_expiry(
     """Return the expiry after a refreshing call.
 
     Idle life from now, but never before a turn that is held may end, and never after the session's
-    longest life. A session that an edit of the policy made too old keeps the expiry it has: the edit
-    left it time, see `plan_shortened`.
+    longest life. A session that an edit of the policy made too old has `GRACE` left, or what it had if
+    that was less, and is not renewed any more.
 
     Args:
         terms: the policy's times.
@@ -44,7 +48,7 @@ def plan_expiry(
         expiry = Expiry(lease_until, "lease")
     last = created + terms.max_lifetime
     if current and last <= now:
-        last = current
+        last = min(current, now + GRACE)
     if terms.max_lifetime and last < expiry.at:
         expiry = Expiry(last, "maxLifetime")
     return expiry

@@ -371,7 +371,7 @@ class InMemorySession:
         if session is None or not self._holds(turn, token) or session.epoch != epoch:
             raise refusals.lease_lost()
         turn.until = self._now() + terms.lease
-        if terms.revision >= session.revision:
+        if terms.revision >= session.revision and terms.refresh & Refresh.WRITE:
             self._refresh(session, terms)
         self._keep_alive(session, turn, terms)
         return session.revision

@@ -7,14 +7,13 @@ a look at each session that is done already.
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from holdfast.planning import GRACE
 from holdfast.store.maintenance import Maintenance
 from holdfast.values import MemoryAddress, Terms
 from holdfast_operator.services.ports import Clock
 
 SETTLE: Final = 5.0
 """Seconds after which every library that is in use has fetched a new document."""
-GRACE: Final = 3_600_000
-"""Milliseconds that an expiry keeps at least when an edit shortens it."""
 BUDGET: Final = 0.8
 """Seconds of work in one step."""
 CHECK: Final = 300.0

@@ -18,7 +18,7 @@ if wipe then
 end
 
 -- A known id is answered first, whatever became of the lease: the caller only wants to know that it is stored.
-if id ~= '' and state.exists then
+if id ~= '' and not wipe then
   local score = redis.call('ZSCORE', IDS, id)
   if score then
     score = tonumber(score)
@@ -41,9 +41,6 @@ end
 local torn = not wipe and is_torn(state)
 if torn then
   recount(state)
-end
-if id ~= '' and not state.exists then
-  redis.call('ZCARD', IDS)
 end
 
 -- Which calls wait that these records answer?

@@ -14,7 +14,7 @@ if tonumber(ARGV[3]) ~= state.epoch then
 end
 state.till = now + terms.lease
 -- Terms that are older than the session's must not bring an old expiry back.
-if terms.revision >= state.revision then
+if terms.revision >= state.revision and terms.refresh % 2 == 1 then
   refresh(state, terms, terms.ttl, 'ttl')
 else
   keep_alive(state, terms)

@@ -96,12 +96,13 @@ local function new_session(state, terms)
   state.epoch, state.created, state.touched, state.revision = now_us, now, now, terms.revision
 end
 
--- Nothing lives longer than the longest life. A session that an edit made too old keeps the expiry it was given, and no
--- more: the edit itself left it time.
+-- Nothing lives longer than the longest life. A session that an edit made too old has an hour left, or what it had if
+-- that was less, and is not renewed any more.
+local GRACE = 3600000
 local function cap(state, terms, before)
   local last = state.created + terms.lifetime
   if last <= now then
-    last = before
+    last = math.min(before, now + GRACE)
   end
   if terms.lifetime > 0 and last < state.x then
     state.x, state.rule = last, 'maxLifetime'
