@@ -124,14 +124,15 @@ class FakeServer:
         return Ownership.TAKEN_OVER
 
     async def put_policy(
-        self, memory: MemoryAddress, owner: Owner, document: str, sha256: str
+        self, memory: MemoryAddress, owner: Owner, document: str, sha256: str, *, before: int = 0
     ) -> int | None:
         self._call("put_policy")
         held = self.memory(memory)
         if held.owner is None or held.owner.uid != owner.uid:
             return None
         if held.sha256 != sha256 or held.state != "active":
-            held.revision, held.sha256, held.state = held.revision + 1, sha256, "active"
+            held.revision = max(held.revision, before) + 1
+            held.sha256, held.state = sha256, "active"
         return held.revision
 
     async def roll_out(

@@ -187,6 +187,24 @@ class TestPolicy:
             b"doc": policy.document().encode(),
         }
 
+    async def test_an_emptied_server_does_not_begin_again_at_one(self, world: World) -> None:
+        await world.apply()
+        terms = await world.apply(limits={"maxTokens": 500})
+        old = world.session("held over")
+        await old.append(user("before"))
+        await world.raw.flushdb()
+        assert await world.hands.claim(world.memory, FIRST) is Ownership.OURS
+        _, policy = load_policy(spec(limits={"maxTokens": 500}))
+        document = policy.document(), policy.sha256()
+        revision = await world.hands.put_policy(
+            world.memory, FIRST, *document, before=terms.revision
+        )
+        assert revision == terms.revision + 1
+        again = await world.hands.put_policy(world.memory, FIRST, *document, before=revision)
+        assert again == revision
+        await old.append(user("after"))  # by a process that held the old copy
+        assert await world.session("held over").read() == [user("after")]
+
     async def test_agents_work_under_it(self, world: World) -> None:
         await world.apply(limits={"maxMessages": 2})
         session = world.session("any")

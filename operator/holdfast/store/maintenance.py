@@ -130,13 +130,14 @@ class Maintenance(Protocol):
         ...
 
     async def put_policy(
-        self, memory: MemoryAddress, owner: Owner, document: str, sha256: str
+        self, memory: MemoryAddress, owner: Owner, document: str, sha256: str, *, before: int = 0
     ) -> int | None:
         """Write the policy document if it differs, raising the revision; return the revision in force.
 
         None: refused, since the marker is not ours, a newer leader was here, or this uid is being
         deleted. A document in state `deleting` of an earlier uid is replaced and becomes active.
-        Revisions of a memory only grow, also over deletion and over the loss of the document.
+        Revisions of a memory only grow, also over deletion and over the loss of the document; `before`
+        is the revision last known, which a server that was emptied no longer tells.
         """
         ...
 

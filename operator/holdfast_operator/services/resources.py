@@ -168,7 +168,11 @@ class ResourceService:
         await self._claim(look, target)
         policy = spec.policy
         revision = await target.hands.put_policy(
-            target.memory, target.owner, policy.document(), policy.sha256()
+            target.memory,
+            target.owner,
+            policy.document(),
+            policy.sha256(),
+            before=look.resource.status.policy_revision or 0,
         )
         if revision is None:
             raise _Superseded

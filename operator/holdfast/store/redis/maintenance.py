@@ -177,10 +177,10 @@ class RedisMaintenance:
         return _WORDS[word]
 
     async def put_policy(
-        self, memory: MemoryAddress, owner: Owner, document: str, sha256: str
+        self, memory: MemoryAddress, owner: Owner, document: str, sha256: str, *, before: int = 0
     ) -> int | None:
         """Write the policy document; see `Maintenance.put_policy`. One round trip."""
-        arguments = [owner.uid, owner.epoch, sha256, document]
+        arguments = [owner.uid, owner.epoch, sha256, document, before]
         word, *rest = await self._own("put_policy", memory, arguments)
         return int(rest[0]) if word == "OK" else None
 
