@@ -1,19 +1,15 @@
-"""The store in this process: for tests, for examples, and as the plain statement of what a store does.
-
-It decides with `holdfast.planning` alone, where Redis decides in Lua; one conformance suite holds both.
-"""
+"""One session in memory: the operations."""
 
 import asyncio
-import time
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import msgspec
 
-from holdfast.planning import group_records, plan_backstop, plan_expiry
+from holdfast.planning import Grouping, group_records, plan_backstop, plan_expiry
 from holdfast.planning.expiry import Rule
 from holdfast.store import refusals
+from holdfast.store.in_memory.state import Clock, SessionState, TurnState, status_of
 from holdfast.store.protocol import StalePolicy, token_wait
 from holdfast.values import (
     Appended,
@@ -22,9 +18,7 @@ from holdfast.values import (
     Changed,
     Flag,
     Granted,
-    Lease,
     MemoryAddress,
-    PolicyDocument,
     Queued,
     Refresh,
     Section,
@@ -34,91 +28,14 @@ from holdfast.values import (
     Window,
 )
 
-Clock = Callable[[], int]
 
+class _Write(NamedTuple):
+    """What an append writes and what leaves for it."""
 
-def wall_clock() -> int:
-    """Return microseconds since 1970."""
-    return time.time_ns() // 1000
-
-
-@dataclass(slots=True)
-class _Turn:
-    """Who holds the turn, and who waits for it: token -> arrival in microseconds."""
-
-    token: str = ""
-    until: int = 0
-    fence: int = 0
-    holder: str = ""
-    waiting: dict[str, int] = field(default_factory=dict[str, int])
-    woken: dict[str, asyncio.Event] = field(default_factory=dict[str, asyncio.Event])
-
-
-@dataclass(slots=True)
-class _Session:
-    """All that is kept of one session; times in milliseconds."""
-
-    epoch: int
-    created: int
-    touched: int
-    expires_at: int = 0
-    rule: Rule = "ttl"
-    following: int = 1
-    version: int = 0
-    dropped: int = 0
-    revision: int = 0
-    records: list[Stored] = field(default_factory=list[Stored])
-    sizes: dict[int, int] = field(default_factory=dict[int, int])
-    calls: dict[str, int] = field(default_factory=dict[str, int])
-    ids: OrderedDict[str, tuple[int, int]] = field(
-        default_factory=OrderedDict[str, tuple[int, int]]
-    )
-
-    @property
-    def tokens(self) -> int:
-        return sum(record.tokens for record in self.records)
-
-    def is_protected(self, group: int) -> bool:
-        return any(record.group == group and record.protected for record in self.records)
-
-    def group_of(self, seq: int) -> int | None:
-        return next((record.group for record in self.records if record.seq == seq), None)
-
-    def forget_calls(self) -> None:
-        """Forget calls that wait in a group that has left: a group goes as a whole, its first too."""
-        groups = {record.group for record in self.records}
-        self.calls = {call: group for call, group in self.calls.items() if group in groups}
-
-
-class InMemoryStore:
-    """Sessions in the memory of this process; lost with it.
-
-    Safe for any number of tasks of one event loop: no call is interrupted while it changes something.
-
-    Args:
-        clock: returns microseconds since 1970; tests pass one that they move.
-    """
-
-    def __init__(self, *, clock: Clock = wall_clock) -> None:
-        self._clock = clock
-        self._sessions: dict[tuple[MemoryAddress, str], _Session] = {}
-        self._turns: dict[tuple[MemoryAddress, str], _Turn] = {}
-        self._policies: dict[MemoryAddress, PolicyDocument] = {}
-
-    def session(self, memory: MemoryAddress, key: str) -> "InMemorySession":
-        """Return a handle on a session."""
-        return InMemorySession((memory, key), self._sessions, self._turns, self._clock)
-
-    async def policy(self, memory: MemoryAddress) -> PolicyDocument | None:
-        """Return the policy document that was put, if any."""
-        return self._policies.get(memory)
-
-    def put_policy(self, memory: MemoryAddress, document: PolicyDocument) -> None:
-        """Put a policy document, as an operator does."""
-        self._policies[memory] = document
-
-    async def aclose(self) -> None:
-        """Nothing to close: what is stored stays with the object."""
+    grouping: Grouping
+    records: Sequence[Stored]
+    evict: Sequence[Stored]
+    over: bool
 
 
 class InMemorySession:
@@ -127,8 +44,8 @@ class InMemorySession:
     def __init__(
         self,
         address: tuple[MemoryAddress, str],
-        sessions: dict[tuple[MemoryAddress, str], _Session],
-        turns: dict[tuple[MemoryAddress, str], _Turn],
+        sessions: dict[tuple[MemoryAddress, str], SessionState],
+        turns: dict[tuple[MemoryAddress, str], TurnState],
         clock: Clock,
     ) -> None:
         self._address = address
@@ -146,69 +63,32 @@ class InMemorySession:
         fresh = session is None
         if session is None:
             session = self._begin(terms)
-        first = session.following
-        grouping = group_records(
-            batch.records,
-            first=first,
-            waiting=session.calls,
-            group_of=session.group_of,
-            is_protected=session.is_protected,
-        )
-        items = [
-            Stored(
-                record.tokens,
-                grouping.flags[at],
-                first + at,
-                self._now(),
-                grouping.groups[at],
-                record.id,
-                msgspec.json.decode(record.body),
-            )
-            for at, record in enumerate(batch.records)
-        ]
-        tokens = session.tokens + sum(item.tokens for item in items)
-        messages = len(session.records) + len(items)
-        if terms.refuse and _exceeds(terms, tokens, messages):
-            raise refusals.full(len(session.records), session.tokens)
-        evictable = [record for record in session.records if not record.protected]
-        plan = plan_backstop(
-            evictable,
-            tokens=tokens,
-            messages=messages,
-            terms=terms,
-            keep=grouping.groups,
-            now=self._now(),
-        )
-        if plan.hopeless:
-            raise refusals.no_room()
-
+        write = self._plan(session, terms, batch)
         if fresh:
             self._sessions[self._address] = session
-        self._remove(session, [evictable[at] for at in plan.evict])
-        session.dropped += len(plan.evict)
-        for digest in grouping.answered:
+        first = session.following
+        session.remove(write.evict)
+        session.dropped += len(write.evict)
+        for digest in write.grouping.answered:
             session.calls.pop(digest, None)
         session.forget_calls()
-        session.calls |= grouping.opened
-        for group in grouping.protected:
-            _protect(session, group)
-        session.records += items
-        for item in items:
-            session.sizes[item.seq] = len(msgspec.json.encode(item))
-        session.following += len(items)
+        session.calls |= write.grouping.opened
+        for group in write.grouping.protected:
+            session.set_pinned(group, pinned=True)
+        session.add(write.records)
         session.version += 1
         session.revision = max(session.revision, terms.revision)
         if terms.refresh & Refresh.WRITE or fresh:
             self._refresh(session, terms)
-        self._remember(session, terms, batch, first)
+        session.remember(batch, first, terms.max_ids)
         return Appended(
             seq=first,
             duplicate=False,
             tokens=session.tokens,
             length=len(session.records),
-            evicted=len(plan.evict),
+            evicted=len(write.evict),
             epoch=session.epoch,
-            over=plan.over,
+            over=write.over,
             torn=False,
         )
 
@@ -235,7 +115,7 @@ class InMemorySession:
         if not session.records or session.records[-1].seq != expected:
             return Changed(0, session.epoch)
         newest = session.records[-1]
-        self._remove(session, [newest])
+        session.remove([newest])
         for digest in opens:
             session.calls.pop(digest, None)
         if newest.closes:
@@ -277,10 +157,9 @@ class InMemorySession:
         members = [record for record in session.records if record.group == group]
         moved = 0
         if pinned and not session.is_protected(group):
-            moved = _protect(session, group)
+            moved = session.set_pinned(group, pinned=True)
         elif not pinned and not any(record.flags & Flag.SYSTEM for record in members):
-            moved = sum(record.protected for record in members)
-            _set_pinned(session, group, pinned=False)
+            moved = session.set_pinned(group, pinned=False)
         session.revision = max(session.revision, terms.revision)
         session.version += bool(moved)
         if terms.refresh & Refresh.WRITE:
@@ -386,16 +265,56 @@ class InMemorySession:
 
     # What the operations share.
 
+    def _plan(self, session: SessionState, terms: Terms, batch: Batch) -> _Write:
+        """Decide what an append writes and what leaves; refuse what does not fit."""
+        now, first = self._now(), session.following
+        grouping = group_records(
+            batch.records,
+            first=first,
+            waiting=session.calls,
+            group_of=session.group_of,
+            is_protected=session.is_protected,
+        )
+        facts = zip(batch.records, grouping.flags, grouping.groups, strict=True)
+        records = [
+            Stored(
+                record.tokens,
+                flags,
+                first + at,
+                now,
+                group,
+                record.id,
+                msgspec.json.decode(record.body),
+            )
+            for at, (record, flags, group) in enumerate(facts)
+        ]
+        tokens = session.tokens + sum(record.tokens for record in records)
+        messages = len(session.records) + len(records)
+        if terms.refuse and _exceeds(terms, tokens, messages):
+            raise refusals.full(len(session.records), session.tokens)
+        evictable = [record for record in session.records if not record.protected]
+        plan = plan_backstop(
+            evictable,
+            tokens=tokens,
+            messages=messages,
+            terms=terms,
+            keep=grouping.groups,
+            now=now,
+        )
+        if plan.hopeless:
+            raise refusals.no_room()
+        return _Write(grouping, records, [evictable[at] for at in plan.evict], plan.over)
+
     def _now(self) -> int:
         return self._clock() // 1000
 
-    def _turn(self) -> _Turn:
-        return self._turns.setdefault(self._address, _Turn())
+    def _turn(self) -> TurnState:
+        return self._turns.setdefault(self._address, TurnState())
 
-    def _holds(self, turn: _Turn, token: str) -> bool:
+    def _holds(self, turn: TurnState, token: str) -> bool:
         return turn.token == token and turn.until > self._now()
 
-    def _find(self) -> _Session | None:
+    def _find(self) -> SessionState | None:
         session = self._sessions.get(self._address)
         if session is None:
             return None
@@ -407,18 +326,18 @@ class InMemorySession:
             return None
         return session
 
-    def _begin(self, terms: Terms) -> _Session:
+    def _begin(self, terms: Terms) -> SessionState:
         now = self._clock()
-        return _Session(
+        return SessionState(
             epoch=now, created=now // 1000, touched=now // 1000, revision=terms.revision
         )
 
-    def _check_revision(self, session: _Session, terms: Terms) -> None:
+    def _check_revision(self, session: SessionState, terms: Terms) -> None:
         if terms.revision < session.revision:
             raise StalePolicy(session.revision)
 
     def _check(
-        self, session: _Session | None, terms: Terms, caller: Caller, *, force: bool = False
+        self, session: SessionState | None, terms: Terms, caller: Caller, *, force: bool = False
     ) -> None:
         turn = self._turn()
         epoch = session.epoch if session else 0
@@ -438,30 +357,18 @@ class InMemorySession:
             raise refusals.lease_lost()
         return Changed(0, 0)
 
-    def _remove(self, session: _Session, records: Collection[Stored]) -> None:
-        gone = {record.seq for record in records}
-        session.records = [record for record in session.records if record.seq not in gone]
-        for seq in gone:
-            del session.sizes[seq]
-
-    def _remember(self, session: _Session, terms: Terms, batch: Batch, first: int) -> None:
-        if batch.key and terms.max_ids:
-            session.ids[batch.key] = (first, batch.digest)
-            while len(session.ids) > terms.max_ids + 16:
-                session.ids.popitem(last=False)
-
-    def _changed(self, session: _Session, terms: Terms) -> None:
+    def _changed(self, session: SessionState, terms: Terms) -> None:
         session.version += 1
         session.revision = max(session.revision, terms.revision)
         if terms.refresh & Refresh.WRITE:
             self._refresh(session, terms)
 
-    def _read(self, session: _Session | None, terms: Terms) -> None:
+    def _read(self, session: SessionState | None, terms: Terms) -> None:
         if session and terms.refresh & Refresh.READ and terms.revision >= session.revision:
             self._refresh(session, terms)
 
     def _refresh(
-        self, session: _Session, terms: Terms, idle: int | None = None, rule: Rule = "ttl"
+        self, session: SessionState, terms: Terms, idle: int | None = None, rule: Rule = "ttl"
     ) -> None:
         turn = self._turn()
         now = self._now()
@@ -476,7 +383,7 @@ class InMemorySession:
             current=session.expires_at,
         )
 
-    def _keep_alive(self, session: _Session, turn: _Turn, terms: Terms) -> None:
+    def _keep_alive(self, session: SessionState, turn: TurnState, terms: Terms) -> None:
         if session.expires_at >= turn.until:
             return
         now = self._now()
@@ -490,13 +397,13 @@ class InMemorySession:
             current=session.expires_at,
         )
 
-    def _drop_dead(self, turn: _Turn) -> None:
+    def _drop_dead(self, turn: TurnState) -> None:
         now = self._clock()
         for token, arrived in list(turn.waiting.items()):
             if arrived + token_wait(token) * 1000 <= now:
                 del turn.waiting[token]
 
-    def _hand_over(self, session: _Session | None, turn: _Turn, terms: Terms) -> None:
+    def _hand_over(self, session: SessionState | None, turn: TurnState, terms: Terms) -> None:
         self._drop_dead(turn)
         turn.holder = ""
         turn.token = next(iter(turn.waiting), "")
@@ -510,29 +417,8 @@ class InMemorySession:
             self._keep_alive(session, turn, terms)
         turn.woken.setdefault(turn.token, asyncio.Event()).set()
 
-    def _status(self, session: _Session | None) -> Status:
-        turn, now = self._turn(), self._now()
-        held = turn.token != "" and turn.until > now
-        lease = Lease(turn.holder or None, (turn.until - now) / 1000, turn.fence) if held else None
-        protected = [record for record in session.records if record.protected] if session else []
-        return Status(
-            exists=session is not None,
-            epoch=session.epoch if session else 0,
-            last_seq=session.following - 1 if session else 0,
-            tokens=session.tokens if session else 0,
-            messages=len(session.records) if session else 0,
-            bytes=sum(session.sizes.values()) if session else 0,
-            version=session.version if session else 0,
-            dropped=session.dropped if session else 0,
-            pinned=len(protected),
-            pinned_tokens=sum(record.tokens for record in protected),
-            revision=session.revision if session else 0,
-            expires_at=session.expires_at if session else 0,
-            expiry_rule=session.rule if session else "",
-            lease=lease,
-            lease_token=turn.token if held else "",
-            waiting=len(turn.waiting),
-        )
+    def _status(self, session: SessionState | None) -> Status:
+        return status_of(session, self._turn(), self._now())
 
 
 def _exceeds(terms: Terms, tokens: int, messages: int) -> bool:
@@ -540,23 +426,9 @@ def _exceeds(terms: Terms, tokens: int, messages: int) -> bool:
     return over_tokens or (terms.max_messages > 0 and messages > terms.max_messages)
 
 
-def _answer_known(session: _Session, known: tuple[int, int], batch: Batch) -> Appended:
+def _answer_known(session: SessionState, known: tuple[int, int], batch: Batch) -> Appended:
     seq, digest = known
     if digest != batch.digest:
         raise refusals.conflict(seq)
     length = len(session.records)
     return Appended(seq, True, session.tokens, length, 0, session.epoch, over=False, torn=False)
-
-
-def _protect(session: _Session, group: int) -> int:
-    before = sum(record.protected for record in session.records)
-    _set_pinned(session, group, pinned=True)
-    return sum(record.protected for record in session.records) - before
-
-
-def _set_pinned(session: _Session, group: int, *, pinned: bool) -> None:
-    for at, record in enumerate(session.records):
-        if record.group == group and not record.flags & Flag.SYSTEM:
-            flags = record.flags | int(Flag.PINNED) if pinned else record.flags & ~int(Flag.PINNED)
-            session.sizes[record.seq] += len(str(int(flags))) - len(str(record.flags))
-            session.records[at] = msgspec.structs.replace(record, flags=int(flags))
