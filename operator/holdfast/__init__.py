@@ -90,7 +90,7 @@ def __getattr__(name: str) -> Any:
     module = _LAZY.get(name)
     if module is None:
         raise AttributeError(f"module 'holdfast' has no attribute {name!r}")
-    from importlib import import_module  # noqa: PLC0415
+    from importlib import import_module  # noqa: PLC0415 - only who asks pays
 
     value = getattr(import_module(f"holdfast.{module}"), name)
     globals()[name] = value

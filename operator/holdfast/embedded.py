@@ -218,7 +218,7 @@ class EmbeddedServer:
             running.process.terminate()
             limit = time.monotonic() + _STOP_SECONDS
             # Asked again and again: waiting for a child's end needs the loop it was started in.
-            while running.exit_code() is None and time.monotonic() < limit:  # noqa: ASYNC110
+            while running.exit_code() is None and time.monotonic() < limit:  # noqa: ASYNC110 - as said
                 await asyncio.sleep(_POLL_SECONDS)
         finally:
             self._end()

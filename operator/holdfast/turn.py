@@ -5,7 +5,7 @@ import dataclasses
 import time
 from collections.abc import Collection, Coroutine, Generator, Iterable
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from holdfast.errors import HoldfastError, LeaseLost, SessionBusy
 from holdfast.log import MessageLog
@@ -15,8 +15,6 @@ from holdfast.policy import OnBusy
 from holdfast.store import StalePolicy, lease_token
 from holdfast.store.refusals import lease_lost
 from holdfast.values import Caller, Granted, Queued, Status, Terms
-
-T = TypeVar("T")
 
 _RENEWALS = 3  # a lease is renewed at a third of its TTL
 _RETRIES = 10  # and after a failure at each tenth
