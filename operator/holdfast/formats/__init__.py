@@ -10,13 +10,27 @@ from typing import Final
 
 from holdfast.errors import ConfigurationError
 from holdfast.formats._facts import JSON, ROLES, Facts, Format, Kind, known_role, unrecognised
+from holdfast.formats.anthropic import AnthropicFormat
+from holdfast.formats.bedrock import BedrockFormat
 from holdfast.formats.chat import ChatFormat
+from holdfast.formats.gemini import GeminiFormat
+from holdfast.formats.langchain import LangChainFormat
+from holdfast.formats.pydantic_ai import PydanticAIFormat
 from holdfast.formats.responses import ResponsesFormat
 
 __all__ = ["FORMATS", "JSON", "ROLES", "Facts", "Format", "Kind", "read_facts"]
 
-# In the order in which they are asked: a message without `type` is the same to both.
-FORMATS: Final[tuple[Format, ...]] = (ChatFormat(), ResponsesFormat())
+# In the order in which they are asked. The last two know a message by little more than its role, so
+# those that have marks of their own come before them; a message without `type` is the same to both.
+FORMATS: Final[tuple[Format, ...]] = (
+    AnthropicFormat(),
+    BedrockFormat(),
+    GeminiFormat(),
+    PydanticAIFormat(),
+    LangChainFormat(),
+    ChatFormat(),
+    ResponsesFormat(),
+)
 
 
 def read_facts(
@@ -59,5 +73,5 @@ def _named(name: str) -> Format:
     for candidate in FORMATS:
         if candidate.name == name:
             return candidate
-    names = ", ".join(candidate.name for candidate in FORMATS)
+    names = ", ".join(sorted(candidate.name for candidate in FORMATS))
     raise ConfigurationError(f"{name!r} is no message format; use one of {names}")

@@ -56,7 +56,9 @@ class Facts:
     Args:
         role: one of `ROLES`, or "" when the item does not say.
         kind: what the item is. A tool that the model's server ran itself is one TOOL_CALL that
-            opens nothing, its result included.
+            opens nothing, its result included; only where the result is in a later item does it
+            open a call. An item of several parts is what weighs most: a call before a result before
+            what is said before a thought.
         opens: ids of the tool calls the item makes, each once.
         closes: ids of the tool calls whose results the item carries.
         texts: everything a model is charged for, in pieces, none of them empty.

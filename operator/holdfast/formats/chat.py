@@ -58,9 +58,9 @@ def message_facts(item: JSON) -> Facts:
     understood = role != "" and read_text(name, texts) and read_parts(item.get("content"), texts)
     understood = _read_answer(item, texts) and understood
     if calls:
-        understood = _read_calls(calls, texts, opens) and understood
+        understood = read_calls(calls, texts, opens) and understood
     if legacy_call is not None:
-        understood = _read_legacy_call(legacy_call, texts, opens) and understood
+        understood = read_legacy_call(legacy_call, texts, opens) and understood
     if role == "tool":
         closes = _answered_call(item)
         understood = understood and closes != ()
@@ -97,7 +97,8 @@ def _read_answer(item: dict[str, JSON], texts: list[str]) -> bool:
     )
 
 
-def _read_calls(calls: JSON, texts: list[str], opens: list[str]) -> bool:
+def read_calls(calls: JSON, texts: list[str], opens: list[str]) -> bool:
+    """Read `tool_calls`."""
     if not isinstance(calls, (list, tuple)):
         return False
     understood = True
@@ -125,7 +126,7 @@ def _read_call(call: JSON, texts: list[str], opens: list[str]) -> bool:
     )
 
 
-def _read_legacy_call(call: JSON, texts: list[str], opens: list[str]) -> bool:
+def read_legacy_call(call: JSON, texts: list[str], opens: list[str]) -> bool:
     """Read `function_call`, which has no id: its result names the function again."""
     if not isinstance(call, dict):
         return False
