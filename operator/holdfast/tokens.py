@@ -50,15 +50,23 @@ class Count(NamedTuple):
 
 
 class TokenCounter(Protocol):
-    """What counts tokens. Implementations are safe to share between threads."""
+    """What counts tokens. Implementations are safe to share between threads.
+
+    A program may bring its own, as `connect(counter=)`. That one is asked on a thread of its own,
+    never on the event loop, so it may take its time, and even ask a server; an append waits for it.
+    What it raises, and an answer that is no `Count` of 0 or more, become `TokenCountFailed`.
+    """
 
     @property
     def name(self) -> str:
-        """The name that `counter()` knows it by."""
+        """A name for people; of the library's own, the one that `counter()` knows it by."""
         ...
 
     def count(self, text: str) -> Count:
-        """Count one text; never raises on content. Lone surrogates count as U+FFFD."""
+        """Count one text; never raises on content. Lone surrogates count as U+FFFD.
+
+        The tokens of a text must always be the same: a message is counted once, when it is appended.
+        """
         ...
 
 
@@ -137,6 +145,11 @@ def counter(encoding: str) -> TokenCounter:
     raise ConfigurationError(f"There is no tokenizer {encoding!r}; there are {known}.")
 
 
+def estimating(counter: TokenCounter) -> TokenCounter:
+    """Return a counter of the same numbers and name, none of which it calls exact."""
+    return _Estimate(counter)
+
+
 def count_texts(counter: TokenCounter, texts: Iterable[str]) -> Count:
     """Add up the counts of several texts; exact when every one of them is."""
     tokens = 0
@@ -146,6 +159,20 @@ def count_texts(counter: TokenCounter, texts: Iterable[str]) -> Count:
         tokens += count.tokens
         exact = exact and count.exact
     return Count(tokens, exact)
+
+
+class _Estimate:
+    """Another vocabulary's count, for a model that has its own."""
+
+    __slots__ = ("_counter", "name")
+
+    def __init__(self, counter: TokenCounter) -> None:
+        self.name: Final = counter.name
+        self._counter = counter
+
+    def count(self, text: str) -> Count:
+        """Count one text, as the other counter does."""
+        return Count(self._counter.count(text).tokens, exact=False)
 
 
 class _ApproximateCounter:

@@ -311,6 +311,21 @@ def test_a_policy_cannot_be_changed() -> None:
         ),
         ({"maxContextPercent": 1}, {"contextWindow": 50}, MemoryType.TOKEN_BASED, 1, None),
         ({"maxContextPercent": 25}, {"name": "some-model"}, MemoryType.TOKEN_BASED, 2000, None),
+        ({"maxContextPercent": 25}, {"name": "llama3.1"}, MemoryType.TOKEN_BASED, 2000, None),
+        (
+            {"maxContextPercent": 25},
+            {"name": "openai/gpt-4o"},
+            MemoryType.TOKEN_BASED,
+            32_000,
+            None,
+        ),
+        (
+            {"maxContextPercent": 50, "onFull": "Refuse"},
+            {"name": "gpt-4o", "contextWindow": 1000},
+            MemoryType.BUFFER,
+            500,
+            None,
+        ),
         (
             {"maxContextPercent": 25, "maxMessages": 9},
             {"name": "some-model"},
@@ -383,9 +398,36 @@ def test_the_document_reads_back_to_itself(case: Case) -> None:
 
 
 @pytest.mark.parametrize(
+    ("limits", "model", "written"),
+    [
+        ({"maxContextPercent": 25}, {"name": "gpt-4o"}, {"maxTokens": 32_000}),
+        ({"maxContextPercent": 25}, {"contextWindow": 1000}, {"maxTokens": 250}),
+        ({"maxContextPercent": 25}, {"name": "some-model"}, {"maxTokens": 2000}),
+        (
+            {"maxContextPercent": 25, "maxMessages": 9},
+            {"name": "gpt-4o"},
+            {"maxTokens": 32_000, "maxMessages": 9},
+        ),
+        ({"maxMessages": 9}, {"name": "gpt-4o"}, {"maxMessages": 9}),
+    ],
+)
+def test_the_document_names_the_tokens_that_a_percentage_comes_to(
+    limits: dict[str, Any], model: dict[str, Any], written: dict[str, Any]
+) -> None:
+    """Who reads it may know other models than who wrote it."""
+    document = policy(limits=limits, model=model).effective()
+    assert document["limits"] == written | {"maxMessageSize": "256Ki"}
+    assert document["model"] == model | {"tokenizer": "o200k_base"}
+
+
+@pytest.mark.parametrize(
     ("one", "other"),
     [
         ({}, {"limits": {"maxTokens": 2000}}),
+        (
+            {"limits": {"maxContextPercent": 10}, "model": {"name": "gpt-4o"}},
+            {"limits": {"maxTokens": 12_800}, "model": {"name": "gpt-4o"}},
+        ),
         ({}, {"locking": {"leaseTTL": "30s"}, "type": "TokenBased"}),
         ({}, {"description": "Words for people change nothing."}),
         (
@@ -458,17 +500,58 @@ def test_what_is_no_document_is_refused(document: str | bytes) -> None:
             {"limits": {"maxContextPercent": 5}, "model": {"name": "x"}},
             ["model.name", "limits.maxContextPercent"],
         ),
-        ({"locking": {"onBusy": "Interrupt"}}, ["locking.onBusy"]),
-        ({"retention": {"ttl": "1h", "afterFlush": "5m"}}, ["retention.afterFlush"]),
+        ({"limits": {"maxContextPercent": 5}, "model": {"name": "gpt-4o"}}, []),
         (
-            {"flushing": {"strategy": "FIFO", "targetPercent": 40}},
-            ["flushing.strategy", "flushing.targetPercent"],
+            {"limits": {"maxContextPercent": 5}, "model": {"name": "x", "contextWindow": 1000}},
+            [],
         ),
-        ({"tokenAllocation": {"systemPercent": 100}}, ["tokenAllocation.systemPercent"]),
-        ({"quotas": {"bytes": {"hard": "1Gi"}}}, ["quotas.bytes.hard"]),
-        ({"failureMode": "ReadStale"}, ["failureMode"]),
-        ({"eviction": {"policy": "LRU", "keepLast": 0}}, ["eviction.policy"]),
-        ({"privacy": {"redactPatterns": ["x"]}}, ["privacy.redactPatterns"]),
+        ({"limits": {"maxTokens": 5}, "model": {"name": "x"}}, []),
+        ({"locking": {"onBusy": "Interrupt"}}, []),
+        ({"retention": {"ttl": "1h", "afterFlush": "5m"}}, []),
+        ({"flushing": {"strategy": "FIFO", "targetPercent": 40, "thresholdPercent": 90}}, []),
+        ({"flushing": {"strategy": "TimeBased", "maxAge": "1d"}}, []),
+        (
+            {
+                "flushing": {
+                    "strategy": "HybridSummary",
+                    "summary": {
+                        "oldestPercent": 20,
+                        "maxTokens": 300,
+                        "role": "User",
+                        "summarizer": {
+                            "type": "OpenAICompatible",
+                            "openAICompatible": {"url": "http://127.0.0.1:1/v1", "model": "m"},
+                        },
+                    },
+                }
+            },
+            [],
+        ),
+        (
+            {
+                "tokenAllocation": {
+                    "systemPercent": 10,
+                    "shortTermPercent": 60,
+                    "longTermPercent": 20,
+                    "userDefined": [{"name": "documents", "percent": 10}],
+                }
+            },
+            [],
+        ),
+        ({"quotas": {"bytes": {"hard": "1Gi"}, "sessions": {"soft": 5}}}, []),
+        ({"failureMode": "ReadStale"}, []),
+        ({"eviction": {"policy": "LRU", "keepLast": 5}}, []),
+        (
+            {
+                "eviction": {
+                    "policy": "Priority",
+                    "priorityKeywords": ["order"],
+                    "priorityBlocks": [{"priority": 0, "contentTypes": ["developer"]}],
+                }
+            },
+            [],
+        ),
+        ({"privacy": {"redactPatterns": ["x"], "nonPersistableTypes": ["tool"]}}, []),
     ],
 )
 def test_fields_not_carried_out_are_listed(fields: dict[str, Any], listed: list[str]) -> None:

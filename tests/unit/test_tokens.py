@@ -18,7 +18,16 @@ from tiktoken_ext import openai_public
 
 from holdfast import tokens
 from holdfast.errors import ConfigurationError
-from holdfast.tokens import APPROXIMATE, ENCODINGS, MAX_PIECE, Count, count_texts, counter, split
+from holdfast.tokens import (
+    APPROXIMATE,
+    ENCODINGS,
+    MAX_PIECE,
+    Count,
+    count_texts,
+    counter,
+    estimating,
+    split,
+)
 
 REPOSITORY = Path(__file__).parents[2]
 VOCABULARIES = REPOSITORY / "operator" / "holdfast" / "vocabularies"
@@ -194,6 +203,13 @@ def test_a_sum_is_exact_only_when_every_part_is():
     assert count_texts(Listed(), ["aa", "b", "cc"]) == Count(5, False)
     assert count_texts(Listed(), ["aa", "cc"]) == Count(4, True)
     assert count_texts(Listed(), []) == Count(0, True)
+
+
+@pytest.mark.parametrize("name", [*sorted(ENCODINGS), APPROXIMATE])
+def test_an_estimate_has_the_same_tokens_and_is_never_exact(name):
+    estimate = estimating(counter(name))
+    assert estimate.name == name
+    assert estimate.count("two words") == (counter(name).count("two words").tokens, False)
 
 
 # Long texts

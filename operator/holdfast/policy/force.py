@@ -2,13 +2,27 @@
 
 from typing import Final
 
-from holdfast.policy.enums import OnBusy
 from holdfast.policy.model import Policy
 from holdfast.policy.rules import Part
 
 IN_FORCE: Final = frozenset(
     {
         "description",
+        "eviction.keepLast",
+        "eviction.policy",
+        "eviction.priorityBlocks",
+        "eviction.priorityKeywords",
+        "failureMode",
+        "flushing.maxAge",
+        "flushing.strategy",
+        "flushing.summary.maxTokens",
+        "flushing.summary.oldestPercent",
+        "flushing.summary.role",
+        "flushing.summary.summarizer.openAICompatible.model",
+        "flushing.summary.summarizer.openAICompatible.url",
+        "flushing.summary.summarizer.type",
+        "flushing.targetPercent",
+        "flushing.thresholdPercent",
         "idempotency.maxRememberedIDs",
         "keyTemplate",
         "limits.maxMessageSize",
@@ -17,13 +31,28 @@ IN_FORCE: Final = frozenset(
         "limits.onFull",
         "locking.leaseTTL",
         "locking.mode",
+        "locking.onBusy",
         "locking.waitTimeout",
         "model.contextWindow",
         "model.tokenizer",
+        "privacy.nonPersistableTypes",
+        "privacy.redactPatterns",
+        "privacy.redactionText",
+        "quotas.bytes.hard",
+        "quotas.bytes.soft",
+        "quotas.sessions.hard",
+        "quotas.sessions.soft",
+        "quotas.tokens.hard",
+        "quotas.tokens.soft",
         "retention.afterClear",
+        "retention.afterFlush",
         "retention.maxLifetime",
         "retention.refreshOn",
         "retention.ttl",
+        "tokenAllocation.longTermPercent",
+        "tokenAllocation.shortTermPercent",
+        "tokenAllocation.systemPercent",
+        "tokenAllocation.userDefined",
         "type",
     }
 )
@@ -41,10 +70,10 @@ def differences_not_in_force(policy: Policy) -> list[str]:
 
 def _is_in_force(policy: Policy, path: str) -> bool:
     match path:
-        case "locking.onBusy":
-            return policy.locking.on_busy is not OnBusy.INTERRUPT
         case "limits.maxContextPercent":
-            return policy.model.context_window is not None
+            return policy.context_window is not None
+        case "model.name":
+            return policy.limits.max_context_percent is None or policy.context_window is not None
         case _:
             return path in IN_FORCE
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Final, Self, cast
 from annotated_types import MaxLen
 from pydantic import Field
 
+from holdfast.models import known_model
 from holdfast.policy.enums import FailureMode, FlushingStrategy, MemoryType, OnFull
 from holdfast.policy.faults import Cause, Fault
 from holdfast.policy.fields import Text
@@ -143,13 +144,24 @@ class Policy(Part):
         return self.limits.on_full or OnFull.EVICT
 
     @property
+    def context_window(self) -> int | None:
+        """Tokens of the model's context: `model.contextWindow`, else what is known of `model.name`.
+
+        None when the one is not given and the other not known.
+        """
+        if self.model.context_window is not None or self.model.name is None:
+            return self.model.context_window
+        model = known_model(self.model.name)
+        return model.window if model is not None else None
+
+    @property
     def max_tokens(self) -> int | None:
         """Most tokens of a session; None when only messages are counted.
 
-        A percentage of a context window that is not given counts as no limit at all, which is
+        A percentage of a context window that is not known counts as no limit at all, which is
         2000 tokens.
         """
-        limits, window = self.limits, self.model.context_window
+        limits, window = self.limits, self.context_window
         if limits.max_tokens is not None:
             return limits.max_tokens
         if limits.max_context_percent is not None and window is not None:
@@ -172,12 +184,16 @@ class Policy(Part):
         """Return the policy in the manifest's names with every default filled in.
 
         `type` is the derived one, a policy without limits gets its 2000 tokens, lists are sorted.
+        `maxContextPercent` becomes the `maxTokens` it comes to: who reads the document may know
+        other models than who wrote it, and under one revision all must keep to the same limit.
         `description` is left out: words for people change nothing for a session.
         """
         document = self.model_dump(mode="json", exclude_none=True, exclude={"description"})
         document["type"] = self.type.value
-        if not document["limits"].keys() & {"maxTokens", "maxMessages", "maxContextPercent"}:
-            document["limits"]["maxTokens"] = DEFAULT_MAX_TOKENS
+        limits = document["limits"]
+        percent = limits.pop("maxContextPercent", None)
+        if percent is not None or not limits.keys() & {"maxTokens", "maxMessages"}:
+            limits["maxTokens"] = self.max_tokens
         if self.flushing.strategy is FlushingStrategy.HYBRID_SUMMARY:
             summary = self.flushing.summary or Summary()
             document["flushing"]["summary"] = summary.model_dump(mode="json", exclude_none=True)
