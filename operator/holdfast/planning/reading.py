@@ -59,8 +59,12 @@ def presentable(
     ]
 
 
+_SYSTEM, _SUMMARY = int(Flag.SYSTEM), int(Flag.SUMMARY)
+_FIRST = _SYSTEM | _SUMMARY
+
+
 def order_for_model(records: Sequence[Stored], *, oldest_left: bool) -> list[Stored]:
-    """Put system records first once the oldest part has left; else keep the append order.
+    """Put system records and summaries first once the oldest part has left; else keep the append order.
 
     A conversation whose beginning is gone would otherwise start with whatever came next.
 
@@ -68,11 +72,12 @@ def order_for_model(records: Sequence[Stored], *, oldest_left: bool) -> list[Sto
         records: in append order.
         oldest_left: something older was evicted or did not fit.
     """
-    if not oldest_left:
+    summaries = [record for record in records if record.flags & _SUMMARY]
+    if not oldest_left and not summaries:
         return list(records)
-    system = [record for record in records if record.flags & Flag.SYSTEM]
-    rest = [record for record in records if not record.flags & Flag.SYSTEM]
-    return system + rest
+    system = [record for record in records if record.flags & _SYSTEM]
+    rest = [record for record in records if not record.flags & _FIRST]
+    return system + summaries + rest
 
 
 def fit_budget(records: Sequence[Stored], budget: int, *, complete: bool) -> Fit:
