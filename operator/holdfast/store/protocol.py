@@ -10,14 +10,21 @@ from holdfast.values import (
     Batch,
     Caller,
     Changed,
+    Departed,
+    Erased,
     Granted,
     MemoryAddress,
+    Part,
     PolicyDocument,
     Queued,
     Section,
+    Snapshot,
+    Splice,
+    Spliced,
     Status,
     Stored,
     Terms,
+    Trimmed,
     Window,
 )
 
@@ -66,7 +73,52 @@ class SessionStore(Protocol):
 
         Raises:
             StalePolicy, LeaseLost, SessionBusy, AcknowledgedLost, IdempotencyConflict,
-            BudgetExceeded, StoreUnavailable, AmbiguousWrite.
+            BudgetExceeded, StoreUnavailable, AmbiguousWrite; QuotaExceeded where the session would
+            begin and the memory has as many as it may.
+        """
+        ...
+
+    async def replace(self, terms: Terms, batch: Batch, caller: Caller) -> Appended:
+        """Remove all records and store a batch, which may be empty, as one change; begin a new epoch.
+
+        Raises:
+            What `append` raises.
+        """
+        ...
+
+    async def erase(self, terms: Terms, *, force: bool = False) -> Erased:
+        """Remove everything that is kept of the session, and its entries in the indexes.
+
+        Whoever holds the turn has lost it, and the waiters begin a new session. An append that is repeated
+        because its first answer was lost puts nothing back: it raises `AmbiguousWrite`.
+
+        Args:
+            terms: the policy's numbers.
+            force: even while somebody holds an enforced lease.
+
+        Raises:
+            StalePolicy, SessionBusy.
+        """
+        ...
+
+    async def import_part(self, terms: Terms, part: Part) -> tuple[int, int]:
+        """Add records of an export as they were; return the session's epoch and version after it.
+
+        Takes nothing out to keep the limits. Begins a new epoch with the first part.
+
+        Raises:
+            ImportRefused: the session is not as `part` says; nothing was written.
+            StalePolicy, SessionBusy; AmbiguousWrite: look at the session and go on from there.
+        """
+        ...
+
+    async def known(self, batch: Batch) -> Appended | None:
+        """Return the answer to a batch whose id is known, None where it is not. Changes nothing.
+
+        For a caller that will not append, but would have been answered.
+
+        Raises:
+            IdempotencyConflict: and what a read raises.
         """
         ...
 
@@ -124,11 +176,58 @@ class SessionStore(Protocol):
         """Return up to `limit` records with a sequence number above `after`, in append order."""
         ...
 
+    async def claim_flush(self, token: str, milliseconds: int) -> bool:
+        """Be the one who flushes the session, for so long; 0 milliseconds: no longer.
+
+        Returns whether the token is the flusher's now: False while somebody else is, and for a session
+        that does not exist. Asking again lengthens the time.
+        """
+        ...
+
+    async def snapshot(self) -> Snapshot:
+        """Return all records as they are stored, and when their groups were read. Renews nothing."""
+        ...
+
+    async def trim(self, terms: Terms, *, tokens: int, messages: int) -> Trimmed:
+        """Drop the oldest whole groups down to a target; the newest group stays.
+
+        Args:
+            terms: the policy's numbers.
+            tokens: target; 0 for none.
+            messages: target; 0 for none.
+
+        Raises:
+            StalePolicy.
+        """
+        ...
+
+    async def splice(self, terms: Terms, splice: Splice) -> Spliced:
+        """Take exactly the planned records out, and put one summary in their place.
+
+        Needs no lease and leaves the tail alone. A record that was pinned meanwhile stays, one that was
+        trimmed is in the summary nevertheless, and nothing leaves that the plan does not cover. The
+        flusher's time ends with it.
+
+        Raises:
+            StalePolicy.
+        """
+        ...
+
+    async def departed(self) -> tuple[Departed, ...]:
+        """Return the history: what left other than by the hard limits, oldest first."""
+        ...
+
+    async def touch(self, terms: Terms, groups: Collection[int]) -> None:
+        """Note that groups were read now, for policies that keep what is used."""
+        ...
+
     async def status(self) -> Status:
         """Return the counters."""
         ...
 
-    async def acquire(self, terms: Terms, token: str, holder: str) -> Granted | Queued:
+    async def acquire(
+        self, terms: Terms, token: str, holder: str, *, interrupt: bool = False
+    ) -> Granted | Queued:
         """Take the turn or a place in line; the same token keeps its place.
 
         Args:
@@ -136,35 +235,74 @@ class SessionStore(Protocol):
             token: of the waiter, made by `lease_token`, which also says how long it waits in all;
                 one that does not wait is not queued.
             holder: what others are shown.
+            interrupt: take the turn from its holder, before all who wait. Until its time would have
+                ended, the store answers that holder with `TurnInterrupted` instead of `LeaseLost`.
+
+        Raises:
+            QuotaExceeded: the session would begin, and the memory has as many as it may.
+            TurnInterrupted: this token had the turn already, and it was taken from it.
         """
         ...
 
-    async def sleep(self, token: str, seconds: float) -> None:
-        """Return when the turn may have been handed to `token`, or after `seconds`."""
+    async def sleep(self, token: str, seconds: float) -> Granted | None:
+        """Wait up to `seconds` until the turn is handed to `token`, and return the grant.
+
+        None says nothing: the caller asks again. The lease lasts for the grant time only, and is to
+        be renewed soon.
+        """
         ...
 
-    async def renew(self, terms: Terms, token: str, epoch: int) -> int:
-        """Lengthen the lease by its TTL; return the policy revision the session has seen.
+    async def renew(self, terms: Terms, token: str, epoch: int, holder: str = "") -> int:
+        """Lengthen the lease to its TTL from now; return the policy revision the session has seen.
+
+        Args:
+            terms: the policy's numbers.
+            token: of the lease.
+            epoch: of the session, as the holder knows it.
+            holder: what others are shown; empty leaves it as it is.
 
         Raises:
             LeaseLost: it ended, or the session began a new epoch.
         """
         ...
 
-    async def release(self, terms: Terms, token: str) -> None:
-        """End the lease or leave the line, and hand the turn to the next in line. Never refuses."""
+    async def release(self, terms: Terms, token: str, *, doubt: bool = False) -> None:
+        """End the lease or leave the line, and hand the turn to the next in line. Never refuses.
+
+        Args:
+            terms: the policy's numbers.
+            token: of the holder or waiter.
+            doubt: an `acquire` of the token may still be on its way. It will find that the token is
+                no longer good, instead of taking the turn for nobody.
+        """
         ...
 
 
 class MemoryStore(Protocol):
     """A place that keeps sessions."""
 
-    def session(self, memory: MemoryAddress, key: str) -> SessionStore:
-        """Return a handle on a session, by its encoded key. No I/O."""
+    def session(
+        self, memory: MemoryAddress, key: str, labels: Collection[str] = ()
+    ) -> SessionStore:
+        """Return a handle on a session, by its encoded key. No I/O.
+
+        Args:
+            memory: whose.
+            key: of the session.
+            labels: digests that its first write and then some note with the session.
+        """
+        ...
+
+    async def labelled(self, memory: MemoryAddress, labels: Collection[str]) -> Sequence[str]:
+        """Return the keys of the sessions that have all these labels, one at least, in order.
+
+        Also some that ended meanwhile. A label lives twice the policy's longest idle time and a day longer
+        than the last write that noted it.
+        """
         ...
 
     async def policy(self, memory: MemoryAddress) -> PolicyDocument | None:
-        """Return the operator's policy document; None where no operator wrote one."""
+        """Return the operator's policy document and measurement; None where no operator wrote one."""
         ...
 
     async def aclose(self) -> None:

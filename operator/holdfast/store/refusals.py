@@ -2,13 +2,18 @@
 
 from holdfast.errors import (
     AcknowledgedLost,
+    AmbiguousWrite,
     BudgetExceeded,
     ConfigurationError,
     CorruptRecord,
     IdempotencyConflict,
+    ImportRefused,
     LeaseLost,
+    NotDurable,
+    QuotaExceeded,
     RecordNotFound,
     SessionBusy,
+    TurnInterrupted,
 )
 
 
@@ -26,6 +31,14 @@ def lease_lost() -> LeaseLost:
     return LeaseLost(
         "the turn is over: its lease ended or the session was cleared. This call wrote nothing; "
         "start a new turn and read again"
+    )
+
+
+def turn_interrupted() -> TurnInterrupted:
+    """Somebody else took the turn."""
+    return TurnInterrupted(
+        "the turn was interrupted: somebody else took it, as the policy says (onBusy: Interrupt). This "
+        "call wrote nothing; what the turn wrote before stays"
     )
 
 
@@ -55,6 +68,39 @@ def acknowledged_lost(first: int, last: int) -> AcknowledgedLost:
     )
 
 
+def not_durable(seq: int) -> NotDurable:
+    """Too few replicas have what was written."""
+    return NotDurable(
+        f"the call is written (sequence number {seq}), but too few replicas confirmed it in time: repeat "
+        "it with the same id to ask again, or check the replicas",
+        seq=seq,
+    )
+
+
+def unconfirmed_turn() -> SessionBusy:
+    """Too few replicas know of the lease, so it was given back."""
+    return SessionBusy(
+        "the turn was given back: too few replicas confirmed its lease in time. Try again, or check "
+        "the replicas"
+    )
+
+
+def erased_meanwhile() -> AmbiguousWrite:
+    """The first answer was lost, and before the repetition came in the session was erased."""
+    return AmbiguousWrite(
+        "the connection broke before the answer, and the session was erased while the call was repeated: "
+        "nothing of it is stored. Append it again if it belongs to what comes after"
+    )
+
+
+def import_overtaken() -> ImportRefused:
+    """The session is not as the last part of the import left it."""
+    return ImportRefused(
+        "somebody else changed the session since the import began: what was imported before stays, and "
+        "nothing of this part was written"
+    )
+
+
 def full(messages: int, tokens: int) -> BudgetExceeded:
     """A session whose policy refuses instead of evicting."""
     return BudgetExceeded(
@@ -68,6 +114,29 @@ def no_room() -> BudgetExceeded:
     return BudgetExceeded(
         "the call does not fit beside the protected messages and its own tool calls: unpin some, "
         "send less, or raise the limits"
+    )
+
+
+def too_many_sessions(used: int, hard: int) -> QuotaExceeded:
+    """No session may begin; those that are there go on."""
+    return QuotaExceeded(
+        f"the memory has {used} sessions and may have {hard} (quotas.sessions.hard), so this one cannot "
+        "begin: let others expire, which is seen within a quarter of an hour, or raise the quota",
+        quota="sessions",
+        used=used,
+        hard=hard,
+    )
+
+
+def quota_exceeded(quota: str, used: int, adds: int, hard: int) -> QuotaExceeded:
+    """All sessions together would hold more `bytes` or `tokens` than they may."""
+    return QuotaExceeded(
+        f"the memory holds about {used} {quota}, this call adds {adds}, and {hard} are allowed "
+        f"(quotas.{quota}.hard): clear sessions or let them expire, which the operator's next "
+        "measurement sees within five minutes, or raise the quota",
+        quota=quota,
+        used=used,
+        hard=hard,
     )
 
 

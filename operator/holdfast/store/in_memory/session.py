@@ -1,25 +1,23 @@
-"""One session in memory: the operations."""
+"""One session in memory: what it holds."""
 
-import asyncio
+import dataclasses
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import msgspec
 
-from holdfast.planning import Grouping, group_records, plan_backstop, plan_expiry
-from holdfast.planning.expiry import Rule
+from holdfast.planning import Grouping, group_records, plan_backstop
 from holdfast.store import refusals
-from holdfast.store.in_memory.state import Clock, SessionState, TurnState, status_of
-from holdfast.store.protocol import StalePolicy, token_wait
+from holdfast.store.in_memory.flushes import Flushes
+from holdfast.store.in_memory.leases import Leases
+from holdfast.store.in_memory.rewrites import Rewrites
+from holdfast.store.in_memory.state import SessionState
 from holdfast.values import (
     Appended,
     Batch,
     Caller,
     Changed,
     Flag,
-    Granted,
-    MemoryAddress,
-    Queued,
     Refresh,
     Section,
     Status,
@@ -38,20 +36,8 @@ class _Write(NamedTuple):
     over: bool
 
 
-class InMemorySession:
+class InMemorySession(Leases, Flushes, Rewrites):
     """A handle on one session; see `SessionStore`."""
-
-    def __init__(
-        self,
-        address: tuple[MemoryAddress, str],
-        sessions: dict[tuple[MemoryAddress, str], SessionState],
-        turns: dict[tuple[MemoryAddress, str], TurnState],
-        clock: Clock,
-    ) -> None:
-        self._address = address
-        self._sessions = sessions
-        self._turns = turns
-        self._clock = clock
 
     async def append(self, terms: Terms, batch: Batch, caller: Caller) -> Appended:
         """Store a batch; see `SessionStore.append`."""
@@ -62,35 +48,34 @@ class InMemorySession:
         self._check(session, terms, caller)
         fresh = session is None
         if session is None:
+            self._admit(terms)
             session = self._begin(terms)
         write = self._plan(session, terms, batch)
         if fresh:
             self._sessions[self._address] = session
-        first = session.following
-        session.remove(write.evict)
-        session.dropped += len(write.evict)
-        for digest in write.grouping.answered:
-            session.calls.pop(digest, None)
-        session.forget_calls()
-        session.calls |= write.grouping.opened
-        for group in write.grouping.protected:
-            session.set_pinned(group, pinned=True)
-        session.add(write.records)
-        session.version += 1
-        session.revision = max(session.revision, terms.revision)
-        if terms.refresh & Refresh.WRITE or fresh:
-            self._refresh(session, terms)
-        session.remember(batch, first, terms.max_ids)
-        return Appended(
-            seq=first,
-            duplicate=False,
-            tokens=session.tokens,
-            length=len(session.records),
-            evicted=len(write.evict),
-            epoch=session.epoch,
-            over=write.over,
-            torn=False,
+        session.labels |= self._labels
+        return self._put(
+            session, terms, batch, write, renew=fresh or bool(terms.refresh & Refresh.WRITE)
         )
+
+    async def replace(self, terms: Terms, batch: Batch, caller: Caller) -> Appended:
+        """Store a batch instead of all records; see `SessionStore.replace`."""
+        session = self._find()
+        if session is None or (batch.key and batch.key in session.ids):
+            return await self.append(terms, batch, caller)
+        self._check(session, terms, caller)
+        emptied = dataclasses.replace(session, records=[], sizes={}, calls={}, accessed={})
+        write = self._plan(emptied, terms, batch)
+        if session.records:
+            self._note(session, "replace", session.records)
+        session.empty(self._clock())
+        return self._put(session, terms, batch, write, renew=True)
+
+    async def known(self, batch: Batch) -> Appended | None:
+        """Answer a batch whose id is known; see `SessionStore.known`."""
+        session = self._find()
+        known = session.ids.get(batch.key) if session else None
+        return _answer_known(session, known, batch) if session and known else None
 
     async def newest(self, terms: Terms, count: int) -> Sequence[Stored]:
         """Return the newest records, in append order."""
@@ -116,6 +101,7 @@ class InMemorySession:
             return Changed(0, session.epoch)
         newest = session.records[-1]
         session.remove([newest])
+        self._note(session, "pop", [newest])
         for digest in opens:
             session.calls.pop(digest, None)
         if newest.closes:
@@ -131,11 +117,10 @@ class InMemorySession:
             return self._nothing(caller)
         self._check(session, terms, caller, force=force)
         removed = len(session.records)
-        session.records.clear()
-        session.sizes.clear()
-        session.calls.clear()
+        if removed:
+            self._note(session, "clear", session.records)
+        session.empty(self._clock())
         session.version += 1
-        session.epoch = max(self._clock(), session.epoch + 1)
         session.revision = max(session.revision, terms.revision)
         if terms.after_clear:
             self._refresh(session, terms, terms.after_clear, "afterClear")
@@ -149,7 +134,7 @@ class InMemorySession:
         group = session.group_of(seq) if session else None
         if session is None or group is None:
             if session is None and caller.token:
-                raise refusals.lease_lost()
+                raise self._lost(caller.token)
             if session is not None:
                 self._check(session, terms, caller)
             raise refusals.no_record()
@@ -158,7 +143,9 @@ class InMemorySession:
         moved = 0
         if pinned and not session.is_protected(group):
             moved = session.set_pinned(group, pinned=True)
-        elif not pinned and not any(record.flags & Flag.SYSTEM for record in members):
+        elif not pinned and not any(
+            record.flags & (Flag.SYSTEM | Flag.SUMMARY) for record in members
+        ):
             moved = session.set_pinned(group, pinned=False)
         session.revision = max(session.revision, terms.revision)
         session.version += bool(moved)
@@ -204,66 +191,35 @@ class InMemorySession:
         """Return the counters."""
         return self._status(self._find())
 
-    async def acquire(self, terms: Terms, token: str, holder: str) -> Granted | Queued:
-        """Take the turn or a place in line; see `SessionStore.acquire`."""
-        session = self._find()
-        if session is not None:
-            self._check_revision(session, terms)
-        turn = self._turn()
-        live = turn.until > self._now() and turn.token != ""
-        if not live:
-            self._drop_dead(turn)
-            ahead = next(iter(turn.waiting), token)
-            if ahead != token:
-                self._hand_over(session, turn, terms)
-                live = True
-        if live and turn.token != token:
-            if token_wait(token):
-                turn.waiting.setdefault(token, self._clock())
-            line = list(turn.waiting)
-            place = line.index(token) if token in line else len(line)
-            remaining = (turn.until - self._now()) / 1000
-            return Queued(remaining, turn.holder or None, place, queued=token in turn.waiting)
-        if session is None:
-            session = self._sessions[self._address] = self._begin(terms)
-        if not live:
-            turn.fence = max(turn.fence + 1, self._clock())
-        turn.token, turn.until, turn.holder = token, self._now() + terms.lease, holder
-        turn.waiting.pop(token, None)
-        self._keep_alive(session, turn, terms)
-        return Granted(turn.fence, session.epoch, session.following - 1)
-
-    async def sleep(self, token: str, seconds: float) -> None:
-        """Wait to be woken; see `SessionStore.sleep`."""
-        event = self._turn().woken.setdefault(token, asyncio.Event())
-        try:
-            async with asyncio.timeout(seconds):
-                await event.wait()
-        except TimeoutError:
-            pass
-        finally:
-            self._turn().woken.pop(token, None)
-
-    async def renew(self, terms: Terms, token: str, epoch: int) -> int:
-        """Lengthen the lease; see `SessionStore.renew`."""
-        session, turn = self._find(), self._turn()
-        if session is None or not self._holds(turn, token) or session.epoch != epoch:
-            raise refusals.lease_lost()
-        turn.until = self._now() + terms.lease
-        if terms.revision >= session.revision and terms.refresh & Refresh.WRITE:
+    def _put(
+        self, session: SessionState, terms: Terms, batch: Batch, write: _Write, *, renew: bool
+    ) -> Appended:
+        """Carry out what was decided."""
+        first = session.following
+        session.remove(write.evict)
+        session.dropped += len(write.evict)
+        for digest in write.grouping.answered:
+            session.calls.pop(digest, None)
+        session.forget_calls()
+        session.calls |= write.grouping.opened
+        for group in write.grouping.protected:
+            session.set_pinned(group, pinned=True)
+        session.add(write.records)
+        session.version += 1
+        session.revision = max(session.revision, terms.revision)
+        if renew:
             self._refresh(session, terms)
-        self._keep_alive(session, turn, terms)
-        return session.revision
-
-    async def release(self, terms: Terms, token: str) -> None:
-        """End the lease or leave the line; see `SessionStore.release`."""
-        turn = self._turn()
-        turn.waiting.pop(token, None)
-        turn.woken.pop(token, None)
-        if turn.token == token:
-            self._hand_over(self._find(), turn, terms)
-
-    # What the operations share.
+        session.remember(batch, first, terms.max_ids)
+        return Appended(
+            seq=first,
+            duplicate=False,
+            tokens=session.tokens,
+            length=len(session.records),
+            evicted=len(write.evict),
+            epoch=session.epoch,
+            over=write.over,
+            torn=False,
+        )
 
     def _plan(self, session: SessionState, terms: Terms, batch: Batch) -> _Write:
         """Decide what an append writes and what leaves; refuse what does not fit."""
@@ -285,6 +241,7 @@ class InMemorySession:
                 group,
                 record.id,
                 msgspec.json.decode(record.body),
+                record.notes,
             )
             for at, (record, flags, group) in enumerate(facts)
         ]
@@ -305,121 +262,6 @@ class InMemorySession:
             raise refusals.no_room()
         return _Write(grouping, records, [evictable[at] for at in plan.evict], plan.over)
 
-    def _now(self) -> int:
-        return self._clock() // 1000
-
-    def _turn(self) -> TurnState:
-        return self._turns.setdefault(self._address, TurnState())
-
-    def _holds(self, turn: TurnState, token: str) -> bool:
-        return turn.token == token and turn.until > self._now()
-
-    def _find(self) -> SessionState | None:
-        session = self._sessions.get(self._address)
-        if session is None:
-            return None
-        now = self._now()
-        if session.expires_at <= now:
-            del self._sessions[self._address]
-            turn = self._turn()
-            turn.token, turn.until = "", 0
-            return None
-        return session
-
-    def _begin(self, terms: Terms) -> SessionState:
-        now = self._clock()
-        return SessionState(
-            epoch=now, created=now // 1000, touched=now // 1000, revision=terms.revision
-        )
-
-    def _check_revision(self, session: SessionState, terms: Terms) -> None:
-        if terms.revision < session.revision:
-            raise StalePolicy(session.revision)
-
-    def _check(
-        self, session: SessionState | None, terms: Terms, caller: Caller, *, force: bool = False
-    ) -> None:
-        turn = self._turn()
-        epoch = session.epoch if session else 0
-        if caller.token:
-            if caller.epoch != epoch or not self._holds(turn, caller.token):
-                raise refusals.lease_lost()
-        elif terms.enforced and not force and turn.token and turn.until > self._now():
-            raise refusals.busy(turn.holder or None, (turn.until - self._now()) / 1000)
-        if session is None:
-            return
-        self._check_revision(session, terms)
-        if caller.epoch == epoch and caller.seen >= session.following:
-            raise refusals.acknowledged_lost(session.following, caller.seen)
-
-    def _nothing(self, caller: Caller) -> Changed:
-        if caller.token:
-            raise refusals.lease_lost()
-        return Changed(0, 0)
-
-    def _changed(self, session: SessionState, terms: Terms) -> None:
-        session.version += 1
-        session.revision = max(session.revision, terms.revision)
-        if terms.refresh & Refresh.WRITE:
-            self._refresh(session, terms)
-
-    def _read(self, session: SessionState | None, terms: Terms) -> None:
-        if session and terms.refresh & Refresh.READ and terms.revision >= session.revision:
-            self._refresh(session, terms)
-
-    def _refresh(
-        self, session: SessionState, terms: Terms, idle: int | None = None, rule: Rule = "ttl"
-    ) -> None:
-        turn = self._turn()
-        now = self._now()
-        session.touched = now
-        session.expires_at, session.rule = plan_expiry(
-            terms,
-            now=now,
-            created=session.created,
-            lease_until=turn.until if turn.token else 0,
-            idle=idle,
-            rule=rule,
-            current=session.expires_at,
-        )
-
-    def _keep_alive(self, session: SessionState, turn: TurnState, terms: Terms) -> None:
-        if session.expires_at >= turn.until:
-            return
-        now = self._now()
-        session.expires_at, session.rule = plan_expiry(
-            terms,
-            now=now,
-            created=session.created,
-            lease_until=turn.until,
-            idle=session.expires_at - now,
-            rule=session.rule,
-            current=session.expires_at,
-        )
-
-    def _drop_dead(self, turn: TurnState) -> None:
-        now = self._clock()
-        for token, arrived in list(turn.waiting.items()):
-            if arrived + token_wait(token) * 1000 <= now:
-                del turn.waiting[token]
-
-    def _hand_over(self, session: SessionState | None, turn: TurnState, terms: Terms) -> None:
-        self._drop_dead(turn)
-        turn.holder = ""
-        turn.token = next(iter(turn.waiting), "")
-        if not turn.token:
-            turn.until = 0
-            return
-        del turn.waiting[turn.token]
-        turn.until = self._now() + terms.grant
-        turn.fence = max(turn.fence + 1, self._clock())
-        if session is not None:
-            self._keep_alive(session, turn, terms)
-        turn.woken.setdefault(turn.token, asyncio.Event()).set()
-
-    def _status(self, session: SessionState | None) -> Status:
-        return status_of(session, self._turn(), self._now())
-
 
 def _exceeds(terms: Terms, tokens: int, messages: int) -> bool:
     over_tokens = terms.max_tokens > 0 and tokens > terms.max_tokens
@@ -428,7 +270,7 @@ def _exceeds(terms: Terms, tokens: int, messages: int) -> bool:
 
 def _answer_known(session: SessionState, known: tuple[int, int], batch: Batch) -> Appended:
     seq, digest = known
-    if digest != batch.digest:
+    if digest and batch.digest and digest != batch.digest:
         raise refusals.conflict(seq)
     length = len(session.records)
     return Appended(seq, True, session.tokens, length, 0, session.epoch, over=False, torn=False)

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from bisect import insort
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -9,8 +10,10 @@ from dataclasses import dataclass, field
 import msgspec
 
 from holdfast.planning.expiry import Rule
-from holdfast.values import Batch, Flag, Lease, Status, Stored
+from holdfast.values import Batch, Departed, Flag, Granted, Lease, Status, Stored
 
+HISTORY = 256
+"""Entries that a session's history keeps."""
 Clock = Callable[[], int]
 
 
@@ -21,7 +24,12 @@ def wall_clock() -> int:
 
 @dataclass(slots=True)
 class TurnState:
-    """Who holds the turn, and who waits for it: token -> arrival in microseconds."""
+    """Who holds the turn, and who waits for it.
+
+    By token: when each waiter came, in microseconds; what wakes it; what it was granted; when it was
+    released while it might still be asking, in milliseconds; and how long one will be told that its turn
+    was taken from it. `past` is the epoch of the session that was erased last.
+    """
 
     token: str = ""
     until: int = 0
@@ -29,6 +37,10 @@ class TurnState:
     holder: str = ""
     waiting: dict[str, int] = field(default_factory=dict[str, int])
     woken: dict[str, asyncio.Event] = field(default_factory=dict[str, asyncio.Event])
+    granted: dict[str, Granted] = field(default_factory=dict[str, Granted])
+    gone: dict[str, int] = field(default_factory=dict[str, int])
+    interrupted: dict[str, int] = field(default_factory=dict[str, int])
+    past: int = 0
 
 
 @dataclass(slots=True)
@@ -50,6 +62,10 @@ class SessionState:
     ids: OrderedDict[str, tuple[int, int]] = field(
         default_factory=OrderedDict[str, tuple[int, int]]
     )
+    flusher: tuple[str, int] = ("", 0)
+    history: list[Departed] = field(default_factory=list[Departed])
+    accessed: dict[int, int] = field(default_factory=dict[int, int])
+    labels: set[str] = field(default_factory=set[str])
 
     @property
     def tokens(self) -> int:
@@ -80,14 +96,31 @@ class SessionState:
         """Put records at the tail."""
         self.records += records
         for record in records:
-            self.sizes[record.seq] = len(msgspec.json.encode(record))
+            self.sizes[record.seq] = len(record.encoded())
         self.following += len(records)
+
+    def insert(self, record: Stored) -> None:
+        """Put a record where its sequence number belongs."""
+        insort(self.records, record, key=lambda one: one.seq)
+        self.sizes[record.seq] = len(record.encoded())
+
+    def empty(self, epoch: int) -> None:
+        """Take all records out and begin an epoch; ids and history stay."""
+        for left in (self.records, self.accessed, self.sizes, self.calls):
+            left.clear()
+        self.epoch = max(epoch, self.epoch + 1)
+
+    def note(self, departed: Departed) -> None:
+        """Remember what left; beyond a number of entries the two oldest become one."""
+        self.history.append(departed)
+        if len(self.history) > HISTORY:
+            self.history[:2] = [self.history[0].joined(self.history[1])]
 
     def set_pinned(self, group: int, *, pinned: bool) -> int:
         """Pin a group or undo it; return how many records that protects, or no longer does."""
         before = sum(record.protected for record in self.records)
         for at, record in enumerate(self.records):
-            if record.group == group and not record.flags & Flag.SYSTEM:
+            if record.group == group and not record.flags & (Flag.SYSTEM | Flag.SUMMARY):
                 pin = int(Flag.PINNED)
                 flags = record.flags | pin if pinned else record.flags & ~pin
                 self.sizes[record.seq] += len(str(flags)) - len(str(record.flags))

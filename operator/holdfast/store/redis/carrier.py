@@ -6,6 +6,7 @@ says exactly one thing that matters: whether the command may have reached the se
 """
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeAlias, cast
 
@@ -15,11 +16,13 @@ from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     BusyLoadingError,
+    ReadOnlyError,
     RedisError,
     ResponseError,
 )
 
 from holdfast.errors import AccessDenied, HoldfastError, StoreUnavailable
+from holdfast.store.redis.lanes import Lanes
 
 Argument: TypeAlias = bytes | str | int
 Command: TypeAlias = Sequence[Argument]
@@ -38,6 +41,22 @@ _BROKEN = (RedisError, OSError, TimeoutError)  # RedisError: also bytes that are
 _REPLIED = (ResponseError, BusyLoadingError, AuthenticationError, AuthorizationError)
 
 
+# Commands without a key. All others name one: the scripts after its number, the rest at once.
+_KEYLESS = frozenset(
+    {b"MULTI", b"EXEC", b"TIME", b"INFO", b"SCRIPT", b"WAIT", b"CLUSTER", b"ROLE", b"PING"}
+)
+_SCRIPTS = frozenset({b"EVALSHA", b"EVALSHA_RO"})
+
+
+def key_of(command: Command) -> bytes | None:
+    """Return the first key that a command names; None for one that names none."""
+    name = command[0]
+    if name in _KEYLESS:
+        return None
+    key = command[3] if name in _SCRIPTS else command[1]
+    return key if isinstance(key, bytes) else str(key).encode()
+
+
 class Broken(HoldfastError):
     """The connection broke after the command was sent: it may have been executed."""
 
@@ -47,10 +66,16 @@ class Broken(HoldfastError):
 class Carrier(Protocol):
     """Carries commands to a server and its replies back."""
 
-    async def exchange(self, commands: Sequence[Command]) -> list[Reply]:
+    async def exchange(self, commands: Sequence[Command], *, near: bytes = b"") -> list[Reply]:
         """Send commands in one piece on one connection and return their replies in order.
 
-        An error reply stands in the list as an exception.
+        An error reply stands in the list as an exception. In a Cluster commands whose keys are on
+        several nodes go to one after the other; where one of them cannot be reached, what is raised
+        below stands in the place of its replies.
+
+        Args:
+            commands: what to send; a transaction stands alone.
+            near: for commands without any key: the server that has this one.
 
         Raises:
             StoreUnavailable: nothing was sent.
@@ -59,8 +84,10 @@ class Carrier(Protocol):
         """
         ...
 
-    async def block(self, command: Command, seconds: float) -> None:
+    async def block(self, command: Command, seconds: float) -> Reply | None:
         """Send a command that blocks for up to so many seconds, on a connection kept for such.
+
+        Returns its reply, or None where it has none.
 
         However many callers block, `exchange` keeps its connections: a holder that everybody waits for
         must be able to say that it is done. Returns early when there is no connection left.
@@ -88,33 +115,46 @@ class PoolCarrier:
         self._pool = pool
         self._owned = owned
         self._timeout = timeout
+        self._retired = False
         # The pool's own book-keeping costs a quarter of an append, so connections that are ours
         # alone wait here; a caller's go back to the caller.
         self._idle: list[AbstractConnection] = []
         blocking = max(1, min(_BLOCKING, pool.max_connections // 3))
         self._places = asyncio.Semaphore(max(1, min(_TALKING, pool.max_connections - blocking)))
         self._blocking = asyncio.Semaphore(blocking)
+        self._lanes = Lanes(self._send)
 
-    async def exchange(self, commands: Sequence[Command]) -> list[Reply]:
+    async def exchange(self, commands: Sequence[Command], *, near: bytes = b"") -> list[Reply]:  # noqa: ARG002 - there is one server
         """Send commands and return their replies; see `Carrier`."""
-        return await self._exchange(self._places, commands, self._timeout)
+        packed = _packed(commands)
+        if commands[-1][0] == b"WAIT":
+            # For replicas: a time that the server may take, and nobody else should wait behind it.
+            patience = self._timeout + int(commands[-1][2]) / 1000
+            return await self._exchange(self._places, packed, len(commands), patience)
+        return await self._lanes.exchange(packed, len(commands))
 
-    async def block(self, command: Command, seconds: float) -> None:
+    async def block(self, command: Command, seconds: float) -> Reply | None:
         """Send a command that blocks; see `Carrier`."""
         if self._blocking.locked():
             await asyncio.sleep(min(seconds, _CROWDED))
-            return
-        [reply] = await self._exchange(self._blocking, [command], seconds + self._timeout)
+            return None
+        patience = seconds + self._timeout
+        [reply] = await self._exchange(self._blocking, _packed([command]), 1, patience)
         if isinstance(reply, Exception):  # such as no permission: it did not block
             await asyncio.sleep(min(seconds, _CROWDED))
+            return None
+        return reply
+
+    async def _send(self, packed: bytes, count: int) -> list[Reply]:
+        return await self._exchange(self._places, packed, count, self._timeout)
 
     async def _exchange(
-        self, places: asyncio.Semaphore, commands: Sequence[Command], patience: float
+        self, places: asyncio.Semaphore, packed: bytes, count: int, patience: float
     ) -> list[Reply]:
         async with places:
             connection = await self._connect()
             try:
-                replies = await self._talk(connection, commands, patience)
+                replies = await self._talk(connection, packed, count, patience)
             except _BROKEN as error:
                 await self._discard(connection)
                 raise Broken("the connection broke before the reply") from error
@@ -123,11 +163,26 @@ class PoolCarrier:
                 # read somebody else's answer.
                 await self._discard(connection)
                 raise
-            if self._owned:
-                self._idle.append(connection)
-            else:
+            if any(isinstance(reply, ReadOnlyError) for reply in replies):
+                # A primary no longer. A new connection to the same address may find the next one.
+                await self._discard(connection)
+                await self._drop_idle()
+            elif not self._owned:
                 await self._pool.release(connection)
+            elif self._retired:
+                await self._discard(connection)
+            else:
+                self._idle.append(connection)
             return replies
+
+    async def retire(self) -> None:
+        """Close what is idle now and the rest after its call: nobody will call here again."""
+        self._retired = True
+        await self._drop_idle()
+
+    async def _drop_idle(self) -> None:
+        while self._idle:
+            await self._discard(self._idle.pop())
 
     async def _discard(self, connection: AbstractConnection) -> None:
         await connection.disconnect(nowait=True)
@@ -153,36 +208,53 @@ class PoolCarrier:
             ) from error
         except BusyLoadingError as error:
             raise StoreUnavailable("the server is loading its data set") from error
+        except ReadOnlyError as error:  # our own question on connecting, where we ask it
+            raise StoreUnavailable(
+                "the server is a read-only replica, as during a failover"
+            ) from error
         except ResponseError as error:
             raise AccessDenied("the server does not let these credentials connect") from error
         except _BROKEN as error:
+            if _is_about_tls(error):
+                raise StoreUnavailable(
+                    "no TLS connection to the server: check that it speaks TLS, that its certificate "
+                    "names the address, and the authority it is checked against (ca)"
+                ) from error
             raise StoreUnavailable(
                 "no connection to the server: check that it runs, its address, and that no "
                 "network policy is in the way"
             ) from error
 
     async def _talk(
-        self, connection: AbstractConnection, commands: Sequence[Command], patience: float
+        self, connection: AbstractConnection, packed: bytes, count: int, patience: float
     ) -> list[Reply]:
-        # redis-py packs each argument in Python on its asyncio side; hiredis does it in C.
-        packed = b"".join([_pack(tuple(command)) for command in commands])
         replies: list[Reply] = []
         async with asyncio.timeout(patience):
             await connection.send_packed_command(packed, check_health=False)
-            for _ in commands:
+            for _ in range(count):
                 try:
                     # One error must not cost the replies behind it: whoever called disconnects.
-                    replies.append(await connection.read_response(disconnect_on_error=False))
+                    replies.append(
+                        await connection.read_response(
+                            disable_decoding=True, disconnect_on_error=False
+                        )
+                    )
                 except _REPLIED as error:
                     replies.append(error)
         return replies
 
     async def aclose(self) -> None:
         """Close the pool if it is the carrier's own."""
+        await self._lanes.aclose()
         while self._idle:
             await self._pool.release(self._idle.pop())
         if self._owned:
             await self._pool.aclose()
+
+
+def _packed(commands: Sequence[Command]) -> bytes:
+    # redis-py packs each argument in Python on its asyncio side; hiredis does it in C.
+    return b"".join([_pack(tuple(command)) for command in commands])
 
 
 async def _has_input(connection: AbstractConnection) -> bool:
@@ -192,3 +264,11 @@ async def _has_input(connection: AbstractConnection) -> bool:
         getattr(connection, "can_read", None) or connection.can_read_destructive
     )
     return await probe()
+
+
+def _is_about_tls(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, ssl.SSLError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -12,8 +12,10 @@ import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from holdfast.errors import CorruptRecord, UnknownKeys
+from holdfast.store.redis.carrier import Reply
 from holdfast.store.redis.layout import MemoryKeys, SessionKeys, session_keys
-from holdfast.store.redis.replies import text
+from holdfast.store.redis.replies import META_FIELDS, read_status, text
 from holdfast.store.redis.runner import Runner, evalsha
 from holdfast.store.redis.script import script
 from holdfast.values import MemoryAddress
@@ -104,11 +106,20 @@ class Index:
 
     async def _restore(self, entries: Sequence[Entry]) -> int:
         named = [(entry, keys) for entry in entries if (keys := self.keys_of(entry)) is not None]
-        there = await self._runner.each([(b"HGET", keys.meta, b"x") for _, keys in named])
-        back = [
-            entry.name
-            for (entry, _), expiry in zip(named, there, strict=True)
-            if isinstance(expiry, bytes) and not expiry.endswith(b"|buried")
-        ]
-        await self._runner.each([evalsha(script("index"), [self._key], [name, 0]) for name in back])
+        metas = await self._runner.each([(b"HMGET", keys.meta, *META_FIELDS) for _, keys in named])
+        back = [entry.name for (entry, _), meta in zip(named, metas, strict=True) if _lives(meta)]
+        await self._runner.each(
+            [evalsha(script("index"), [self._key], [name, 0, 0]) for name in back]
+        )
         return len(back)
+
+
+def _lives(meta: Reply) -> bool:
+    """Whether this is a session, be it one that cannot be read."""
+    if isinstance(meta, Exception):
+        return False
+    try:
+        status = read_status(meta, now=0)
+    except (CorruptRecord, UnknownKeys):
+        return True
+    return status.exists and status.expiry_rule != "buried"

@@ -1,11 +1,19 @@
 """The names of the keys in Redis and the packing of arguments: here and in the scripts is the layout."""
 
+import hashlib
+import struct
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from holdfast.keys import memory_prefix, session_prefix
-from holdfast.values import Caller, MemoryAddress, Prepared, Terms
+from holdfast.values import Caller, Flag, MemoryAddress, Part, Prepared, Splice, Terms
 
 LAYOUT = 1
+LABELS = "names"
+"""In place of a label's digest: the index of those that there are."""
+_JSON = msgspec.json.Encoder()
 WAKE_SUFFIX = b":w:"
 
 
@@ -42,24 +50,97 @@ def memory_keys(memory: MemoryAddress, prefix: str) -> MemoryKeys:
     return MemoryKeys(*(f"{base}:{name}".encode() for name in MemoryKeys._fields))
 
 
+def index_keys_of(index: bytes, labels: Sequence[str]) -> list[bytes]:
+    """Return the keys in which a session with these labels is noted, and in which they are."""
+    return [index, *(label_key_of(index, label) for label in (LABELS, *labels) if labels)]
+
+
+def label_key_of(index: bytes, label: str) -> bytes:
+    """Return the key of a label's index, by that of the memory's index and the label's digest."""
+    return b"%b:label:%b" % (index.removesuffix(b":sessions"), label.encode())
+
+
+_TERMS = struct.Struct("<13d")
+_CALLER = struct.Struct("<ddB")
+_HEAD = struct.Struct("<ddd")
+_PART = struct.Struct("<5d")
+_SUMMARY = struct.Struct("<dd")
+
+
 def pack_terms(terms: Terms) -> bytes:
     """Pack the numbers of a policy into the one argument that the scripts take."""
-    return (
-        f"{terms.revision}|{terms.max_tokens}|{terms.max_messages}|{int(terms.refuse)}|{terms.ttl}|"
-        f"{terms.after_clear}|{terms.after_flush}|{terms.max_lifetime}|{int(terms.refresh)}|"
-        f"{terms.lease}|{terms.grant}|{int(terms.enforced)}|{terms.max_ids}"
-    ).encode()
-
-
-def pack_caller(caller: Caller, *, create: bool) -> str:
-    """Pack what a caller knows."""
-    return f"{caller.token}|{caller.epoch}|{caller.seen}|{int(create)}"
-
-
-def pack_record(record: Prepared, encoded_id: bytes) -> bytes:
-    """Pack one message: what the script reads, then the rest of the record as it will be stored."""
-    head = (
-        f"{record.tokens}|{record.flags}|{record.group}|{','.join(record.opens)}|"
-        f"{','.join(record.closes)}|,"
+    return _TERMS.pack(
+        terms.revision,
+        terms.max_tokens,
+        terms.max_messages,
+        terms.refuse,
+        terms.ttl,
+        terms.after_clear,
+        terms.after_flush,
+        terms.max_lifetime,
+        terms.refresh,
+        terms.lease,
+        terms.grant,
+        terms.enforced,
+        terms.max_ids,
     )
-    return b"%b%b,%b]" % (head.encode(), encoded_id, record.body)
+
+
+def pack_caller(
+    caller: Caller, *, create: bool, again: bool = False, labels: Sequence[str] = ()
+) -> bytes:
+    """Pack what a caller knows.
+
+    Args:
+        caller: epoch, highest sequence number seen, lease.
+        create: the session may begin.
+        again: the call may have been carried out before.
+        labels: digests to note in the session.
+    """
+    token = caller.token.encode()
+    if labels:
+        token = "".join(labels).encode() + b"|" + token
+    bits = create + 2 * again + 4 * bool(labels)
+    return _CALLER.pack(caller.epoch, caller.seen, bits) + token
+
+
+def pack_record(record: Prepared) -> tuple[bytes, bytes]:
+    """Pack one message: what the script reads, and the rest of the record as it will be stored."""
+    head = _HEAD.pack(record.tokens, record.flags, record.group)
+    if record.opens or record.closes:
+        head += f"{','.join(record.opens)}|{','.join(record.closes)}".encode()
+    own_id = b"null" if record.id is None else _JSON.encode(record.id)
+    if record.notes is None:
+        return head, b",%b,%b]" % (own_id, record.body)
+    return head, b",%b,%b,%b]" % (own_id, record.body, _JSON.encode(record.notes))
+
+
+def pack_splice(splice: Splice, there: Collection[int]) -> list[bytes | str | int]:
+    """Pack a splice, with the digest of those of its records that are believed to be there."""
+    names = sorted({rule for _, rule in splice.rules})
+    covered = ",".join(f"{seq}:{names.index(rule) + 1}" for seq, rule in splice.rules)
+    # Summaries are in the list of the protected, which the script reads behind the others.
+    records = sorted(
+        (is_summary(record), seq, record) for seq, record in splice.records if seq in there
+    )
+    digest = hashlib.sha1(b"".join(record for *_, record in records), usedforsecurity=False)
+    head = rest = b""
+    if splice.summary is not None:
+        head = _SUMMARY.pack(splice.summary.tokens, splice.summary.flags)
+        _, rest = pack_record(splice.summary)
+    joined = "|".join(names)
+    return [splice.token, splice.epoch, joined, covered, digest.hexdigest(), head, rest]
+
+
+def pack_part(part: Part) -> list[bytes | str]:
+    """Pack a part of an import."""
+    held = _PART.pack(part.epoch, part.version, part.messages, part.last_seq, part.dropped)
+    ids = ",".join(f"{key}:{seq}" for key, seq in part.ids)
+    opened = ",".join(f"{call}:{group}" for call, group in part.opened.items())
+    records = [record.encoded() for record in part.records]
+    return [held, ids, opened, ",".join(part.answered), *records]
+
+
+def is_summary(record: bytes) -> bool:
+    """Tell from a stored record whether it is a summary."""
+    return bool(int(record[1:].split(b",", 2)[1]) & Flag.SUMMARY)

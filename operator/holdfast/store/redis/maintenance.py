@@ -21,13 +21,21 @@ from holdfast.store.maintenance import (
 from holdfast.store.redis.carrier import Carrier, Command, PoolCarrier, Reply
 from holdfast.store.redis.index import CHUNK, Entry, Index
 from holdfast.store.redis.layout import (
+    LABELS,
     LAYOUT,
     MemoryKeys,
     SessionKeys,
+    label_key_of,
     memory_keys,
     pack_terms,
 )
-from holdfast.store.redis.replies import META_FIELDS, milliseconds, read_status, text
+from holdfast.store.redis.replies import (
+    META_FIELDS,
+    milliseconds,
+    read_expiry,
+    read_status,
+    text,
+)
 from holdfast.store.redis.runner import Runner, evalsha
 from holdfast.store.redis.script import all_scripts, script
 from holdfast.values import MemoryAddress, Terms
@@ -248,9 +256,14 @@ class RedisMaintenance:
         return visit.step(changed=len(visit.entries("DONE")), dropped=dropped)
 
     async def end_deletion(self, memory: MemoryAddress, owner: Owner) -> bool:
-        """Remove what is left of the memory; see `Maintenance.end_deletion`. One round trip."""
+        """Remove what is left of the memory; see `Maintenance.end_deletion`.
+
+        One round trip, and one more for every 1,000 labels.
+        """
         arguments = [owner.uid, owner.epoch, _REMEMBERED]
-        word, *_ = await self._own("end_deletion", memory, arguments)
+        word = "MORE"
+        while word == "MORE":
+            word, *_ = await self._own("end_deletion", memory, arguments, labels=True)
         _require_leader(word, memory)
         return word == "OK"
 
@@ -264,7 +277,7 @@ class RedisMaintenance:
         longest, idle, cursor = now + _RETAINED, _REMEMBERED, 0
 
         def command(keys: SessionKeys) -> Command:
-            return (b"HGET", keys.meta, b"x")
+            return (b"HGET", keys.meta, b"s")
 
         while True:
             visit = await self._visit(memory, cursor, 100 * CHUNK, command, read=_lasting)
@@ -288,10 +301,18 @@ class RedisMaintenance:
         return memory_keys(memory, self._prefix)
 
     async def _own(
-        self, name: str, memory: MemoryAddress, arguments: Sequence[str | int]
+        self,
+        name: str,
+        memory: MemoryAddress,
+        arguments: Sequence[str | int],
+        *,
+        labels: bool = False,
     ) -> list[Any]:
         """Run a script over the memory's own keys and return its answer, a word first."""
-        reply = await self._runner.run(script(name), self._keys(memory), arguments, repeatable=True)
+        keys: list[bytes] = [*self._keys(memory)]
+        if labels:
+            keys.append(label_key_of(self._keys(memory).sessions, LABELS))
+        reply = await self._runner.run(script(name), keys, arguments, repeatable=True)
         word = text(reply[0])
         if word == "LAYOUT":
             raise LayoutTooNew(
@@ -355,11 +376,8 @@ def _counted(fields: Reply) -> Sequence[Any]:
     return ["OK", (status.messages, status.tokens, status.bytes)]
 
 
-def _lasting(expiry: Reply) -> Sequence[Any]:
-    if expiry is None:
-        return ["GONE"]
-    expires_at, touched, _ = text(expiry).split("|")
-    return ["OK", int(expires_at), int(touched)]
+def _lasting(slow: Reply) -> Sequence[Any]:
+    return ["GONE"] if slow is None else ["OK", *read_expiry(slow)]
 
 
 def _facts(sections: Sequence[Reply]) -> dict[str, str]:

@@ -1,12 +1,14 @@
 """What the server's answers mean: records, counters, and one table from refusals to errors."""
 
 import re
-from collections.abc import Callable, Sequence
-from operator import attrgetter
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter, itemgetter
 from typing import Any, NoReturn
 
 import msgspec
 from redis.exceptions import (
+    AskError,
     BusyLoadingError,
     ClusterDownError,
     NoPermissionError,
@@ -18,6 +20,7 @@ from redis.exceptions import (
 
 from holdfast.errors import (
     AccessDenied,
+    ConfigurationError,
     CorruptRecord,
     HoldfastError,
     ScriptsMissing,
@@ -26,30 +29,42 @@ from holdfast.errors import (
 )
 from holdfast.store import refusals
 from holdfast.store.protocol import StalePolicy
+from holdfast.store.redis.carrier import Broken
 from holdfast.store.redis.layout import LAYOUT
-from holdfast.values import Caller, Lease, Status, Stored
+from holdfast.values import Caller, Departed, Lease, Snapshot, Status, Stored, Usage
 
 _RECORDS = msgspec.json.Decoder(list[Stored])
 _RECORD = msgspec.json.Decoder(Stored)
+_ENTRY = msgspec.json.Decoder(tuple[int, str, int, int, int, int, int, str])
 _BY_SEQ = attrgetter("seq")
+_MALFORMED = (ValueError, IndexError, OverflowError, struct.error)
 _UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)  # nested deeper than any of ours
 
-META_FIELDS = (b"k", b"s", b"x", b"l", b"p", b"h")
+META_FIELDS = (b"k", b"s", b"l", b"h")
+_COUNTERS = struct.Struct("<8d")
+_SLOW = struct.Struct("<5B5d")
+_TEXT = 32  # no layout has so high a number: the field is text, which something else wrote
+_RULES = ("", "ttl", "afterClear", "afterFlush", "maxLifetime", "lease", "buried")
+USAGE_FIELDS = (b"sessions", b"messages", b"tokens", b"bytes", b"at")
 _STORED = re.compile(r"WRONGTYPE|CORRUPT|user_script:\d+: ")
-PASSING = (BusyLoadingError, ClusterDownError, TryAgainError)
+_PASSING = (
+    Broken,
+    StoreUnavailable,
+    BusyLoadingError,
+    ClusterDownError,  # also MASTERDOWN
+    ReadOnlyError,
+    TryAgainError,
+)
 
 
-def records_in_order(*lists: Sequence[bytes | str]) -> tuple[list[Stored], int]:
+def records_in_order(*lists: Sequence[bytes]) -> tuple[list[Stored], int]:
     """Decode lists of stored records and merge them by sequence number.
 
     Returns the records, and how many could not be read: those are left out.
     """
-    raw = [text for part in lists for text in part]
+    raw = [record for part in lists for record in part]
     try:
-        if raw and isinstance(raw[0], str):  # a caller's own client may decode
-            raw = [text.encode() if isinstance(text, str) else text for text in raw]
-        records = _RECORDS.decode(b"[" + b",".join(raw) + b"]")  # pyright: ignore[reportArgumentType]
-        corrupt = 0
+        records, corrupt = _RECORDS.decode(b"[" + b",".join(raw) + b"]"), 0
     except _UNREADABLE:
         records, corrupt = _one_by_one(raw)
     if len(lists) > 1 and lists[0] and lists[1]:
@@ -57,11 +72,11 @@ def records_in_order(*lists: Sequence[bytes | str]) -> tuple[list[Stored], int]:
     return records, corrupt
 
 
-def _one_by_one(raw: Sequence[bytes | str]) -> tuple[list[Stored], int]:
+def _one_by_one(raw: Sequence[bytes]) -> tuple[list[Stored], int]:
     records: list[Stored] = []
-    for text in raw:
+    for record in raw:
         try:
-            records.append(_RECORD.decode(text))
+            records.append(_RECORD.decode(record))
         except _UNREADABLE:
             continue
     return records, len(raw) - len(records)
@@ -74,19 +89,12 @@ def text(value: bytes | str | None) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def _holder(value: bytes | str | None) -> str | None:
+def _holder(value: bytes | None) -> str | None:
     """Return a holder's name, which was cut to a number of bytes; None for nobody's."""
-    name = value.decode(errors="replace") if isinstance(value, bytes) else value
-    return name or None
+    return value.decode(errors="replace") if value else None
 
 
-def _numbers(value: bytes | str | None, count: int) -> list[int]:
-    if value is None:
-        return [0] * count
-    return [int(part) for part in value.split(b"|" if isinstance(value, bytes) else "|")]  # pyright: ignore[reportArgumentType]
-
-
-def read_status(fields: Sequence[bytes | str | None], *, now: int, waiting: int = 0) -> Status:
+def read_status(fields: Sequence[bytes | None], *, now: int, waiting: int = 0) -> Status:
     """Read the fields of `META_FIELDS`.
 
     Args:
@@ -98,28 +106,56 @@ def read_status(fields: Sequence[bytes | str | None], *, now: int, waiting: int 
         UnknownKeys: a newer version wrote them.
         CorruptRecord: something else did.
     """
+    _require_layout(fields[1])
     try:
-        layout = int(text(fields[1] or b"0").partition("|")[0])
-        if layout > LAYOUT:
-            raise _newer_layout(layout)
         return _status(fields, now, waiting)
-    except ValueError as error:
-        raise CorruptRecord(
-            "the counters of the session do not have their form: something else wrote to the "
-            "session. Remove its keys"
-        ) from error
+    except _MALFORMED as error:
+        raise _corrupt_counters() from error
 
 
-def _status(fields: Sequence[bytes | str | None], now: int, waiting: int) -> Status:
-    counters, slow, expiry, lease, protected, holder = fields
-    following, tokens, messages, size, version, dropped = _numbers(counters, 6)
-    _, epoch, _, _, revision = _numbers(slow, 5)
-    expires_at, _, rule = text(expiry).split("|") if expiry is not None else ("0", "0", "")
+def read_expiry(slow: bytes) -> tuple[int, int]:
+    """Return when a session expires and when it was last renewed, in milliseconds since 1970.
+
+    Args:
+        slow: field `s` of its meta.
+
+    Raises:
+        UnknownKeys: a newer version wrote it.
+        CorruptRecord: something else did.
+    """
+    _require_layout(slow)
+    try:
+        *_, expires_at, touched = map(int, _SLOW.unpack(slow))
+    except _MALFORMED as error:
+        raise _corrupt_counters() from error
+    return expires_at, touched
+
+
+def _require_layout(slow: bytes | None) -> None:
+    if slow and slow[0] != LAYOUT:
+        raise _other_layout(slow[0])
+
+
+def _corrupt_counters() -> CorruptRecord:
+    return CorruptRecord(
+        "the counters of the session do not have their form: something else wrote to the session. "
+        "Remove its keys"
+    )
+
+
+def _status(fields: Sequence[bytes | None], now: int, waiting: int) -> Status:
+    counters, slow, lease, holder = fields
+    exists = counters is not None
+    if not exists:
+        counters, slow = bytes(_COUNTERS.size), bytes(_SLOW.size)
+    following, tokens, messages, size, version, dropped, pinned, pinned_tokens = map(
+        int, _COUNTERS.unpack(counters or b"")
+    )
+    _, rule, _, _, _, epoch, _, revision, expires_at, _ = map(int, _SLOW.unpack(slow or b""))
     token, until, fence = text(lease).split("|") if lease is not None else ("", "0", "0")
-    pinned, pinned_tokens, _ = _numbers(protected, 3)
     held = token != "" and int(until) > now
     return Status(
-        exists=counters is not None,
+        exists=exists,
         epoch=epoch,
         last_seq=max(0, following - 1),
         tokens=tokens,
@@ -130,15 +166,73 @@ def _status(fields: Sequence[bytes | str | None], now: int, waiting: int) -> Sta
         pinned=pinned,
         pinned_tokens=pinned_tokens,
         revision=revision,
-        expires_at=int(expires_at),
-        expiry_rule=rule,
+        expires_at=expires_at,
+        expiry_rule=_RULES[rule],
         lease=Lease(_holder(holder), (int(until) - now) / 1000, int(fence)) if held else None,
         lease_token=token if held else "",
         waiting=waiting,
     )
 
 
-def milliseconds(time: Sequence[bytes | str]) -> int:
+def read_snapshot(
+    fields: Mapping[bytes, bytes], log: Sequence[bytes], pin: Sequence[bytes], *, now: int
+) -> Snapshot:
+    """Read a session as a plan needs it: all fields of its meta, and both lists.
+
+    Records that cannot be read are left out.
+    """
+    status = read_status([fields.get(name) for name in META_FIELDS], now=now)
+    found: list[tuple[int, Stored, bytes]] = []
+    for text in [*log, *pin]:
+        try:
+            record = _RECORD.decode(text)
+        except _UNREADABLE:
+            continue
+        found.append((record.seq, record, text))
+    found.sort(key=itemgetter(0))
+    accessed = {
+        int(name[2:]): int(value) for name, value in fields.items() if name.startswith(b"a:")
+    }
+    records, encoded = [one for _, one, _ in found], [one for *_, one in found]
+    return Snapshot(status, now, records, encoded, accessed)
+
+
+def pairs_of(reply: Mapping[bytes, bytes] | Sequence[bytes]) -> dict[bytes, bytes]:
+    """Return the reply of HGETALL as a dict, whichever protocol the connection speaks."""
+    if isinstance(reply, Mapping):
+        return dict(reply)
+    return dict(zip(reply[::2], reply[1::2], strict=True))
+
+
+def read_history(entries: Sequence[bytes]) -> tuple[Departed, ...]:
+    """Read the entries of a history; what is none of ours is left out."""
+    found: list[Departed] = []
+    for entry in entries:
+        try:
+            at, rule, first, last, count, tokens, summary, ranges = _ENTRY.decode(entry)
+        except _UNREADABLE:
+            continue
+        runs = [run.partition("-") for run in ranges.split(",") if run]
+        pairs = tuple((int(low), int(high or low)) for low, _, high in runs)
+        found.append(Departed(at, rule, first, last, count, tokens, summary, pairs))
+    return tuple(found)
+
+
+def read_usage(fields: Sequence[bytes | None], *, now: int) -> Usage | None:
+    """Read the fields of `USAGE_FIELDS`; None where nothing was measured, or none of ours wrote them.
+
+    Args:
+        fields: their values; None where missing.
+        now: the server's time, milliseconds since 1970.
+    """
+    try:
+        sessions, messages, tokens, size, at = (int(value or b"") for value in fields)
+    except ValueError:
+        return None
+    return Usage(sessions, messages, tokens, size, at, max(0, now - at))
+
+
+def milliseconds(time: Sequence[bytes]) -> int:
     """Return the reply of TIME in milliseconds since 1970."""
     return int(time[0]) * 1000 + int(time[1]) // 1000
 
@@ -155,7 +249,9 @@ def _busy(reply: Sequence[Any], _caller: Caller) -> HoldfastError:
     return refusals.busy(_holder(reply[2]), int(reply[1]) / 1000)
 
 
-def _newer_layout(layout: int) -> HoldfastError:
+def _other_layout(layout: int) -> HoldfastError:
+    if not LAYOUT < layout < _TEXT:
+        return _corrupt_counters()
     return UnknownKeys(
         f"the session was written by a newer version (layout {layout}): upgrade holdfast"
     )
@@ -165,12 +261,15 @@ REFUSALS: dict[str, Callable[[Sequence[Any], Caller], HoldfastError]] = {
     "BUSY": _busy,
     "CONFLICT": lambda reply, _: refusals.conflict(int(reply[1])),
     "EPOCH": _lease_lost,
+    "ERASED": lambda _reply, _: refusals.erased_meanwhile(),
     "FULL": lambda reply, _: refusals.full(int(reply[1]), int(reply[2])),
-    "LAYOUT": lambda reply, _: _newer_layout(reply[1]),
+    "LAYOUT": lambda reply, _: _other_layout(reply[1]),
+    "INTERRUPTED": lambda _reply, _: refusals.turn_interrupted(),
     "LEASELOST": _lease_lost,
     "NORECORD": lambda _reply, _: refusals.no_record(),
     "NOROOM": lambda _reply, _: refusals.no_room(),
     "REGRESSED": _lost,
+    "SESSIONS": lambda reply, _: refusals.too_many_sessions(int(reply[1]), int(reply[2])),
     "STALEPOLICY": lambda reply, _: StalePolicy(int(reply[1])),
 }
 
@@ -184,6 +283,11 @@ def accept(reply: Sequence[Any], caller: Caller) -> str:
     return word
 
 
+def passes(error: Exception) -> bool:
+    """Whether a call that got this reply wrote nothing and may fare better in a moment."""
+    return isinstance(error, _PASSING) or str(error).startswith(("BUSY", "NOREPLICAS"))
+
+
 def concerns_keys(error: Exception) -> bool:
     """Whether what is stored under the command's own keys is the fault, so that others may well work.
 
@@ -195,6 +299,8 @@ def concerns_keys(error: Exception) -> bool:
 def raise_for(error: Exception) -> NoReturn:
     """Raise what an error reply means. Nothing was written, or the script said so itself."""
     message = str(error)
+    if isinstance(error, HoldfastError):  # of one server among several
+        raise error
     if isinstance(error, NoPermissionError) or message.startswith("ACL"):
         raise AccessDenied(
             "the credentials do not allow this call: check the binding's access and memory"
@@ -205,7 +311,15 @@ def raise_for(error: Exception) -> NoReturn:
         ) from error
     if isinstance(error, ReadOnlyError):
         raise StoreUnavailable("the server is a read-only replica, as during a failover") from error
-    if isinstance(error, PASSING) or message.startswith("BUSY"):
+    if message.startswith("NOREPLICAS"):
+        raise StoreUnavailable(
+            "the server has fewer replicas than it needs to accept writes (min-replicas-to-write)"
+        ) from error
+    if isinstance(error, AskError):  # also MOVED
+        raise ConfigurationError(
+            "the server is a node of a Cluster: write its address as redis+cluster://"
+        ) from error
+    if passes(error):
         raise StoreUnavailable("the server cannot serve now: it loads, moves or is busy") from error
     if "WRONGTYPE" in message:
         raise UnknownKeys(

@@ -9,17 +9,30 @@ from typing import Any, TypeAlias, cast
 
 from redis.exceptions import NoPermissionError, NoScriptError
 
-from holdfast.errors import AmbiguousWrite, HoldfastError, StoreUnavailable
-from holdfast.store.redis.carrier import Argument, Broken, Carrier, Command, Reply
-from holdfast.store.redis.replies import PASSING, concerns_keys, raise_for
+from holdfast.breaker import is_away
+from holdfast.errors import (
+    AmbiguousWrite,
+    ConfigurationError,
+    HoldfastError,
+    StoreUnavailable,
+)
+from holdfast.policy.units import Duration
+from holdfast.store.redis.carrier import Argument, Broken, Carrier, Command, Reply, key_of
+from holdfast.store.redis.replies import concerns_keys, passes, raise_for
 from holdfast.store.redis.script import Script, all_scripts
+from holdfast.telemetry import Retry, Telemetry
+from holdfast.values import Durability
 
 _log = logging.getLogger("holdfast")
 
 FaultOf: TypeAlias = Callable[[Sequence[Reply]], Exception | None]
 """Picks out of the replies of one round trip the error that decides, if there is one."""
 
+Ahead: TypeAlias = tuple[Script, Sequence[bytes], Sequence[Argument]]
+"""A script to run in front of another, with its keys and arguments."""
+
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.5
+_LONGEST_WAIT, _MOST_REPLICAS = 10_000, 100
 
 
 class Runner:
@@ -27,16 +40,36 @@ class Runner:
 
     Repeated by itself is only what wrote nothing: a script the server does not know yet, a connection
     that could not be made, a server that loads or moves; and, where the call says that it may be
-    repeated, one whose reply was lost.
+    repeated, one whose reply was lost. A call that begins while the server is known to be away fails at
+    once; one that was under way goes on for its patience.
 
     Args:
         carrier: brings commands to the server.
         patience: seconds in which a call is repeated.
+        durability: how many replicas confirm what `run_confirmed` runs; None: none.
+        telemetry: is told of each repetition; None tells nobody.
+
+    Attributes:
+        strict: where they do not, that is an error.
+
+    Raises:
+        ConfigurationError: the durability cannot be.
     """
 
-    def __init__(self, carrier: Carrier, *, patience: float) -> None:
+    def __init__(
+        self,
+        carrier: Carrier,
+        *,
+        patience: float,
+        durability: Durability | None = None,
+        telemetry: Telemetry | None = None,
+    ) -> None:
         self._carrier = carrier
         self._patience = patience
+        self._telemetry = telemetry or Telemetry()
+        self._replicas = durability.replicas if durability else 0
+        self._wait = _wait_for(durability) if durability else None
+        self.strict = durability is not None and durability.strict
 
     async def run(
         self,
@@ -46,7 +79,8 @@ class Runner:
         *,
         repeatable: bool,
         stores: bool = False,
-        before: tuple[Script, Sequence[bytes], Sequence[Argument]] | None = None,
+        before: Ahead | None = None,
+        repeating: Callable[[], object] | None = None,
     ) -> list[Any]:
         """Run a script and return its reply. One round trip.
 
@@ -58,6 +92,7 @@ class Runner:
             stores: what it writes is the caller's, who has to know when it is in doubt.
             before: a repeatable one to run in front, in the same round trip. It alone failing is
                 logged: what was asked for is done, and must be neither repeated nor denied.
+            repeating: called where it is sent again and the first one may be carried out yet.
 
         Raises:
             AmbiguousWrite: the reply was lost, and the script is not repeatable; or it stores and no
@@ -65,19 +100,77 @@ class Runner:
             StoreUnavailable: nothing was written.
             AccessDenied, ScriptsMissing, UnknownKeys, CorruptRecord.
         """
-        main = evalsha(script, keys, arguments)
-        if before is None:
-            return (await self._repeat([main], repeatable=repeatable, stores=stores))[0]
-        ahead = evalsha(*before)
-        replies = await self._repeat(
-            [ahead, main], repeatable=repeatable, stores=stores, fault_of=_last_fault
+        reply, _ = await self._run(
+            evalsha(script, keys, arguments),
+            repeatable=repeatable,
+            stores=stores,
+            before=before,
+            repeating=repeating,
+            confirm=False,
         )
-        if isinstance(replies[0], Exception):
+        return reply
+
+    async def run_confirmed(
+        self,
+        script: Script,
+        keys: Sequence[bytes],
+        arguments: Sequence[Argument],
+        *,
+        repeatable: bool,
+        stores: bool = False,
+        before: Ahead | None = None,
+        repeating: Callable[[], object] | None = None,
+        again: Callable[[], Sequence[Argument]] | None = None,
+    ) -> tuple[list[Any], bool]:
+        """Run a script as `run` does, and wait for replicas if so agreed. One round trip.
+
+        Returns its reply, and whether enough replicas have what it wrote. They are asked on the same
+        connection, right behind it: the server waits for what was written until then.
+
+        `again` gives the script's ARGV from the first repetition on that may find the call carried out.
+        """
+        return await self._run(
+            evalsha(script, keys, arguments),
+            repeatable=repeatable,
+            stores=stores,
+            before=before,
+            repeating=repeating,
+            confirm=self._wait is not None,
+            again=None if again is None else lambda: evalsha(script, keys, again()),
+        )
+
+    async def _run(
+        self,
+        main: Command,
+        *,
+        repeatable: bool,
+        stores: bool,
+        before: Ahead | None,
+        repeating: Callable[[], object] | None,
+        confirm: bool,
+        again: Callable[[], Command] | None = None,
+    ) -> tuple[list[Any], bool]:
+        commands = [main]
+        if before is not None:
+            commands.insert(0, evalsha(*before))
+        at = len(commands) - 1
+        if confirm and self._wait is not None:
+            commands.append(self._wait)
+        replies = await self._repeat(
+            commands,
+            repeatable=repeatable,
+            stores=stores,
+            fault_of=lambda replies: _first_fault(replies[at : at + 1]),
+            repeating=repeating,
+            again=None if again is None else lambda: [*commands[:at], again(), *commands[at + 1 :]],
+        )
+        if before is not None and isinstance(replies[0], Exception):
             try:
-                await self._repeat([ahead], repeatable=True)
+                await self._repeat(commands[:1], repeatable=True)
             except HoldfastError as error:
                 _log.warning("script %s not run, %s: %s", before[0].name, error.code, error.message)
-        return replies[1]
+        durable = not confirm or (isinstance(replies[-1], int) and replies[-1] >= self._replicas)
+        return replies[at], durable
 
     async def read(self, commands: Sequence[Command]) -> list[Any]:
         """Run commands that write nothing, in one round trip, and return their replies."""
@@ -97,12 +190,14 @@ class Runner:
             return []
         return await self._repeat(commands, repeatable=True, fault_of=_common_fault)
 
-    async def wait(self, key: bytes, seconds: float) -> None:
-        """Wait until somebody pushes to a list, or the time is up, or the connection breaks."""
+    async def wait(self, key: bytes, seconds: float) -> bytes | str | None:
+        """Wait for what somebody pushes to a list; None when the time is up or the connection breaks."""
         try:
-            await self._carrier.block((b"BLPOP", key, f"{seconds:.3f}"), seconds)
+            reply = await self._carrier.block((b"BLPOP", key, f"{seconds:.3f}"), seconds)
         except (Broken, StoreUnavailable):
             await asyncio.sleep(min(seconds, _FIRST_PAUSE))
+            return None
+        return None if reply is None else reply[1]
 
     async def _repeat(
         self,
@@ -111,6 +206,8 @@ class Runner:
         repeatable: bool,
         stores: bool = False,
         fault_of: FaultOf | None = None,
+        repeating: Callable[[], object] | None = None,
+        again: Callable[[], Sequence[Command]] | None = None,
     ) -> list[Reply]:
         deadline: float | None = None
         pause = _FIRST_PAUSE
@@ -124,6 +221,12 @@ class Runner:
                     if not repeatable:
                         raise _ambiguous() from failure
                     in_doubt = in_doubt or stores
+                    if repeating is not None:
+                        repeating()
+                    if again is not None:
+                        commands = again()
+                if deadline is None and is_away(failure):
+                    raise failure  # only what was under way before is still repeated
                 now = time.monotonic()
                 deadline = deadline or now + self._patience
                 if now + pause > deadline:
@@ -132,6 +235,7 @@ class Runner:
                 if in_doubt:
                     raise _ambiguous() from error
                 raise
+            self._telemetry.retried(_reason(failure))
             await asyncio.sleep(pause * (0.5 + random.random()))  # noqa: S311 - jitter, no secret
             pause = min(pause * 2, _LONGEST_PAUSE)
 
@@ -144,14 +248,16 @@ class Runner:
             fault = fault_of(replies)
             if fault is None:
                 return replies, None
-            hopeless = await self._mend(fault)
+            hopeless = await self._mend(fault, commands, replies)
         except (Broken, StoreUnavailable) as error:
             return [], error
         if hopeless is not None:
             raise_for(hopeless)
         return [], fault
 
-    async def _mend(self, fault: Exception) -> Exception | None:
+    async def _mend(
+        self, fault: Exception, commands: Sequence[Command], replies: Sequence[Reply]
+    ) -> Exception | None:
         """Do what makes the call worth repeating; return the error when nothing would.
 
         Raises:
@@ -160,12 +266,12 @@ class Runner:
         if isinstance(fault, NoScriptError):
             loads = [(b"SCRIPT", b"LOAD", script.body) for script in all_scripts()]
             try:
-                refused = _first_fault(await self._carrier.exchange(loads))
+                near = _who_said(NoScriptError, commands, replies)
+                refused = _first_fault(await self._carrier.exchange(loads, near=near))
             except Broken as error:
                 raise StoreUnavailable("the server does not answer in time") from error
             return None if isinstance(refused, NoPermissionError) else refused
-        passing = isinstance(fault, PASSING) or str(fault).startswith("BUSY")
-        return None if passing else fault
+        return None if passes(fault) else fault
 
     def _give_up(self, failure: Exception) -> None:
         if isinstance(failure, Broken):
@@ -173,6 +279,27 @@ class Runner:
         if isinstance(failure, StoreUnavailable):
             raise failure
         raise_for(failure)
+
+
+def _reason(failure: Exception) -> Retry:
+    if isinstance(failure, Broken):
+        return Retry.LOST
+    if isinstance(failure, StoreUnavailable):
+        return Retry.UNREACHABLE
+    return Retry.SCRIPTS if isinstance(failure, NoScriptError) else Retry.SERVER
+
+
+def _wait_for(durability: Durability) -> Command:
+    try:
+        timeout = Duration.of(durability.timeout).milliseconds
+    except (TypeError, ValueError):
+        timeout = 0
+    if not 0 < timeout <= _LONGEST_WAIT or not 0 < durability.replicas <= _MOST_REPLICAS:
+        raise ConfigurationError(
+            "the durability cannot be: replicas is 1..100, and timeout a duration such as '100ms' of "
+            "at most 10 s"
+        )
+    return (b"WAIT", durability.replicas, timeout)
 
 
 def _ambiguous() -> AmbiguousWrite:
@@ -193,8 +320,13 @@ def _first_fault(replies: Sequence[Reply]) -> Exception | None:
     return None
 
 
-def _last_fault(replies: Sequence[Reply]) -> Exception | None:
-    return _first_fault(replies[-1:])
+def _who_said(
+    error: type[Exception], commands: Sequence[Command], replies: Sequence[Reply]
+) -> bytes:
+    """Return a key on the server that gave such a reply."""
+    keys = [key_of(command) for command in commands]
+    said = (key for key, reply in zip(keys, replies, strict=True) if isinstance(reply, error))
+    return next((key for key in [*said, *keys] if key is not None), b"")
 
 
 def _common_fault(replies: Sequence[Reply]) -> Exception | None:

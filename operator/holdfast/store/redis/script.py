@@ -1,7 +1,8 @@
 """The Lua scripts, assembled from their files.
 
 A script names the pieces of `scripts/lib` it needs in a line `-- uses: state, backstop`; they are put
-between its shebang and its body. Comments do not travel: the SHA-1 is that of what is left.
+between its shebang and its body. One that goes on as another does names that in a line `-- then: append`.
+Comments do not travel: the SHA-1 is that of what is left.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ from importlib import resources
 from typing import Final
 
 _USES: Final = re.compile(r"^-- uses: (.+)$", re.MULTILINE)
+_THEN: Final = re.compile(r"^-- then: (\w+)$", re.MULTILINE)
 _COMMENT: Final = re.compile(r"^\s*--.*\n", re.MULTILINE)
 
 
@@ -43,7 +45,10 @@ def script(name: str) -> Script:
     uses = _USES.search(body)
     names = uses[1].split(", ") if uses else []
     pieces = [(folder / "lib" / f"{piece}.lua").read_text("ascii") for piece in names]
-    return Script(name, "".join([shebang, "\n", *map(_bare, [*pieces, body])]).encode())
+    parts = [*pieces, body]
+    if then := _THEN.search(body):
+        parts.append((folder / f"{then[1]}.lua").read_text("ascii").partition("\n")[2])
+    return Script(name, "".join([shebang, "\n", *map(_bare, parts)]).encode())
 
 
 @cache

@@ -1,101 +1,84 @@
 """One session in Redis: each operation is one script, or one transaction of reads."""
 
+import re
 import time
 from collections.abc import Collection, Sequence
 
-import msgspec
 from redis.exceptions import OutOfMemoryError
 
 from holdfast.errors import StoreUnavailable
-from holdfast.store.redis.carrier import Argument
-from holdfast.store.redis.layout import (
-    WAKE_SUFFIX,
-    SessionKeys,
-    pack_caller,
-    pack_record,
-    pack_terms,
-)
+from holdfast.store.redis.handle import NOBODY
+from holdfast.store.redis.layout import WAKE_SUFFIX, pack_caller, pack_splice
 from holdfast.store.redis.replies import (
     META_FIELDS,
     accept,
     milliseconds,
+    pairs_of,
+    read_history,
+    read_snapshot,
     read_status,
     records_in_order,
     text,
 )
-from holdfast.store.redis.runner import Runner
-from holdfast.store.redis.script import Script, script
+from holdfast.store.redis.rewrites import Rewrites
+from holdfast.store.redis.script import script
+from holdfast.store.refusals import conflict, unconfirmed_turn
 from holdfast.values import (
     Appended,
     Batch,
     Caller,
     Changed,
+    Departed,
     Granted,
     Queued,
     Refresh,
     Section,
+    Snapshot,
+    Splice,
+    Spliced,
     Status,
     Stored,
     Terms,
+    Trimmed,
     Window,
 )
 
-_NOBODY = Caller()
 _ALL_TOKENS = 2**53
-_DAY = 86_400_000  # ms
+_DIGESTS = 2**20  # the score of an id is its sequence number times this, plus the content's digest
+_SPLICES = 5  # more than a session changes under a plan: each removes some of it
 _LONGEST_SLEEP = 2.5  # seconds; below the time-out that clients give their sockets
-_ID = msgspec.json.Encoder()
+_GRANTED = re.compile(r"(\d+)\|(\d+)\|(\d+)\|(\d+)")  # fence, epoch, last seq, end of the lease
 
 
-class RedisSession:
-    """A handle on one session; see `SessionStore`.
-
-    Args:
-        runner: runs scripts.
-        keys: the session's keys.
-        index: the memory's index of sessions.
-        name: the session's name there.
-    """
-
-    def __init__(self, runner: Runner, keys: SessionKeys, index: bytes, name: str) -> None:
-        self._runner = runner
-        self._keys = keys
-        self._state = keys[:5]
-        self._index = index
-        self._name = name
-        self._indexed_at = float("-inf")
-        self._terms: Terms | None = None
-        self._packed = b""
+class RedisSession(Rewrites):
+    """A handle on one session; see `SessionStore`."""
 
     async def append(self, terms: Terms, batch: Batch, caller: Caller) -> Appended:
-        """Store a batch; see `SessionStore.append`. One round trip, two where the session expired."""
-        records = [
-            pack_record(record, b"null" if record.id is None else _ID.encode(record.id))
-            for record in batch.records
-        ]
-        packed = self._pack(terms)
-        due = self._index_due(terms)
-        while True:
-            head = f"{pack_caller(caller, create=due)}|{batch.key}|{batch.digest}"
-            reply = await self._runner.run(
-                script("append"),
-                self._state,
-                [head, packed, *records],
-                repeatable=bool(batch.key and terms.max_ids),
-                stores=True,
-                before=self._note_in_index(terms) if due else None,
-            )
-            word = accept(reply, caller)
-            if due:
-                self._indexed_at = time.monotonic()
-            if word != "NOSESSION":
-                break
-            due = True
-        if word == "DUPLICATE":
-            _, seq, length, tokens, epoch = reply
-            return Appended(seq, True, tokens, length, 0, epoch, over=False, torn=False)
-        _, seq, length, tokens, evicted, epoch, over, torn = reply
-        return Appended(seq, False, tokens, length, evicted, epoch, bool(over), bool(torn))
+        """Store a batch; see `SessionStore.append`. One round trip, two where the session expired.
+
+        Three where a session begins that a quota counts: nothing may be written before the index,
+        which is in another slot, has let it in.
+        """
+        return await self._store("append", terms, batch, caller)
+
+    async def known(self, batch: Batch) -> Appended | None:
+        """Answer a batch whose id is known; see `SessionStore.known`. One round trip."""
+        score, fields, clock = await self._runner.read(
+            [
+                (b"ZSCORE", self._keys.ids, batch.key),
+                (b"HMGET", self._keys.meta, *META_FIELDS),
+                (b"TIME",),
+            ]
+        )
+        if score is None:
+            return None
+        seq, digest = divmod(int(float(score)), _DIGESTS)
+        if digest and batch.digest and digest != batch.digest:
+            raise conflict(seq)
+        status = read_status(fields, now=milliseconds(clock))
+        return Appended(
+            seq, True, status.tokens, status.messages, 0, status.epoch, over=False, torn=False
+        )
 
     async def newest(self, terms: Terms, count: int) -> Sequence[Stored]:
         """Return the newest records, in append order. One round trip."""
@@ -174,6 +157,59 @@ class RedisSession:
         status = read_status(fields, now=milliseconds(clock))
         return Section(status, records[:limit], frozenset(waiting), newest)
 
+    async def claim_flush(self, token: str, milliseconds: int) -> bool:
+        """Be the session's flusher; see `SessionStore.claim_flush`. One round trip."""
+        reply = await self._runner.run(
+            script("flusher"), self._state, [token, milliseconds], repeatable=True
+        )
+        return accept(reply, NOBODY) == "OK" and bool(reply[1])
+
+    async def snapshot(self) -> Snapshot:
+        """Return all records as they are stored; see `SessionStore.snapshot`. One round trip."""
+        fields, log, pin, clock, *_ = await self._runner.read(
+            [
+                (b"HGETALL", self._keys.meta),
+                (b"LRANGE", self._keys.log, 0, -1),
+                (b"LRANGE", self._keys.pin, 0, -1),
+                (b"TIME",),
+            ]
+        )
+        return read_snapshot(pairs_of(fields), log, pin, now=milliseconds(clock))
+
+    async def trim(self, terms: Terms, *, tokens: int, messages: int) -> Trimmed:
+        """Drop the oldest groups; see `SessionStore.trim`. One round trip."""
+        arguments = [self._pack(terms), tokens, messages]
+        reply = await self._runner.run(script("trim"), self._state, arguments, repeatable=True)
+        if accept(reply, NOBODY) == "GONE":
+            return Trimmed(0, 0, 0)
+        return Trimmed(*reply[1:])
+
+    async def splice(self, terms: Terms, splice: Splice) -> Spliced:
+        """Take planned records out; see `SessionStore.splice`. A round trip for each change meanwhile."""
+        there = {seq for seq, _ in splice.records}
+        for _ in range(_SPLICES):
+            arguments = pack_splice(splice, there)
+            reply = await self._runner.run(
+                script("splice"), self._state, [self._pack(terms), *arguments], repeatable=True
+            )
+            word = accept(reply, NOBODY)
+            if word == "OK":
+                return Spliced(True, *reply[1:])
+            if word != "CHANGED" or there == (present := there & set(reply[1])):
+                break
+            there = present
+        return Spliced(done=False)
+
+    async def departed(self) -> tuple[Departed, ...]:
+        """Return the history; see `SessionStore.departed`. One round trip."""
+        [entries] = await self._runner.read([(b"LRANGE", self._keys.hist, 0, -1)])
+        return read_history(entries)
+
+    async def touch(self, terms: Terms, groups: Collection[int]) -> None:
+        """Note an access; see `SessionStore.touch`. One round trip."""
+        arguments = [self._pack(terms), ",".join(map(str, groups))]
+        await self._runner.run(script("touch"), self._state, arguments, repeatable=True)
+
     async def status(self) -> Status:
         """Return the counters. One round trip."""
         fields, waiting, clock = await self._runner.read(
@@ -185,47 +221,71 @@ class RedisSession:
         )
         return read_status(fields, now=milliseconds(clock), waiting=waiting)
 
-    async def acquire(self, terms: Terms, token: str, holder: str) -> Granted | Queued:
-        """Take the turn or a place in line; see `SessionStore.acquire`. One round trip."""
+    async def acquire(
+        self, terms: Terms, token: str, holder: str, *, interrupt: bool = False
+    ) -> Granted | Queued:
+        """Take the turn or a place in line; see `SessionStore.acquire`. Round trips as of `append`."""
         due = self._index_due(terms)
+        create = due and not terms.max_sessions
         while True:
-            reply = await self._runner.run(
+            asked = time.monotonic()
+            reply, durable = await self._runner.run_confirmed(
                 script("acquire"),
-                self._keys,
-                [token, self._pack(terms), holder, int(due)],
+                [*self._keys, self._wake_key(token)],
+                [self._pack(terms), token, holder, int(create), int(interrupt)],
                 repeatable=True,
                 before=self._note_in_index(terms) if due else None,
+                repeating=lambda: self._asked_twice.add(token),
             )
             word = text(reply[0])
             if word not in ("WAIT", "BUSY"):
-                word = accept(reply, _NOBODY)
+                word = accept(reply, NOBODY)
             if due:
                 self._indexed_at = time.monotonic()
             if word != "NOSESSION":
                 break
-            due = True
+            due, create = await self._admit(terms), True
+        if word == "GRANTED" and not durable:
+            await self.release(terms, token)
+            raise unconfirmed_turn()
         if word == "GRANTED":
-            return Granted(fence=reply[1], epoch=reply[2], seen=reply[3])
+            _, fence, epoch, seen = reply
+            return Granted(fence, epoch, seen, until=asked + terms.lease / 1000)
+        self._clocks = asked, reply[4], terms.grant / 1000
         return Queued(reply[1] / 1000, text(reply[2]) or None, reply[3], queued=word == "WAIT")
 
-    async def sleep(self, token: str, seconds: float) -> None:
-        """Wait to be woken; see `SessionStore.sleep`. Holds one connection meanwhile."""
-        key = self._keys.meta.removesuffix(b":meta") + WAKE_SUFFIX + token.encode()
-        await self._runner.wait(key, max(0.001, min(seconds, _LONGEST_SLEEP)))
+    async def sleep(self, token: str, seconds: float) -> Granted | None:
+        """Wait for the turn; see `SessionStore.sleep`. Holds one connection meanwhile."""
+        seconds = max(0.001, min(seconds, _LONGEST_SLEEP))
+        granted = _GRANTED.fullmatch(text(await self._runner.wait(self._wake_key(token), seconds)))
+        if granted is None or self._clocks is None:
+            return None
+        fence, epoch, seen, until = map(int, granted.groups())
+        # The server's clock stood at `there` some time after ours stood at `here`, so what it calls
+        # `until` comes no sooner than this. Ours goes on while the process is stopped.
+        here, there, grant = self._clocks
+        now = time.monotonic()
+        # Nor can it be further away than the grant time, even if another server answers by now.
+        end = min(here + (until - there) / 1000, now + grant)
+        return Granted(fence, epoch, seen, until=end) if end > now else None
 
-    async def renew(self, terms: Terms, token: str, epoch: int) -> int:
+    async def renew(self, terms: Terms, token: str, epoch: int, holder: str = "") -> int:
         """Lengthen the lease; see `SessionStore.renew`. One round trip."""
-        reply = await self._runner.run(
-            script("renew"), self._state, [token, self._pack(terms), epoch], repeatable=True
-        )
-        accept(reply, _NOBODY)
+        arguments = [self._pack(terms), token, epoch, holder]
+        reply = await self._runner.run(script("renew"), self._state, arguments, repeatable=True)
+        accept(reply, NOBODY)
         return reply[1]
 
-    async def release(self, terms: Terms, token: str) -> None:
+    async def release(self, terms: Terms, token: str, *, doubt: bool = False) -> None:
         """End the lease or leave the line; see `SessionStore.release`. One round trip."""
-        await self._runner.run(
-            script("release"), self._keys, [token, self._pack(terms)], repeatable=True
-        )
+        doubt = doubt or token in self._asked_twice
+        arguments = [self._pack(terms), token, int(doubt)]
+        keys = [*self._keys, self._wake_key(token)]
+        await self._runner.run(script("release"), keys, arguments, repeatable=True)
+        self._asked_twice.discard(token)
+
+    def _wake_key(self, token: str) -> bytes:
+        return self._keys.meta.removesuffix(b":meta") + WAKE_SUFFIX + token.encode()
 
     async def _change(
         self,
@@ -240,7 +300,7 @@ class RedisSession:
         reply = await self._runner.run(
             script(name),
             self._state,
-            [head, self._pack(terms), *arguments],
+            [self._pack(terms), head, *arguments],
             repeatable=repeatable,
             stores=True,
         )
@@ -255,17 +315,3 @@ class RedisSession:
 
     async def _touch(self, terms: Terms) -> None:
         await self._runner.run(script("touch"), self._state, [self._pack(terms)], repeatable=True)
-
-    def _pack(self, terms: Terms) -> bytes:
-        if terms is not self._terms:
-            self._terms, self._packed = terms, pack_terms(terms)
-        return self._packed
-
-    def _note_in_index(self, terms: Terms) -> tuple[Script, list[bytes], list[Argument]]:
-        """What runs in front of a call that may begin the session."""
-        life = 2 * max(terms.ttl, terms.after_clear, terms.after_flush) + _DAY
-        return script("index"), [self._index], [self._name, life]
-
-    def _index_due(self, terms: Terms) -> bool:
-        """Whether the index should hear of this session: before its first write, then now and then."""
-        return time.monotonic() - self._indexed_at > max(60.0, terms.ttl / 20_000)

@@ -1,27 +1,31 @@
-"""The store over one Redis or Valkey server."""
+"""The store over Redis or Valkey: one server, one that Sentinel watches, or a Cluster."""
 
-import re
+from collections.abc import Collection, Iterable, Sequence
 from typing import Self
-from urllib.parse import urlsplit, urlunsplit
 
-from redis.asyncio import ConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio import Redis
+from redis.asyncio.cluster import RedisCluster
 
+from holdfast.breaker import Breaker, Breakers
 from holdfast.errors import ConfigurationError
-from holdfast.keys import key_prefix
-from holdfast.store.redis.carrier import Carrier, PoolCarrier
-from holdfast.store.redis.layout import LAYOUT, memory_keys, session_keys
-from holdfast.store.redis.replies import text
+from holdfast.keys import is_session_key, key_prefix
+from holdfast.store.addresses import read_address
+from holdfast.store.redis.carrier import Carrier
+from holdfast.store.redis.connecting import carrier_over, make_carrier
+from holdfast.store.redis.layout import (
+    LAYOUT,
+    index_keys_of,
+    label_key_of,
+    memory_keys,
+    session_keys,
+)
+from holdfast.store.redis.replies import USAGE_FIELDS, milliseconds, read_usage, text
 from holdfast.store.redis.runner import Runner
 from holdfast.store.redis.session import RedisSession
-from holdfast.store.refusals import unreadable_address
-from holdfast.values import MemoryAddress, PolicyDocument
+from holdfast.telemetry import Observer, Telemetry
+from holdfast.values import Durability, MemoryAddress, PolicyDocument
 
-_CONNECTIONS = 128  # more than the carrier uses at a time
-_SCHEMES = ("redis", "unix")
-_DATABASE = re.compile(r"/?|/[0-9]+/?")
-_LATER = ("rediss", "redis+sentinel", "redis+cluster", "http", "http+unix")
+_PATIENCE = 5.0  # seconds
 
 
 class RedisStore:
@@ -31,85 +35,132 @@ class RedisStore:
         carrier: brings commands to the server.
         prefix: first part of every key, `spec.keyPrefix` of the MemoryBackend.
         patience: seconds a call is repeated while the server cannot serve and nothing was written.
+        durability: how many replicas confirm appends and turns; None: none is asked.
+        observers: are told of repetitions.
+        breakers: of the servers that the carrier talks to.
     """
 
-    def __init__(self, carrier: Carrier, *, prefix: str = "mem", patience: float = 5.0) -> None:
+    def __init__(
+        self,
+        carrier: Carrier,
+        *,
+        prefix: str = "mem",
+        patience: float = _PATIENCE,
+        durability: Durability | None = None,
+        observers: Sequence[Observer] = (),
+        breakers: Iterable[Breaker] = (),
+    ) -> None:
         self._carrier = carrier
+        self._breakers = breakers
         self._prefix = key_prefix(prefix)
-        self._runner = Runner(carrier, patience=patience)
+        self._runner = Runner(
+            carrier, patience=patience, durability=durability, telemetry=Telemetry(observers)
+        )
 
     @classmethod
-    def from_url(cls, url: str, *, prefix: str = "mem", timeout: float = 5.0) -> Self:
-        """Make a store with a client of its own. No I/O yet.
+    def from_url(
+        cls,
+        url: str,
+        *,
+        prefix: str = "mem",
+        timeout: float = 5.0,
+        durability: Durability | None = None,
+        observers: Sequence[Observer] = (),
+    ) -> Self:
+        """Make a store with connections of its own. No I/O yet.
 
         Args:
-            url: `redis://[user:password@]host:port[/database]` or `unix:///path`.
+            url: as `read_address` takes it; options of other readers are left alone.
             prefix: first part of every key.
             timeout: seconds for a connection, for an exchange, and for repeating what wrote nothing.
+            durability: how many replicas confirm appends and turns.
+            observers: are told of repetitions.
 
         Raises:
-            ConfigurationError: the URL cannot be used.
+            ConfigurationError: the URL or the durability cannot be used.
         """
-        try:
-            address = urlsplit(url)
-        except ValueError:
-            raise unreadable_address() from None
-        scheme = address.scheme
-        if scheme in _LATER:
-            raise ConfigurationError(
-                f"{scheme}:// is not supported yet by this version: use a standalone server without TLS"
-            )
-        if scheme not in _SCHEMES:
-            raise ConfigurationError(f"{scheme}:// is no address of a Redis server: use redis://")
-        if scheme == "redis" and not _DATABASE.fullmatch(address.path):
-            raise unreadable_address()
-        try:
-            pool = ConnectionPool.from_url(  # pyright: ignore[reportUnknownMemberType]
-                urlunsplit(address._replace(query="")),
-                retry=Retry(NoBackoff(), 0),
-                retry_on_error=[],
-                socket_connect_timeout=timeout,
-                socket_timeout=None,
-                max_connections=_CONNECTIONS,
-            )
-        except ValueError:
-            raise unreadable_address() from None
-        return cls(PoolCarrier(pool, owned=True, timeout=timeout), prefix=prefix, patience=timeout)
+        breakers = Breakers(patience=timeout, telemetry=Telemetry(observers))
+        return cls(
+            make_carrier(read_address(url), timeout=timeout, breakers=breakers),
+            prefix=prefix,
+            patience=timeout,
+            durability=durability,
+            observers=observers,
+            breakers=breakers,
+        )
 
     @classmethod
-    def from_client(cls, client: Redis, *, prefix: str = "mem") -> Self:
-        """Make a store on a caller's own redis-py client, which is never closed.
+    def from_client(
+        cls,
+        client: Redis | RedisCluster,
+        *,
+        prefix: str = "mem",
+        durability: Durability | None = None,
+        observers: Sequence[Observer] = (),
+    ) -> Self:
+        """Make a store on a caller's own redis-py client, which is never closed; see `carrier_over`."""
+        breakers = Breakers(patience=_PATIENCE, telemetry=Telemetry(observers))
+        return cls(
+            carrier_over(client, breakers=breakers),
+            prefix=prefix,
+            durability=durability,
+            observers=observers,
+            breakers=breakers,
+        )
 
-        Only its connection pool is used: its own retries would store a message twice.
-        """
-        return cls(PoolCarrier(client.connection_pool, owned=False), prefix=prefix)
+    @property
+    def breakers(self) -> Sequence[Breaker]:
+        """One for each server that the store talks to at the moment."""
+        return tuple(self._breakers)
 
-    def session(self, memory: MemoryAddress, key: str) -> RedisSession:
+    def session(
+        self, memory: MemoryAddress, key: str, labels: Collection[str] = ()
+    ) -> RedisSession:
         """Return a handle on a session. No I/O."""
+        index = memory_keys(memory, self._prefix).sessions
         return RedisSession(
             self._runner,
             session_keys(memory, key, self._prefix),
-            memory_keys(memory, self._prefix).sessions,
+            index_keys_of(index, tuple(labels)),
             key,
+            tuple(labels),
         )
 
+    async def labelled(self, memory: MemoryAddress, labels: Collection[str]) -> list[str]:
+        """Return the sessions that have all these labels; see `MemoryStore.labelled`. One round trip."""
+        index = memory_keys(memory, self._prefix).sessions
+        keys = [label_key_of(index, label) for label in labels]
+        found = await self._runner.read([(b"ZRANGE", key, 0, -1) for key in keys])
+        names = set[str].intersection(*({text(name) for name in part} for part in found))
+        return sorted(filter(is_session_key, names))
+
     async def policy(self, memory: MemoryAddress) -> PolicyDocument | None:
-        """Return the operator's policy document. One round trip.
+        """Return the operator's policy document and measurement. One round trip.
 
         Raises:
             ConfigurationError: it was written for a newer layout of the keys.
             StoreUnavailable, AccessDenied: no answer.
         """
-        command = (b"HMGET", memory_keys(memory, self._prefix).policy)
-        fields = (b"layout", b"revision", b"state", b"doc")
-        [(layout, revision, state, document)] = await self._runner.read([(*command, *fields)])
+        keys = memory_keys(memory, self._prefix)
+        (layout, revision, state, document), usage, clock = await self._runner.read(
+            [
+                (b"HMGET", keys.policy, b"layout", b"revision", b"state", b"doc"),
+                (b"HMGET", keys.usage, *USAGE_FIELDS),
+                (b"TIME",),
+            ]
+        )
         if document is None:
             return None
         if int(layout) > LAYOUT:
             raise ConfigurationError(
                 f"the keys in Redis have layout {int(layout)}, this version knows {LAYOUT}: upgrade holdfast"
             )
-        return PolicyDocument(int(revision), text(state) == "active", text(document).encode())
+        return PolicyDocument(
+            int(revision),
+            text(state) == "active",
+            text(document).encode(),
+            read_usage(usage, now=milliseconds(clock)),
+        )
 
     async def aclose(self) -> None:
         """Close the connections, if they are the store's own."""

@@ -6,24 +6,23 @@
 -- ARGV  1 revision of the deletion   2 milliseconds the tombstone lives
 -- Returns {DONE}, {SAME} when it was buried before, {GONE}, or {NEWER, revision} when the memory was made again.
 local revision = tonumber(ARGV[1])
-local readable, state = pcall(load_state)
-if not readable or not state.revision then
-  state = read_state({})
-end
-if redis.call('EXISTS', unpack(KEYS)) == 0 then
+if call('EXISTS', unpack(KEYS)) == 0 then
   return { 'GONE' }
+end
+local readable, state = pcall(load_state)
+if not readable then
+  state = { revision = 0, epoch = 0, rule = TTL }
 end
 if state.revision > revision then
   return { 'NEWER', state.revision }
 end
-if state.rule == 'buried' and state.revision == revision then
+if state.rule == BURIED and state.revision == revision then
   return { 'SAME' }
 end
 
-redis.call('UNLINK', unpack(KEYS))
-local stone = read_state({})
-stone.epoch, stone.created, stone.touched = math.max(now_us, state.epoch + 1), now, now
-stone.revision, stone.x, stone.rule = revision, now + tonumber(ARGV[2]), 'buried'
-redis.call('HSET', META, 'k', k_field(stone), 's', s_field(stone), 'x', x_field(stone))
-redis.call('PEXPIREAT', META, int(stone.x))
+call('UNLINK', unpack(KEYS))
+local at = now + tonumber(ARGV[2])
+call('HSET', META, 'k', pack(K, 1, 0, 0, 0, 0, 0, 0, 0),
+  's', pack(S, LAYOUT, BURIED, 0, 0, 0, math.max(now_us, state.epoch + 1), now, revision, at, now))
+call('PEXPIREAT', META, format('%d', at))
 return { 'DONE' }

@@ -1,13 +1,12 @@
 #!lua flags=allow-oom
 -- roll_out: bring a session under a policy: revision, limits, expiry. Needs no lease and leaves lease and waiters alone.
--- uses: state, calls, backstop, expiry
+-- uses: state, terms, records, mend, calls, backstop, shorten
 -- KEYS  meta log pin ids hist
--- ARGV  1 terms, packed   2 milliseconds that a shortened expiry leaves at least
+-- ARGV  1 terms   2 milliseconds that a shortened expiry leaves at least
 -- Returns {DONE, 1 if over a limit still, records evicted}, {SAME, 1 if over} when nothing was to be done, {GONE},
 -- {NEWER, revision} or {LAYOUT, layout}.
-local terms, grace = parse_terms(ARGV[1]), tonumber(ARGV[2])
 local state = load_state()
-if not state.exists or state.rule == 'buried' then
+if not state.exists or state.rule == BURIED then
   return { 'GONE' }
 end
 if state.layout ~= LAYOUT then
@@ -25,16 +24,13 @@ if not behind and not over() then
   return { 'SAME', 0 }
 end
 
-local torn = is_torn(state)
-if torn then
-  recount(state)
-end
-local plan = { n = 0, gone = {} }
+local torn = mend(state)
+local plan = { n = 0 }
 if over() and not terms.refuse then
   -- The newest group stays, as it does in an append.
   local newest = { seq = 0, group = 0 }
   for _, key in ipairs({ LOG, PIN }) do
-    local value = redis.call('LINDEX', key, -1)
+    local value = call('LINDEX', key, -1)
     local record = value and parse_record(value)
     if record and record.seq > newest.seq then
       newest = record
@@ -46,18 +42,14 @@ if not behind and not torn and plan.n == 0 then
   return { 'SAME', 1 }
 end
 
-evict(state, plan)
-if torn or plan.n > 0 then
-  state.shape = state.shape + 1
+if plan.n > 0 then
+  evict(state, plan)
+  settle_calls(plan.gone)
 end
 if behind then
   state.revision = terms.revision
-  plan_shortened(state, terms, grace)
+  shorten(state, tonumber(ARGV[2]))
 end
-redis.call('HSET', META, 'k', k_field(state), 's', s_field(state), 'x', x_field(state))
-if torn then
-  redis.call('HSET', META, 'p', p_field(state))
-end
-forget_calls(plan.gone)
-expire_all(state)
+save_state(state)
+expire_all(state, true)
 return { 'DONE', over() and 1 or 0, plan.n }

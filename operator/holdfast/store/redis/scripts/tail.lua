@@ -5,11 +5,11 @@
 -- ARGV  1 tokens
 -- Returns {the fields of meta, protected records, newest others in order, 1 if they are all, the time}.
 local budget = tonumber(ARGV[1])
-local fields = redis.call('HMGET', META, 'k', 's', 'x', 'l', 'p', 'h')
+local fields = call('HMGET', META, 'k', 's', 'l', 'h')
 local pieces, sum, last = {}, 0, -1
 local complete = false
 while sum <= budget do
-  local values = redis.call('LRANGE', LOG, last - 31, last)
+  local values = call('LRANGE', LOG, last - 31, last)
   for n = #values, 1, -1 do
     sum = sum + tonumber(string.match(values[n], '^%[(%d+)'))
   end
@@ -26,4 +26,4 @@ for n = #pieces, 1, -1 do
     records[#records + 1] = value
   end
 end
-return { fields, redis.call('LRANGE', PIN, 0, -1), records, complete and 1 or 0, clock }
+return { fields, call('LRANGE', PIN, 0, -1), records, complete and 1 or 0, clock }

@@ -1,0 +1,116 @@
+"""A carrier that stops asking a server that does not answer."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from redis.asyncio.connection import ConnectionPool
+
+from holdfast.breaker import PROBE, Breaker, Breakers
+from holdfast.errors import AccessDenied, HoldfastError, StoreUnavailable
+from holdfast.store.redis.carrier import Broken, Command, PoolCarrier, Reply
+
+_SILENCE = 0.9  # seconds after which a caller that gave up says something of the server
+
+
+class BreakingCarrier(PoolCarrier):
+    """A carrier over a redis-py connection pool, with a breaker.
+
+    Before the first command after a pause the server is asked with a PING: no caller's write is put in
+    doubt only to find out whether the server is back.
+
+    Args:
+        pool: of the library's own client or of a caller's.
+        owned: close the pool with the carrier.
+        timeout: seconds for one exchange.
+        breakers: where the server's breaker is kept while the carrier is in use.
+    """
+
+    def __init__(
+        self, pool: ConnectionPool, *, owned: bool, timeout: float = 5.0, breakers: Breakers
+    ) -> None:
+        super().__init__(pool, owned=owned, timeout=timeout)
+        self._breakers = breakers
+        self._breaker: Breaker = breakers.add(_name(pool))
+
+    async def exchange(self, commands: Sequence[Command], *, near: bytes = b"") -> list[Reply]:
+        """Send commands and return their replies; see `Carrier`."""
+        if self._breaker.admit():
+            await self._probe()
+        asked = time.monotonic()
+        try:
+            replies = await super().exchange(commands, near=near)
+        except HoldfastError as error:
+            self._note(error)
+            raise
+        except asyncio.CancelledError:
+            # Callers with little patience of their own must not keep a silent server unknown. One that
+            # waits for replicas is silent as long as it was told to be.
+            if time.monotonic() - asked > _SILENCE and commands[-1][0] != b"WAIT":
+                self._breaker.failed("a call got no answer until it was cancelled")
+            raise
+        self._breaker.succeeded()
+        return replies
+
+    async def block(self, command: Command, seconds: float) -> Reply | None:
+        """Send a command that blocks; see `Carrier`."""
+        if self._breaker.admit():
+            await self._probe()
+        try:
+            reply = await super().block(command, seconds)
+        except HoldfastError as error:
+            self._note(error)
+            raise
+        if reply is not None:  # None may also mean that there was no connection to ask on
+            self._breaker.succeeded()
+        return reply
+
+    async def retire(self) -> None:
+        """Close what is idle; see `PoolCarrier.retire`."""
+        self._breakers.remove(self._breaker)
+        await super().retire()
+
+    async def aclose(self) -> None:
+        """Close the pool if it is the carrier's own."""
+        self._breakers.remove(self._breaker)
+        await super().aclose()
+
+    def _note(self, error: HoldfastError) -> None:
+        if isinstance(error, (Broken, StoreUnavailable)):
+            self._breaker.failed(error.message)
+        elif isinstance(error, AccessDenied):
+            self._breaker.succeeded()  # it answered
+
+    async def _probe(self) -> None:
+        """Ask the server whether it is there.
+
+        Raises:
+            StoreUnavailable: it is not. What the caller has to send was not sent.
+            AccessDenied: it is, and refuses the credentials.
+        """
+        asked = time.monotonic()
+        try:
+            async with asyncio.timeout(PROBE):
+                await super().exchange([(b"PING",)])
+        except (Broken, StoreUnavailable) as error:
+            raise self._breaker.still_away(error.message) from error
+        except TimeoutError as error:
+            raise self._breaker.still_away("it did not answer a PING in time") from error
+        except AccessDenied:
+            self._breaker.succeeded()
+            raise
+        except BaseException:
+            if time.monotonic() - asked > _SILENCE:
+                self._breaker.still_away("it did not answer a PING until the call was cancelled")
+            else:
+                self._breaker.left()
+            raise
+        self._breaker.succeeded()
+
+
+def _name(pool: ConnectionPool) -> str:
+    """Return which server a pool connects to: its address, without anything that tells who we are."""
+    given = pool.connection_kwargs
+    if "path" in given:
+        return str(given["path"])
+    return f"{given.get('host', 'localhost')}:{given.get('port', 6379)}"

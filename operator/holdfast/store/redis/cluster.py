@@ -1,0 +1,253 @@
+"""A carrier for a Cluster: to the node that has the key, and on to where that node points.
+
+redis-py's RedisCluster is not used: it repeats a command after a broken connection as often as after a
+redirection, and cannot be told to do the one without the other. What is needed of it is little: a map
+from slots to nodes, and following MOVED and ASK, which both say that nothing was done.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, cast
+
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
+from redis.exceptions import AskError, MovedError, ResponseError
+
+from holdfast.breaker import all_away
+from holdfast.errors import AccessDenied, ConfigurationError, HoldfastError, StoreUnavailable
+from holdfast.store.addresses import Node
+from holdfast.store.redis.carrier import Broken, Command, PoolCarrier, Reply, key_of
+from holdfast.store.redis.replies import raise_for, text
+
+_REDIRECTIONS = 5
+_PAUSE = 0.05  # seconds between two looks at the map
+_LOOK = 1.0  # seconds that one node may take to show it
+
+
+class _Redirection(NamedTuple):
+    """Where some of the commands should have gone: their positions, and whether to ask there only now."""
+
+    node: Node
+    positions: list[int]
+    asking: bool
+
+
+class ClusterCarrier:
+    """A carrier over the primaries of a Cluster, each with connections of its own.
+
+    Args:
+        nodes: some of them, host and port; the others are learned from these.
+        connect: makes the carrier of one node.
+    """
+
+    def __init__(self, nodes: Sequence[Node], connect: Callable[[Node], PoolCarrier]) -> None:
+        self._seeds = tuple(nodes)
+        self._connect = connect
+        self._carriers: dict[Node, PoolCarrier] = {}
+        self._owners: list[Node | None] = []
+        self._stale = True
+        self._looked = float("-inf")
+        self._witness: Node | None = None
+        self._looking = asyncio.Lock()
+
+    async def exchange(self, commands: Sequence[Command], *, near: bytes = b"") -> list[Reply]:
+        """Send commands and return their replies; see `Carrier`."""
+        await self._look()
+        parts = self._parts(commands, near)
+        if len(parts) == 1:
+            return await self._follow(parts[0][0], commands)
+        replies: list[Reply] = [None] * len(commands)
+        for node, positions in parts:
+            try:
+                some = await self._follow(node, [commands[at] for at in positions])
+            except (Broken, StoreUnavailable) as error:
+                some = [error] * len(positions)
+            for at, reply in zip(positions, some, strict=True):
+                replies[at] = reply
+        return replies
+
+    async def block(self, command: Command, seconds: float) -> Reply | None:
+        """Send a command that blocks; see `Carrier`.
+
+        Returns early where the key moves: whoever waits asks again, and that call is redirected.
+        """
+        await self._look()
+        node = self._owner(key_of(command))
+        try:
+            return await self._carrier(node).block(command, seconds)
+        except (Broken, StoreUnavailable):
+            self._stale = True
+            raise
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        while self._carriers:
+            _, carrier = self._carriers.popitem()
+            await carrier.aclose()
+
+    def _parts(self, commands: Sequence[Command], near: bytes) -> list[tuple[Node, list[int]]]:
+        """Sort commands by node, in the order of their first one; those without a key go with others."""
+        if commands[0][0] == b"MULTI":
+            near = next(filter(None, map(key_of, commands)), near)
+        parts: dict[Node, list[int]] = {}
+        loose: list[int] = []
+        node: Node | None = self._owner(near) if near else None
+        for at, command in enumerate(commands):
+            key = None if near else key_of(command)
+            if key is not None:
+                node = self._owner(key)
+            if node is None:
+                loose.append(at)
+            else:
+                parts.setdefault(node, []).append(at)
+        if loose:
+            first = next(iter(parts), None) or self._owner(None)
+            parts[first] = loose + parts.get(first, [])
+        return list(parts.items())
+
+    async def _follow(self, node: Node, commands: Sequence[Command]) -> list[Reply]:
+        """Send commands to a node, and those that it sends on to where it says."""
+        replies = await self._talk(node, commands)
+        for _ in range(_REDIRECTIONS):
+            redirection = _redirection(node, commands, replies)
+            if redirection is None:
+                return replies
+            if not redirection.asking:
+                self._moved(node, replies)
+            some = [commands[at] for at in redirection.positions]
+            if redirection.asking:
+                again = await self._ask(redirection.node, some)
+            else:
+                again = await self._talk(redirection.node, some)
+                node = redirection.node
+            for at, reply in zip(redirection.positions, again, strict=True):
+                replies[at] = reply
+        raise StoreUnavailable("the nodes of the Cluster send the call to each other: slots move")
+
+    async def _ask(self, node: Node, commands: Sequence[Command]) -> list[Reply]:
+        """Send commands to the node that is about to get their slot, which has to be told each time."""
+        if commands[0][0] == b"MULTI":  # where once is enough
+            return (await self._talk(node, [(b"ASKING",), *commands]))[1:]
+        told: list[Command] = []
+        for command in commands:
+            told += [(b"ASKING",), command]
+        return (await self._talk(node, told))[1::2]
+
+    async def _talk(self, node: Node, commands: Sequence[Command]) -> list[Reply]:
+        try:
+            return await self._carrier(node).exchange(commands)
+        except (Broken, StoreUnavailable):
+            self._stale = True
+            raise
+
+    def _carrier(self, node: Node) -> PoolCarrier:
+        carrier = self._carriers.get(node)
+        if carrier is None:
+            carrier = self._carriers[node] = self._connect(node)
+        return carrier
+
+    def _owner(self, key: bytes | None) -> Node:
+        owner = self._owners[key_slot(key)] if key is not None else None
+        return owner or random.choice(self._known())  # noqa: S311 - any will do
+
+    def _known(self) -> list[Node]:
+        return list({owner for owner in self._owners if owner is not None}) or list(self._seeds)
+
+    def _moved(self, node: Node, replies: Sequence[Reply]) -> None:
+        """Believe a node about slots, and look at the whole map with the next call."""
+        for reply in replies:
+            if isinstance(reply, MovedError):
+                self._owners[reply.slot_id] = self._witness = _target(reply, node)
+        self._stale = True
+
+    async def _look(self) -> None:
+        """Learn which node has which slots, unless that is known.
+
+        Raises:
+            StoreUnavailable: no node says.
+            AccessDenied: none may be asked with these credentials.
+            ConfigurationError: they are no Cluster.
+        """
+        if self._owners and (not self._stale or time.monotonic() - self._looked < _PAUSE):
+            return
+        async with self._looking:
+            if self._owners and not self._stale:
+                return  # somebody else looked meanwhile
+            failure: HoldfastError = StoreUnavailable("no node of the Cluster can be reached")
+            failures: list[BaseException] = []
+            for node in self._to_ask():
+                self._stale = False  # again true by what others find out while we ask
+                try:
+                    async with asyncio.timeout(_LOOK):
+                        [reply] = await self._carrier(node).exchange([(b"CLUSTER", b"SLOTS")])
+                    owners = _owners(reply, node)
+                except BaseException as error:
+                    self._stale = True
+                    failures.append(error)
+                    if isinstance(error, AccessDenied):
+                        failure = error
+                    elif not isinstance(error, (Broken, StoreUnavailable, TimeoutError)):
+                        raise
+                    continue
+                self._looked = time.monotonic()
+                await self._adopt(owners)
+                return
+            raise all_away(failures) or failure
+
+    def _to_ask(self) -> Iterator[Node]:
+        """The nodes that may know, each once: best first who told us that something changed."""
+        known = self._known()
+        random.shuffle(known)
+        witness = [self._witness] if self._witness else []
+        self._witness = None
+        return iter(dict.fromkeys([*witness, *known, *self._seeds]))
+
+    async def _adopt(self, owners: list[Node | None]) -> None:
+        self._owners = owners
+        gone = self._carriers.keys() - set(owners) - set(self._seeds)
+        for node in gone:
+            await self._carriers.pop(node).retire()
+
+
+def _owners(reply: Reply, asked: Node) -> list[Node | None]:
+    """Read the reply of CLUSTER SLOTS: the primary of each slot."""
+    if isinstance(reply, ResponseError) and "cluster support disabled" in str(reply):
+        raise ConfigurationError(
+            "the server is no node of a Cluster: write its address as redis://"
+        ) from reply
+    if isinstance(reply, Exception):
+        raise_for(reply)
+    owners: list[Node | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
+    for first, last, primary, *_ in cast("list[list[Any]]", reply):
+        host = text(primary[0])
+        # A node that does not know its own name is where it was asked.
+        node = (host if host not in ("", "?") else asked[0], int(primary[1]))
+        owners[first : last + 1] = [node] * (last + 1 - first)
+    return owners
+
+
+def _redirection(
+    node: Node, commands: Sequence[Command], replies: Sequence[Reply]
+) -> _Redirection | None:
+    """Find what a node sent elsewhere, all to one place; what has no key goes along with it."""
+    error = next((reply for reply in replies if isinstance(reply, AskError)), None)
+    if error is None:
+        return None
+    target = _target(error, node)
+    asking = not isinstance(error, MovedError)
+    if commands[0][0] == b"MULTI":  # as a whole, since nothing of it was done
+        return _Redirection(target, list(range(len(commands))), asking)
+    positions = [
+        at
+        for at, (command, reply) in enumerate(zip(commands, replies, strict=True))
+        if key_of(command) is None
+        or (type(reply) is type(error) and _target(reply, node) == target)
+    ]
+    return _Redirection(target, positions, asking)
+
+
+def _target(error: AskError, node: Node) -> Node:
+    """Where a node sends us; without a host it means its own."""
+    host = cast("str", error.host)  # pyright: ignore[reportUnknownMemberType]
+    return (host or node[0], error.port)

@@ -1,0 +1,101 @@
+"""Connection pools: retries off, and TLS that checks who answers."""
+
+import ssl
+from collections.abc import Callable
+from typing import Any, Self
+
+from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import (
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from holdfast.store.addresses import Login, Node, Tls
+
+CONNECTIONS = 128
+"""Connections to one server: more than its carrier uses at a time."""
+
+
+def make_pool(
+    place: Node | str,
+    *,
+    login: Login,
+    tls: Tls | None,
+    timeout: float,
+    database: int = 0,
+    connections: int = CONNECTIONS,
+    on_connect: Callable[..., Any] | None = None,
+) -> ConnectionPool:
+    """Make a pool of connections that repeats nothing by itself. No I/O yet.
+
+    Args:
+        place: host and port, or the path of a Unix socket.
+        login: who we are.
+        tls: how the server is checked; None: no TLS.
+        timeout: seconds for a connection.
+        database: its number.
+        connections: how many at most.
+        on_connect: prepares a new connection instead of redis-py's own `on_connect`.
+    """
+    if isinstance(place, str):
+        where: dict[str, Any] = {"path": place, "connection_class": UnixDomainSocketConnection}
+    else:
+        where = {"host": place[0], "port": place[1], "connection_class": Connection}
+        if tls is not None:
+            where |= {"connection_class": TlsConnection, "tls": tls}
+    return ConnectionPool(
+        **where,
+        username=login.username,
+        password=login.password,
+        db=database,
+        retry=Retry(NoBackoff(), 0),
+        retry_on_error=[],
+        socket_connect_timeout=timeout,
+        socket_timeout=None,
+        max_connections=connections,
+        redis_connect_func=on_connect,
+    )
+
+
+class TlsConnection(SSLConnection):
+    """A connection with TLS as `Tls` says. A new one reads the files again: they are renewed."""
+
+    def __init__(self, *, tls: Tls, **arguments: Any) -> None:
+        super().__init__(**arguments)  # pyright: ignore[reportUnknownMemberType]
+        self._tls = tls
+
+    async def connect(self) -> None:
+        """Read the files and connect."""
+        if not self.is_connected:
+            try:
+                self.ssl_context.context = _Context.make(self._tls)
+            except OSError as error:
+                raise ssl.SSLError("a file for TLS cannot be used") from error
+        await super().connect()
+
+
+class _Context(ssl.SSLContext):
+    """A context that checks for one given name, whatever the host is."""
+
+    server_name: str | None = None
+
+    @classmethod
+    def make(cls, tls: Tls) -> Self:
+        context = cls(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.server_name = tls.server_name
+        if tls.ca is None:
+            context.load_default_certs()
+        else:
+            context.load_verify_locations(cafile=tls.ca)
+        if tls.cert is not None:
+            context.load_cert_chain(tls.cert, tls.key)
+        return context
+
+    def wrap_bio(self, *arguments: Any, **options: Any) -> ssl.SSLObject:
+        if self.server_name is not None:
+            options["server_hostname"] = self.server_name
+        return super().wrap_bio(*arguments, **options)

@@ -1,0 +1,75 @@
+#!lua
+-- import: add records of an export as they were, to a session that holds nothing or exactly what was imported before.
+-- uses: state, terms, interrupted, caller, records
+-- KEYS  meta log pin ids hist
+-- ARGV  1 terms   2 caller   3 what the session holds as seen by the caller: epoch, version, messages, then last seq and
+--       dropped records of the export, as doubles   4 ids as key:seq   5 calls that wait after this part as
+--       digest:group   6 digests of calls that do not any more, each joined by commas   7.. records as they will be stored
+-- Returns {OK, epoch, version}, {CHANGED} where the session is another one by now, or a refusal as append.
+local epoch, version, count, last, dropped = numbers('<ddddd', ARGV[3])
+local state = load_state(terms.revision)
+local refused = refuse(state, false)
+if refused then
+  return refused
+end
+if epoch ~= state.epoch or version ~= state.version or count ~= state.count or (count > 0 and state.next - 1 ~= last)
+  or call('LLEN', LOG) + call('LLEN', PIN) ~= (state.wipe and 0 or count) and count > 0 then
+  return { 'CHANGED' }
+end
+local log, pin, tokens, bytes, pinned_tokens, safe = {}, {}, 0, 0, 0, {}
+for n = 7, #ARGV do
+  local record = parse_record(ARGV[n])
+  if record.flags % 4 ~= 0 then
+    pin[#pin + 1], pinned_tokens, safe[record.group] = record.value, pinned_tokens + record.tokens, true
+  else
+    log[#log + 1] = record.value
+  end
+  if record.group ~= record.seq then
+    state.joined = 1
+  end
+  tokens, bytes = tokens + record.tokens, bytes + record.bytes
+end
+call('LLEN', HIST)
+call('ZCARD', IDS)
+
+-- Every check has passed.
+local fresh = not state.exists
+if count == 0 then
+  if state.wipe then
+    call('UNLINK', META, IDS)
+  end
+  call('UNLINK', LOG, PIN, HIST)
+  state.next, state.dropped, state.hist, state.epoch = last + 1, dropped, 0, math.max(now_us, state.epoch + 1)
+end
+if fresh then
+  state.created, state.touched = now, now
+end
+if #log > 0 then
+  call('RPUSH', LOG, unpack(log))
+end
+if #pin > 0 then
+  call('RPUSH', PIN, unpack(pin))
+end
+state.tokens, state.count, state.bytes = state.tokens + tokens, state.count + #log + #pin, state.bytes + bytes
+state.pinned, state.pinned_tokens = state.pinned + #pin, state.pinned_tokens + pinned_tokens
+state.version, state.revision = state.version + 1, math.max(state.revision, terms.revision)
+if terms.ids > 0 then
+  for key, seq in string.gmatch(ARGV[4], '(%x+):(%d+)') do
+    state.ids = 1
+    call('ZADD', IDS, format('%d', seq * 1048576), key)
+  end
+  call('ZREMRANGEBYRANK', IDS, 0, -terms.ids - 1)
+end
+refresh(state, terms.ttl, TTL)
+save_state(state)
+for name in string.gmatch(ARGV[6], '%x+') do
+  call('HDEL', META, 'o:' .. name)
+end
+for name, group in string.gmatch(ARGV[5], '(%x+):(%d+)') do
+  call('HSET', META, 'o:' .. name, group .. (safe[tonumber(group)] and 'p' or ''))
+end
+for label in string.gmatch(caller.labels or '', string.rep('%x', 32)) do
+  call('HSET', META, 'b:' .. label, '')
+end
+expire_all(state, true)
+return { 'OK', state.epoch, state.version }

@@ -1,0 +1,149 @@
+"""A carrier for a primary that Sentinel watches: whichever it is at the moment.
+
+redis-py's Sentinel is not used: its connections turn READONLY, which says that nothing was written, into
+a broken connection, after which nobody knows. What is needed of it is one question to the sentinels.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import cast
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ClusterDownError, ReadOnlyError, ResponseError
+
+from holdfast.breaker import all_away
+from holdfast.errors import AccessDenied, HoldfastError, StoreUnavailable
+from holdfast.store.addresses import Node
+from holdfast.store.redis.carrier import Broken, Command, PoolCarrier, Reply
+from holdfast.store.redis.replies import raise_for, text
+
+_QUESTION = 1.0  # seconds that one sentinel may take to answer
+
+
+class SentinelCarrier:
+    """A carrier to the primary that the sentinels name.
+
+    They are asked before the first call, and again when the primary cannot be reached, does not answer,
+    or says that it is none. The connections to it should be made with `require_primary`.
+
+    Args:
+        sentinels: a carrier to each.
+        name: what the sentinels call the primary.
+        connect: makes the carrier of the primary with this host and port.
+    """
+
+    def __init__(
+        self, sentinels: Sequence[PoolCarrier], name: str, connect: Callable[[Node], PoolCarrier]
+    ) -> None:
+        self._sentinels = list(sentinels)
+        self._name = name
+        self._connect = connect
+        self._node: Node | None = None
+        self._carrier: PoolCarrier | None = None
+        self._doubted = True
+        self._asking = asyncio.Lock()
+
+    async def exchange(self, commands: Sequence[Command], *, near: bytes = b"") -> list[Reply]:  # noqa: ARG002 - there is one primary
+        """Send commands and return their replies; see `Carrier`."""
+        carrier = await self._primary()
+        try:
+            replies = await carrier.exchange(commands)
+        except (Broken, StoreUnavailable):
+            self._doubt(carrier)
+            raise
+        if any(isinstance(reply, (ReadOnlyError, ClusterDownError)) for reply in replies):
+            self._doubt(carrier)
+        return replies
+
+    async def block(self, command: Command, seconds: float) -> Reply | None:
+        """Send a command that blocks; see `Carrier`."""
+        carrier = await self._primary()
+        try:
+            return await carrier.block(command, seconds)
+        except (Broken, StoreUnavailable):
+            self._doubt(carrier)
+            raise
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        carriers = [*self._sentinels, *([self._carrier] if self._carrier else [])]
+        self._carrier, self._node, self._doubted = None, None, True
+        for carrier in carriers:
+            await carrier.aclose()
+
+    def _doubt(self, carrier: PoolCarrier) -> None:
+        if carrier is self._carrier:
+            self._doubted = True
+
+    async def _primary(self) -> PoolCarrier:
+        if self._carrier is not None and not self._doubted:
+            return self._carrier
+        async with self._asking:
+            if self._carrier is None or self._doubted:
+                await self._find()
+            assert self._carrier is not None
+            return self._carrier
+
+    async def _find(self) -> None:
+        """Ask one sentinel after the other, the one last that was asked first the last time.
+
+        Raises:
+            StoreUnavailable: none answers, or none knows the name.
+            AccessDenied: they refuse the credentials.
+        """
+        failure: HoldfastError = StoreUnavailable(
+            "no sentinel can be reached: check that they run, and their addresses"
+        )
+        failures: list[Exception] = []
+        for sentinel in list(self._sentinels):
+            self._sentinels.append(self._sentinels.pop(0))
+            try:
+                async with asyncio.timeout(_QUESTION):
+                    node = await self._ask(sentinel)
+            except (Broken, StoreUnavailable, TimeoutError) as error:
+                failures.append(error)
+                continue
+            except AccessDenied as error:
+                failure = error
+                failures.append(error)
+                continue
+            if node is None:
+                failure = StoreUnavailable(
+                    f"the sentinels know no primary of the name {self._name!r}"
+                )
+                failures.append(failure)
+                continue
+            if node != self._node or self._carrier is None:
+                if self._carrier is not None:
+                    await self._carrier.retire()
+                self._node, self._carrier = node, self._connect(node)
+            self._doubted = False
+            return
+        if self._carrier is None:
+            raise all_away(failures) or failure
+        # Nobody knows better. Where it is a primary no longer, a new connection is refused.
+
+    async def _ask(self, sentinel: PoolCarrier) -> Node | None:
+        question = (b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", self._name)
+        [reply] = await sentinel.exchange([question])
+        if isinstance(reply, Exception):
+            raise_for(reply)
+        if reply is None:
+            return None
+        host, port = cast("Sequence[bytes | str]", reply)
+        return text(host), int(port)
+
+
+async def require_primary(connection: AbstractConnection) -> None:
+    """Prepare a new connection as usual, and refuse it where it leads to no primary.
+
+    A sentinel that was cut off may still name the old one, which answers reads with what was.
+    """
+    await connection.on_connect()
+    await connection.send_command("ROLE", check_health=False)
+    try:
+        role = cast("Sequence[bytes | str]", await connection.read_response())
+    except ResponseError:
+        return  # not every user may ask, and a write would be refused anyway
+    if text(role[0]) != "master":
+        raise ReadOnlyError("the server is no primary")
