@@ -13,27 +13,45 @@ from holdfast.errors import (
     CorruptRecord,
     HoldfastError,
     IdempotencyConflict,
+    ImportRefused,
     LeaseLost,
     MemoryNotFound,
     MessageInvalid,
     MessageTooLarge,
+    NotDurable,
     PolicyInvalid,
     PolicyNotFound,
+    QuotaExceeded,
     RecordNotFound,
     ScriptsMissing,
     ServerTooOld,
     SessionBusy,
     SessionKeyError,
     StoreUnavailable,
+    SummaryFailed,
+    TokenCountFailed,
+    TurnInterrupted,
     UnknownKeys,
 )
-from holdfast.values import AppendResult, Health, Lease, Page, Record
+from holdfast.values import (
+    AppendResult,
+    Durability,
+    Health,
+    ImportResult,
+    Lease,
+    Messages,
+    Page,
+    Privacy,
+    Receipt,
+    Record,
+)
 
 if TYPE_CHECKING:
     from holdfast.client import Client, Memory, connect
     from holdfast.log import MessageLog
     from holdfast.policy import Policy
     from holdfast.session import Session
+    from holdfast.tokens import Count, TokenCounter
     from holdfast.turn import Turn
 
 __all__ = [
@@ -46,9 +64,13 @@ __all__ = [
     "Client",
     "ConfigurationError",
     "CorruptRecord",
+    "Count",
+    "Durability",
     "Health",
     "HoldfastError",
     "IdempotencyConflict",
+    "ImportRefused",
+    "ImportResult",
     "Lease",
     "LeaseLost",
     "Memory",
@@ -56,10 +78,15 @@ __all__ = [
     "MessageInvalid",
     "MessageLog",
     "MessageTooLarge",
+    "Messages",
+    "NotDurable",
     "Page",
     "Policy",
     "PolicyInvalid",
     "PolicyNotFound",
+    "Privacy",
+    "QuotaExceeded",
+    "Receipt",
     "Record",
     "RecordNotFound",
     "ScriptsMissing",
@@ -68,7 +95,11 @@ __all__ = [
     "SessionBusy",
     "SessionKeyError",
     "StoreUnavailable",
+    "SummaryFailed",
+    "TokenCountFailed",
+    "TokenCounter",
     "Turn",
+    "TurnInterrupted",
     "UnknownKeys",
     "__version__",
     "connect",
@@ -76,10 +107,12 @@ __all__ = [
 
 _LAZY = {
     "Client": "client",
+    "Count": "tokens",
     "Memory": "client",
     "MessageLog": "log",
     "Policy": "policy",
     "Session": "session",
+    "TokenCounter": "tokens",
     "Turn": "turn",
     "connect": "client",
 }

@@ -1,31 +1,45 @@
 """Where a program begins: a client, its memories, their sessions."""
 
-import asyncio
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 from urllib.parse import parse_qs, urlsplit
 
+from holdfast.background import Background
+from holdfast.breaker import Breaker, Guarded
+from holdfast.copies import Copies
+from holdfast.counting import OwnCounter
+from holdfast.erasure import LabelledErasure
 from holdfast.errors import ConfigurationError, MemoryNotFound, SessionKeyError
-from holdfast.keys import memory_address, session_key, template_key
+from holdfast.fallback import Fallback
+from holdfast.flushing import Flusher
+from holdfast.keys import label_digests, memory_address, session_key, template_key
 from holdfast.messages import Preparer
 from holdfast.place import Place
 from holdfast.policies import PolicyFeed
 from holdfast.policy import Policy, PolicySource, load_policy
 from holdfast.session import Session
-from holdfast.store import MemoryStore
+from holdfast.store import MemoryStore, SessionStore
+from holdfast.store.addresses import OPTIONS
 from holdfast.store.in_memory import InMemoryStore
 from holdfast.store.refusals import unreadable_address
-from holdfast.values import MemoryAddress
+from holdfast.telemetry import Observer, Telemetry
+from holdfast.tokens import TokenCounter
+from holdfast.values import Durability, MemoryAddress, Receipt
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
+    from redis.asyncio.cluster import RedisCluster
+
+    from holdfast.summaries import SummarizerLike
 
 _HOLDER_BYTES = 60
 _DEFAULT_NAMESPACE = "local"
 _DEFAULT_PREFIX = "mem"
+_OPTIONS = ("namespace", "prefix", "replicas", "wait", *OPTIONS)
+_DRAINING = 10.0  # seconds that closing waits for flushes
 _CLOSING = 2.0  # seconds that closing waits for leases that are being given back
 
 
@@ -34,43 +48,75 @@ def connect(
     *,
     namespace: str | None = None,
     policy: PolicySource | None = None,
-    client: "Redis | None" = None,
+    client: "Redis | RedisCluster | None" = None,
+    durability: Durability | None = None,
+    counter: TokenCounter | None = None,
+    summarizer: "SummarizerLike | None" = None,
+    observers: Sequence[Observer] = (),
 ) -> "Client":
     """Make a client. No I/O happens before the first call.
 
     Args:
-        url: `redis://host:port/0?namespace=team-a&prefix=mem`, `unix:///path/of/socket`, or
-            `memory://` for a store in this process. None takes the variable `HOLDFAST_URL`.
+        url: `redis://host:port/0?namespace=team-a&prefix=mem`, `redis+cluster://host:port,host:port`,
+            `redis+sentinel://host:port,host:port/primary`, each with TLS as `rediss` instead of
+            `redis` (options ca, cert, key, server-name), `unix:///path/of/socket`, or `memory://` for
+            a store in this process. None takes the variable `HOLDFAST_URL`.
         namespace: of the memories; instead of the URL's, else `local`.
         policy: what holds where no operator wrote a policy: the path of a MemoryResource manifest, a
             mapping in its form, or a `Policy`.
-        client: your own redis-py client, which is used as it is and never closed.
+        client: your own redis-py client, of a server, of a Cluster, or made by a `Sentinel`; it is
+            never closed. For the last two, connections of our own are made with its settings.
+        durability: how many replicas confirm appends and turns; instead of the URL's
+            `replicas=1&wait=100ms`, else none is asked.
+        counter: your own token counter, for all memories and whatever their policies say. It is asked
+            on a thread of its own, 30 s for each message.
+        summarizer: writes summaries, whatever the policies say: an object with `summarize`, or a
+            function of a `SummaryRequest` that returns the text, `async` or not.
+        observers: are told of calls, counts and levels, such as `holdfast.metrics.PrometheusObserver()`
+            and `holdfast.tracing.OpenTelemetryObserver()`.
 
     Raises:
         ConfigurationError: nothing says where to connect to, or it cannot be used.
         PolicyInvalid: the policy breaks a rule; names file, line, field and reason.
     """
-    if client is not None:
-        from holdfast.store.redis import RedisStore  # noqa: PLC0415 - loads the redis client
-
-        options = _options(url) if url is not None else {}
-        store = RedisStore.from_client(client, prefix=options.get("prefix", _DEFAULT_PREFIX))
-        return Client(store, namespace=namespace or options.get("namespace"), policy=policy)
-    address = url or os.environ.get("HOLDFAST_URL")
-    if not address:
+    address = url or os.environ.get("HOLDFAST_URL") if client is None else url
+    if not address and client is None:
         raise ConfigurationError(
             "nothing says where the memory is: give a url to connect(), such as "
             "'redis://localhost:6379' or 'memory://', or set HOLDFAST_URL. Tried: the argument (not "
             "given), HOLDFAST_URL (not set)"
         )
-    options = _options(address)
-    name = namespace or options.get("namespace")
-    if urlsplit(address).scheme == "memory":
-        return Client(InMemoryStore(), namespace=name, policy=policy)
+    options = _options(address) if address else {}
+    return Client(
+        _store(address, options, client, durability=durability, observers=observers),
+        namespace=namespace or options.get("namespace"),
+        policy=policy,
+        counter=counter,
+        summarizer=summarizer,
+        observers=observers,
+    )
+
+
+def _store(
+    address: str | None,
+    options: Mapping[str, str],
+    client: "Redis | RedisCluster | None",
+    *,
+    durability: Durability | None,
+    observers: Sequence[Observer],
+) -> MemoryStore:
+    if client is None and address is not None and urlsplit(address).scheme == "memory":
+        return InMemoryStore()
     from holdfast.store.redis import RedisStore  # noqa: PLC0415 - loads the redis client
 
-    store = RedisStore.from_url(address, prefix=options.get("prefix", _DEFAULT_PREFIX))
-    return Client(store, namespace=name, policy=policy)
+    prefix = options.get("prefix", _DEFAULT_PREFIX)
+    confirmed = durability or _durability(options)
+    if client is not None:
+        return RedisStore.from_client(
+            client, prefix=prefix, durability=confirmed, observers=observers
+        )
+    assert address is not None
+    return RedisStore.from_url(address, prefix=prefix, durability=confirmed, observers=observers)
 
 
 def _options(url: str) -> dict[str, str]:
@@ -81,12 +127,22 @@ def _options(url: str) -> dict[str, str]:
     if "@" in address.query or address.fragment:
         raise unreadable_address()  # it cuts a password in two: show neither half
     parts = parse_qs(address.query, keep_blank_values=True)
-    unknown = sorted(parts.keys() - {"namespace", "prefix"})
+    unknown = sorted(parts.keys() - set(_OPTIONS))
     if unknown:
         raise ConfigurationError(
-            f"the url has the unknown option {unknown[0]!r}; there are namespace and prefix"
+            f"the url has the unknown option {unknown[0]!r}; there are {', '.join(_OPTIONS)}"
         )
     return {name: values[-1] for name, values in parts.items()}
+
+
+def _durability(options: Mapping[str, str]) -> Durability | None:
+    if "replicas" not in options:
+        return None
+    replicas = options["replicas"]
+    return Durability(
+        replicas=int(replicas) if replicas.isascii() and replicas.isdigit() else -1,
+        timeout=options.get("wait", Durability().timeout),
+    )
 
 
 class Client:
@@ -97,6 +153,8 @@ class Client:
         namespace: of the memories.
         policy: what holds where no operator wrote a policy. A manifest with a name is for the memory
             of that name; a bare spec for any.
+        counter: counts tokens, whatever a policy says.
+        observers: are told of calls, counts and levels. Of repetitions a `RedisStore` tells its own.
     """
 
     def __init__(
@@ -105,16 +163,29 @@ class Client:
         *,
         namespace: str | None = None,
         policy: PolicySource | None = None,
+        counter: TokenCounter | None = None,
+        summarizer: "SummarizerLike | None" = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
         self._store = store
+        self._observers = tuple(observers)
         self._namespace = namespace or _DEFAULT_NAMESPACE
         self._policy_name: str | None = None
         self._policy: Policy | None = None
         if policy is not None:
             self._policy_name, self._policy = load_policy(policy)
+        self._counter = OwnCounter(counter) if counter is not None else None
         self._policies: dict[MemoryAddress, PolicyFeed] = {}
         self._memories: dict[tuple[MemoryAddress, str | None], Memory] = {}
-        self._background: set[asyncio.Task[Any]] = set()
+        self._background = Background()
+        self._flusher = Flusher(summarizer)
+        self._copies = Copies()
+        self._fallbacks: dict[MemoryAddress, Fallback] = {}
+
+    @property
+    def breakers(self) -> Sequence[Breaker]:
+        """What is known of the servers: one for each that this client talks to, none without servers."""
+        return self._store.breakers if isinstance(self._store, Guarded) else ()
 
     def memory(self, name: str | None = None, *, format: str | None = None) -> "Memory":
         """Return a memory by its name. No I/O.
@@ -136,20 +207,35 @@ class Client:
         address = memory_address(self._namespace, name)
         memory = self._memories.get((address, format))
         if memory is None:
-            feed = self._policies.get(address) or PolicyFeed(self._store, address, self._policy)
-            memory = Memory(self._store, address, feed, format, self._background)
+            feed = self._policies.get(address) or PolicyFeed(
+                self._store,
+                address,
+                self._policy,
+                counter=self._counter,
+                telemetry=Telemetry(self._observers, address),
+            )
+            memory = Memory(
+                self._store,
+                address,
+                feed,
+                format,
+                background=self._background,
+                flusher=self._flusher,
+                fallback=self._fallbacks.setdefault(address, Fallback(address, feed, self._copies)),
+            )
             self._policies[address], self._memories[address, format] = feed, memory
         return memory
 
     async def aclose(self) -> None:
-        """Finish what runs in the background, and close the connections that are the library's own."""
+        """End turns that are still open, finish what runs, and close the library's own connections.
+
+        A flush that runs has ten seconds to end; one that is cut off then has changed nothing.
+        """
+        await self._flusher.aclose(_DRAINING)
         for feed in self._policies.values():
             await feed.aclose()
-        if self._background:
-            _, late = await asyncio.wait(self._background, timeout=_CLOSING)
-            for task in late:
-                task.cancel()  # it would open connections again that nobody closes
-            await asyncio.gather(*late, return_exceptions=True)
+        await self._background.aclose(_CLOSING)
+        self._copies.clear()
         await self._store.aclose()
 
     async def __aenter__(self) -> Self:
@@ -175,8 +261,13 @@ class Memory:
         address: MemoryAddress,
         policies: PolicyFeed,
         format: str | None,
-        background: set[asyncio.Task[Any]],
+        *,
+        background: Background,
+        flusher: Flusher,
+        fallback: Fallback,
     ) -> None:
+        self._flusher = flusher
+        self._fallback = fallback
         self.address = address
         self.policies = policies
         self.format = format
@@ -185,15 +276,47 @@ class Memory:
         self._preparer = Preparer(format)
         self._holder = f"{socket.gethostname()}:{os.getpid()}"[-_HOLDER_BYTES:]
 
-    def session(self, id: str | None = None, /, **fields: str) -> Session:
+    async def erase(
+        self, *, labels: Mapping[str, str], dry_run: bool = False, force: bool = False
+    ) -> Receipt:
+        """Erase all sessions that carry all these labels; see `Session.erase`.
+
+        Looks a second time for what began meanwhile. A label is known for twice the policy's longest idle
+        time and a day after the last write that noted it: a session that was only read since is not
+        found by it.
+
+        Args:
+            labels: 1..16 of those given to `session`, or fields of the key template.
+            dry_run: say what would go, and remove nothing.
+            force: even sessions in which somebody holds a turn that the policy enforces.
+
+        Raises:
+            ConfigurationError: these are no labels.
+            SessionBusy: somebody holds such a turn; all others are erased.
+            PolicyNotFound, StoreUnavailable, AccessDenied: call again for the rest.
+        """
+        erasure = LabelledErasure(self._store, self.address, self.policies, self._fallback)
+        return await erasure.run(labels, dry_run=dry_run, force=force)
+
+    def session(
+        self,
+        id: str | None = None,
+        /,
+        *,
+        labels: Mapping[str, str] | None = None,
+        **fields: str,
+    ) -> Session:
         """Return a session, by its id or by the fields of the key template. No I/O.
 
         Args:
             id: 1..512 bytes of UTF-8, for a memory without a key template.
+            labels: noted with what is written, for `erase(labels=...)`; at most 16, fields included,
+                which are labels by themselves.
             fields: exactly the template's fields, each 1..512 bytes of UTF-8.
 
         Raises:
             SessionKeyError: empty, too long, or not what the template takes.
+            ConfigurationError: the labels cannot be.
         """
 
         def key_of(template: str | None) -> str:
@@ -204,12 +327,21 @@ class Memory:
         except SessionKeyError as error:
             error.memory = str(self.address)
             raise
+        digests = label_digests(fields, labels)
+
+        def open_(key: str) -> SessionStore:
+            if not digests:
+                return self._store.session(self.address, key)
+            return self._store.session(self.address, key, digests)
+
         place = Place(
             self.address,
             self.policies,
             self._preparer,
             key_of=key_of,
-            open=lambda key: self._store.session(self.address, key),
+            open=open_,
+            flusher=self._flusher,
+            fallback=self._fallback,
         )
         return Session(place, holder=self._holder, background=self._background)
 

@@ -9,23 +9,29 @@ HoldfastError
 ├── PolicyNotFound (LookupError)         no policy in Redis and none given, or the memory is being deleted
 ├── RecordNotFound (LookupError)         no record with that sequence number
 ├── AccessDenied (PermissionError)       the credentials do not allow the call
+├── TokenCountFailed                     the counter given to `connect()` raised, hung or gave no count
 ├── MessageTooLarge                      one message over `maxMessageSize` or over the whole budget
 ├── BudgetExceeded                       the call does not fit beside what may not be evicted
+├── QuotaExceeded                        all sessions of the memory together hold what they may
 ├── BudgetTooSmall                       `read(max_tokens=)` below what must be returned
+├── ImportRefused (ValueError)           lines that are no export, or a session that holds something else
 ├── IdempotencyConflict                  a known id with another content
 ├── SessionBusy (TimeoutError)           somebody else holds the turn
 ├── LeaseLost                            the turn is over; this call wrote nothing
+│   └── TurnInterrupted                  somebody else took it, as the policy says
 ├── AcknowledgedLost                     the server no longer has what it acknowledged
+├── NotDurable                           written, but not confirmed by as many replicas as asked for
 ├── AmbiguousWrite (ConnectionError)     the connection broke: written or not, nobody knows
 ├── ScriptsMissing                       the server lacks our scripts and we may not load them
 ├── ServerTooOld                         Redis below 7.0, Valkey below 7.2
 ├── CorruptRecord                        a stored record that is not ours
 ├── UnknownKeys                          a key of ours holds another type or a newer layout
+├── SummaryFailed                        a summariser gave no summary that could be used
 └── StoreUnavailable (ConnectionError)   no answer in time
 
 Each has a stable `code`, says whether a plain retry may help (`retryable`), and names the memory and
-the session, never content or secrets. Except for `AmbiguousWrite` and `AcknowledgedLost`, an error from
-a write means that nothing was written.
+the session, never content or secrets. Except for `AmbiguousWrite`, `NotDurable` and
+`AcknowledgedLost`, an error from a write means that nothing was written.
 """
 
 from typing import ClassVar
@@ -139,6 +145,15 @@ class AccessDenied(HoldfastError, PermissionError):
     code = "AccessDenied"
 
 
+class TokenCountFailed(HoldfastError):
+    """The program's own token counter raised, gave no count, or did not answer; nothing was sent.
+
+    What it raised is the `__cause__`, in its own words: those may show content.
+    """
+
+    code = "TokenCountFailed"
+
+
 class MessageTooLarge(HoldfastError):
     """One message is over `limits.maxMessageSize`, or alone over the whole budget."""
 
@@ -149,6 +164,36 @@ class BudgetExceeded(HoldfastError):
     """The call does not fit: what may not be evicted leaves no room, or the buffer is full."""
 
     code = "BudgetExceeded"
+
+
+class QuotaExceeded(HoldfastError):
+    """All sessions of the memory together hold what its policy allows; nothing was written.
+
+    Reading, clearing and popping go on. Repeating helps once sessions have expired or were cleared.
+
+    Args:
+        quota: `sessions`, `bytes` or `tokens`.
+        used: how much of it is used, as far as this client knows.
+        hard: the policy's bound.
+    """
+
+    code = "QuotaExceeded"
+    retryable = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        quota: str,
+        used: int,
+        hard: int,
+        memory: str | None = None,
+        session: str | None = None,
+    ) -> None:
+        super().__init__(message, memory=memory, session=session)
+        self.quota = quota
+        self.used = used
+        self.hard = hard
 
 
 class BudgetTooSmall(HoldfastError):
@@ -165,6 +210,30 @@ class BudgetTooSmall(HoldfastError):
     ) -> None:
         super().__init__(message, memory=memory, session=session)
         self.needed = needed
+
+
+class ImportRefused(HoldfastError, ValueError):
+    """The lines are no export, or the session holds something else than their beginning.
+
+    Nothing of the part that was refused is written; parts before it stay, and the import may go on.
+
+    Args:
+        message: what is wrong.
+        line: 1-based number of the line it is about; 0 for none.
+    """
+
+    code = "ImportRefused"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        line: int = 0,
+        memory: str | None = None,
+        session: str | None = None,
+    ) -> None:
+        super().__init__(message, memory=memory, session=session)
+        self.line = line
 
 
 class IdempotencyConflict(HoldfastError):
@@ -207,6 +276,15 @@ class LeaseLost(HoldfastError):
     code = "LeaseLost"
 
 
+class TurnInterrupted(LeaseLost):
+    """Somebody else took the turn (`locking.onBusy: Interrupt`); this call wrote nothing.
+
+    What the turn wrote before stays. A tool call that it left without a result is hidden from readers.
+    """
+
+    code = "TurnInterrupted"
+
+
 class AcknowledgedLost(HoldfastError):
     """The server lost appends that it had acknowledged, as in a failover.
 
@@ -229,6 +307,24 @@ class AcknowledgedLost(HoldfastError):
         super().__init__(message, memory=memory, session=session)
         self.first = first
         self.last = last
+
+
+class NotDurable(HoldfastError):
+    """The append is written, but too few replicas confirmed it in time, and it was to be strict.
+
+    Repeat it with the same `id` to ask again; without an id it would be stored twice.
+
+    Args:
+        seq: sequence number of the first record.
+    """
+
+    code = "NotDurable"
+
+    def __init__(
+        self, message: str, *, seq: int, memory: str | None = None, session: str | None = None
+    ) -> None:
+        super().__init__(message, memory=memory, session=session)
+        self.seq = seq
 
 
 class AmbiguousWrite(HoldfastError, ConnectionError):
@@ -265,8 +361,31 @@ class UnknownKeys(HoldfastError):
     code = "UnknownKeys"
 
 
+class SummaryFailed(HoldfastError):
+    """A summariser failed, took too long, or wrote nothing that could be used. Nothing was replaced."""
+
+    code = "SummaryFailed"
+    retryable = True
+
+
 class StoreUnavailable(HoldfastError, ConnectionError):
-    """The store did not answer, or answered that it cannot serve now. Nothing was written."""
+    """The store did not answer, or answered that it cannot serve now. Nothing was written.
+
+    Args:
+        retry_after: seconds for which the library knows the server to be away, and does not ask it;
+            None: every call asks.
+    """
 
     code = "StoreUnavailable"
     retryable = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        memory: str | None = None,
+        session: str | None = None,
+    ) -> None:
+        super().__init__(message, memory=memory, session=session)
+        self.retry_after = retry_after

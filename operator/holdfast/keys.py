@@ -4,6 +4,7 @@ A session's key is percent-encoded, so that it can hold none of `{ } * ? [ ]` an
 ours: neither a pattern match nor another tenant's prefix can be smuggled in.
 """
 
+import hashlib
 import re
 from collections.abc import Mapping
 
@@ -11,7 +12,9 @@ from holdfast.errors import ConfigurationError, SessionKeyError
 from holdfast.values import MemoryAddress
 
 MAX_KEY_BYTES = 512
+MAX_LABELS = 16  # of one session
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.")
+_KEY = re.compile(r"[-A-Za-z0-9_.:%]+")
 _FIELD = re.compile(r"\{([a-z_][a-z0-9_]{0,30})\}")
 _NAME = re.compile(r"[a-z0-9]([-.a-z0-9]{0,61}[a-z0-9])?")
 _PREFIX = re.compile(r"[a-z0-9]([-a-z0-9]{0,14}[a-z0-9])?")
@@ -41,6 +44,11 @@ def session_key(session_id: str) -> str:
         SessionKeyError: empty, too long, or not Unicode.
     """
     return _encode(session_id, _PLAIN | {ord(":")})
+
+
+def is_session_key(key: str) -> bool:
+    """Whether a session may have this encoded key."""
+    return _KEY.fullmatch(key) is not None
 
 
 def template_fields(template: str) -> tuple[str, ...]:
@@ -75,6 +83,42 @@ def template_key(template: str, fields: Mapping[str, str]) -> str:
             raise SessionKeyError(f"field {match[1]!r}: {error.message}") from None
 
     return _FIELD.sub(value, template)
+
+
+def label_digest(name: str, value: str) -> str:
+    """Return the name of a label's index: 32 hexadecimal digits. Distinct labels give distinct ones.
+
+    Args:
+        name: 1..512 bytes of UTF-8.
+        value: 1..512 bytes of UTF-8.
+
+    Raises:
+        ConfigurationError: one of them is something else.
+    """
+    try:
+        text = f"{_encode(name, _PLAIN)}={_encode(value, _PLAIN)}"
+    except (SessionKeyError, AttributeError):
+        raise ConfigurationError(
+            "the name and the value of a label are texts of 1 to 512 bytes of UTF-8"
+        ) from None
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def label_digests(*given: Mapping[str, str] | None) -> tuple[str, ...]:
+    """Return the names of the indexes of labels, in order; see `label_digest`.
+
+    Raises:
+        ConfigurationError: they are no labels, or more than 16.
+    """
+    labels: set[tuple[str, str]] = set()
+    for one in given:
+        try:
+            labels |= set((one or {}).items())
+        except (AttributeError, TypeError):
+            raise ConfigurationError("labels is a mapping of names to values") from None
+    if len(labels) > MAX_LABELS:
+        raise ConfigurationError(f"a session has at most {MAX_LABELS} labels")
+    return tuple(sorted(label_digest(name, value) for name, value in labels))
 
 
 def memory_address(namespace: str, name: str) -> MemoryAddress:

@@ -4,16 +4,19 @@ import asyncio
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import accumulate
-from typing import cast
+from typing import NamedTuple, cast
 
 import msgspec
 
-from holdfast.errors import BudgetExceeded, MessageInvalid, MessageTooLarge
+from holdfast.counting import OwnCounter
+from holdfast.errors import BudgetExceeded, ConfigurationError, MessageInvalid, MessageTooLarge
 from holdfast.formats import JSON, Facts, read_facts
+from holdfast.policy import Policy
+from holdfast.privacy import Redactor, Screening
 from holdfast.tokens import MESSAGE_OVERHEAD, TokenCounter, count_texts
-from holdfast.values import Batch, Flag, Prepared, Terms
+from holdfast.values import Batch, Flag, Notes, Prepared, Privacy, Terms
 
 MAX_ITEMS = 1000
 MAX_BYTES = 8 * 1024 * 1024
@@ -33,6 +36,11 @@ def call_digest(call_id: str) -> str:
 
 
 _LEAD_DIGEST = hashlib.blake2b(_LEAD.encode(), digest_size=8, person=b"leads").hexdigest()
+
+
+def id_key(id: str) -> str:
+    """Return the digest under which an id is remembered: 32 hexadecimal digits."""
+    return hashlib.blake2b(id.encode(), digest_size=16).hexdigest()
 
 
 def calls_of(facts: Facts) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -117,6 +125,57 @@ def _invalid(error: Exception) -> MessageInvalid:
     )
 
 
+def require_share(policy: Policy, share: str | None) -> None:
+    """Accept no share of the token allocation, or one that the policy names.
+
+    Raises:
+        ConfigurationError: the policy has no share of that name.
+    """
+    if share is None:
+        return
+    allocation = policy.token_allocation
+    names = [] if allocation is None else [each.name for each in allocation.user_defined]
+    if share not in names:
+        have = ", ".join(names) or "none"
+        raise ConfigurationError(
+            f"tokenAllocation.userDefined has no share {share!r}; there is {have}"
+        )
+
+
+class Draft(NamedTuple):
+    """What one call's messages became, ready to be sent.
+
+    Attributes:
+        batch: what may be stored; without records when nothing may.
+        redacted: values or parts of texts that were replaced.
+        withheld: messages whose content is not stored.
+        warnings: sentences about what the caller should know.
+    """
+
+    batch: Batch
+    redacted: int = 0
+    withheld: int = 0
+    warnings: tuple[str, ...] = ()
+
+
+class _Kept(NamedTuple):
+    """One message as it may be stored.
+
+    Attributes:
+        at: its place in the call.
+        body: what is stored.
+        facts: of what is stored.
+        came: of what came, which says what belongs together: no redaction parts a result from its call.
+        places: how many values or parts of texts were replaced.
+    """
+
+    at: int
+    body: bytes
+    facts: Facts
+    came: Facts
+    places: int = 0
+
+
 class Preparer:
     """Prepares the messages of one memory.
 
@@ -125,13 +184,15 @@ class Preparer:
     """
 
     def __init__(self, format: str | None = None) -> None:
-        self._format = format
+        self.format = format
         self._loaded: set[str] = set()
         self.unrecognised = 0
+        self.redacted = 0
+        self.withheld = 0
 
     def facts(self, item: JSON) -> Facts:
         """Read an item's facts in this memory's format."""
-        return read_facts(item, self._format)
+        return read_facts(item, self.format)
 
     async def prepare(
         self,
@@ -144,11 +205,18 @@ class Preparer:
         role: str | None,
         pin: bool,
         group: int | None,
-    ) -> Batch:
-        """Make a batch of one call's messages. CPU only; long texts are counted in a thread.
+        share: str | None = None,
+        redactor: Redactor | None = None,
+        privacy: Privacy | None = None,
+        critical: Collection[str] = (),
+    ) -> Draft:
+        """Make a batch of one call's messages. CPU only; long texts are handled in a thread.
+
+        Redaction comes first: sizes, tokens and everything after are of what may be stored.
 
         Raises:
-            MessageInvalid, MessageTooLarge, BudgetExceeded: before anything is sent.
+            MessageInvalid, MessageTooLarge, BudgetExceeded, TokenCountFailed, ConfigurationError: before
+                anything is sent.
         """
         if id is not None:
             _require_id(id)
@@ -157,40 +225,94 @@ class Preparer:
         if len(items) > MAX_ITEMS:
             raise BudgetExceeded(f"a call takes at most {MAX_ITEMS} messages: split it")
         bodies = [encode_item(item) for item in items]
-        largest = max(map(len, bodies))
-        if largest > max_bytes:
-            raise MessageTooLarge(
-                f"the message has {largest} bytes of JSON, limits.maxMessageSize is {max_bytes}"
-            )
-        if sum(map(len, bodies)) > MAX_BYTES:
-            raise BudgetExceeded(f"a call takes at most {MAX_BYTES} bytes of JSON: split it")
+        if privacy is not None and not privacy.persist:
+            return Draft(Batch(()), withheld=len(items))
+        _require_total(bodies)
+        screening = redactor.screening(privacy) if redactor is not None else None
+        if screening is None:
+            _require_sizes(bodies, max_bytes)
+            draft, kept = Draft(Batch(())), self._unchanged(items, bodies, role)
+        elif sum(map(len, bodies)) > _LOOP_CHARACTERS:
+            draft, kept = await asyncio.to_thread(self._screen, screening, bodies, role)
+        else:
+            draft, kept = self._screen(screening, bodies, role)
+        if screening is not None:
+            _require_sizes([each.body for each in kept], max_bytes)
+        level = privacy.level if privacy is not None else None
         records: list[Prepared] = []
-        for at, (item, body) in enumerate(zip(items, bodies, strict=True)):
-            facts = read_facts(item, self._format, role)
-            tokens, exact = await self._count(facts, counter)
-            opens, closes = calls_of(facts)
-            flags = Flag(0)
-            if facts.role in ("system", "developer"):
-                flags |= Flag.SYSTEM
-            if pin:
-                flags |= Flag.PINNED
-            if not exact:
-                flags |= Flag.INEXACT
-            if not facts.recognised:
-                flags |= Flag.UNRECOGNISED
-                self.unrecognised += 1
-            own_id = id if id is None or len(items) == 1 else f"{id}#{at}"
-            records.append(Prepared(body, tokens, int(flags), group or 0, opens, closes, own_id))
+        for each in kept:
+            tokens, exact = await self.count(each.facts, counter)
+            opens, closes = calls_of(each.came)
+            flags = self._flags(each.came, critical, pin=pin, exact=exact)
+            own_id = id if id is None or len(items) == 1 else f"{id}#{each.at}"
+            noted = share or level or each.places
+            notes = Notes(share, level, each.places) if noted else None
+            records.append(
+                Prepared(each.body, tokens, flags, group or 0, opens, closes, own_id, notes)
+            )
         _require_room(records, terms)
         if id is None:
-            return Batch(tuple(records))
-        key = hashlib.blake2b(id.encode(), digest_size=16).hexdigest()
-        digest = hashlib.blake2b(b"\n".join(bodies), digest_size=4).digest()
-        return Batch(tuple(records), key, int.from_bytes(digest, "big") & 0xFFFFF)
+            return draft._replace(batch=Batch(tuple(records)))
+        key = id_key(id)
+        digest = 0 if draft.redacted or draft.withheld else _digest(bodies)
+        return draft._replace(batch=Batch(tuple(records), key, digest))
 
-    async def _count(self, facts: Facts, counter: TokenCounter) -> tuple[int, bool]:
+    def note(self, draft: Draft) -> None:
+        """Count what was replaced and withheld, once the rest is stored."""
+        self.redacted += draft.redacted
+        self.withheld += draft.withheld
+
+    def _unchanged(
+        self, items: Sequence[JSON], bodies: Sequence[bytes], role: str | None
+    ) -> list[_Kept]:
+        kept: list[_Kept] = []
+        for at, (item, body) in enumerate(zip(items, bodies, strict=True)):
+            facts = read_facts(item, self.format, role)
+            kept.append(_Kept(at, body, facts, facts))
+        return kept
+
+    def _screen(
+        self, screening: Screening, bodies: Sequence[bytes], role: str | None
+    ) -> tuple[Draft, list[_Kept]]:
+        """Take out of the messages what must not be stored."""
+        kept: list[_Kept] = []
+        redacted = withheld = 0
+        for at, body in enumerate(bodies):
+            item = msgspec.json.decode(body)
+            came = read_facts(item, self.format, role)
+            done = screening.screen(item, came)
+            redacted += done.places
+            withheld += done.withheld
+            if not done.stored:
+                continue
+            if done.places or done.withheld:
+                facts = read_facts(done.item, self.format, role)
+                if screening.sensitive and (facts.opens, facts.closes) != (came.opens, came.closes):
+                    raise _parted()
+                kept.append(_Kept(at, msgspec.json.encode(done.item), facts, came, done.places))
+            else:
+                kept.append(_Kept(at, body, came, came))
+        return Draft(Batch(()), redacted, withheld, screening.warnings()), kept
+
+    def _flags(self, facts: Facts, critical: Collection[str], *, pin: bool, exact: bool) -> int:
+        flags = 0
+        if facts.role in ("system", "developer"):
+            flags |= Flag.SYSTEM
+        if pin or facts.kind in critical or facts.role in critical:
+            flags |= Flag.PINNED
+        if not exact:
+            flags |= Flag.INEXACT
+        if not facts.recognised:
+            flags |= Flag.UNRECOGNISED
+            self.unrecognised += 1
+        return int(flags)
+
+    async def count(self, facts: Facts, counter: TokenCounter) -> tuple[int, bool]:
+        """Return the tokens of a message, and whether that is exact."""
         size = sum(map(len, facts.texts))
-        if size > _LOOP_CHARACTERS or counter.name not in self._loaded:
+        if isinstance(counter, OwnCounter):
+            tokens, exact = await counter.count_texts(facts.texts)
+        elif size > _LOOP_CHARACTERS or counter.name not in self._loaded:
             tokens, exact = await asyncio.to_thread(count_texts, counter, facts.texts)
             self._loaded.add(counter.name)
         else:
@@ -205,6 +327,33 @@ def _require_id(id: str) -> None:
         id.encode()
     except UnicodeEncodeError:
         raise MessageInvalid("an id must be valid Unicode text") from None
+
+
+def _digest(bodies: Sequence[bytes]) -> int:
+    """Return 20 bits that tell these bodies from others; never 0, which is for not comparing."""
+    digest = hashlib.blake2b(b"\n".join(bodies), digest_size=4).digest()
+    return int.from_bytes(digest, "big") & 0xFFFFF or 1
+
+
+def _parted() -> ConfigurationError:
+    return ConfigurationError(
+        "sensitive names a field that tells which result belongs to which tool call: name the fields "
+        "beside or below it"
+    )
+
+
+def _require_total(bodies: Sequence[bytes]) -> None:
+    if sum(map(len, bodies)) > MAX_BYTES:
+        raise BudgetExceeded(f"a call takes at most {MAX_BYTES} bytes of JSON: split it")
+
+
+def _require_sizes(bodies: Sequence[bytes], max_bytes: int) -> None:
+    largest = max(map(len, bodies), default=0)
+    if largest > max_bytes:
+        raise MessageTooLarge(
+            f"the message has {largest} bytes of JSON, limits.maxMessageSize is {max_bytes}"
+        )
+    _require_total(bodies)
 
 
 def _require_room(records: Sequence[Prepared], terms: Terms) -> None:

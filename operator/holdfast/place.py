@@ -2,12 +2,34 @@
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from types import TracebackType
+from typing import Protocol, TypeVar
 
-from holdfast.errors import HoldfastError
+from holdfast.copies import Question
+from holdfast.errors import AccessDenied, HoldfastError, PolicyNotFound, StoreUnavailable
+from holdfast.fallback import Ask, Fallback, Form
 from holdfast.messages import Preparer
 from holdfast.policies import Agreement, PolicyFeed
+from holdfast.policy import FailureMode, FlushingStrategy
 from holdfast.store import SessionStore
-from holdfast.values import MemoryAddress
+from holdfast.telemetry import Call, Telemetry, Watch
+from holdfast.values import FlushResult, MemoryAddress
+
+T = TypeVar("T")
+
+
+class Flushing(Protocol):
+    """Flushes sessions: `holdfast.flushing.Flusher`."""
+
+    def appended(self, place: "Place", agreed: Agreement, *, tokens: int, messages: int) -> None:
+        """Start a flush in the background if one is due."""
+        ...
+
+    async def flush(
+        self, place: "Place", strategy: FlushingStrategy | None, *, dry_run: bool = False
+    ) -> FlushResult:
+        """Flush a session now."""
+        ...
 
 
 class Place:
@@ -21,6 +43,8 @@ class Place:
         preparer: encodes and counts messages.
         key_of: makes the session's encoded key for a key template.
         open: makes the handle in the store for a key.
+        flusher: flushes the session.
+        fallback: answers reads while the store does not.
 
     Attributes:
         epoch: of the session as last seen; 0 when never seen.
@@ -36,7 +60,11 @@ class Place:
         *,
         key_of: Callable[[str | None], str],
         open: Callable[[str], SessionStore],
+        flusher: Flushing,
+        fallback: Fallback,
     ) -> None:
+        self.flusher = flusher
+        self.fallback = fallback
         self.memory = memory
         self.policies = policies
         self.preparer = preparer
@@ -51,8 +79,19 @@ class Place:
     def again(self) -> "Place":
         """Return a place for the same session that has seen nothing."""
         return Place(
-            self.memory, self.policies, self.preparer, key_of=self._key_of, open=self._open
+            self.memory,
+            self.policies,
+            self.preparer,
+            key_of=self._key_of,
+            open=self._open,
+            flusher=self.flusher,
+            fallback=self.fallback,
         )
+
+    @property
+    def session_name(self) -> str:
+        """The session among all of the client; after `agreed`."""
+        return f"{self.memory}/{self._key}"
 
     @property
     def store(self) -> SessionStore:
@@ -63,10 +102,62 @@ class Place:
     async def agreed(self) -> Agreement:
         """Return the agreement in force, and find the session at the first time."""
         agreement = await self.policies.current()
+        self._find(agreement)
+        return agreement
+
+    async def answer(self, question: Question, ask: Ask[T], form: Form[T]) -> T:
+        """Answer a read: as the store does, or else as the policy's `failureMode` says.
+
+        Args:
+            question: what is asked.
+            ask: asks the store for it.
+            form: how the answer is kept.
+
+        Raises:
+            StoreUnavailable: the policy wants that, or the same was not read before.
+            Whatever `ask` raises.
+        """
+        try:
+            agreed = await self._agreed_to_read()
+            assert self._key is not None
+            return await self.fallback.ask(self._key, question, ask, form, agreed=agreed)
+        except StoreUnavailable as error:
+            return self.fallback.instead(self._key, question, form, error)
+        except (AccessDenied, PolicyNotFound) as error:
+            self.fallback.refused(error)
+            raise
+
+    @contextmanager
+    def forgetting(self) -> Generator[None]:
+        """Drop what was read of the session, before a call that takes messages out and after it."""
+        self._forget_copies()
+        try:
+            yield
+        finally:
+            self._forget_copies()
+
+    def _forget_copies(self) -> None:
+        last = self.policies.last
+        if last is not None:
+            self._find(last)
+        if self._key is not None:
+            self.fallback.forget(self._key)
+
+    async def _agreed_to_read(self) -> Agreement:
+        """Return the agreement in force; or the last one, where reads go on without the store."""
+        try:
+            return await self.agreed()
+        except StoreUnavailable:
+            last = self.policies.last
+            if last is None or self.fallback.mode is FailureMode.STRICT:
+                raise
+            self._find(last)
+            return last
+
+    def _find(self, agreement: Agreement) -> None:
         if self._store is None:
             self._key = self._key_of(agreement.policy.key_template)
             self._store = self._open(self._key)
-        return agreement
 
     def note(self, epoch: int, seen: int) -> None:
         """Remember what the store acknowledged."""
@@ -75,12 +166,51 @@ class Place:
         elif epoch == self.epoch:
             self.seen = max(self.seen, seen)
 
-    @contextmanager
-    def naming(self) -> Generator[None]:
-        """Say in errors which memory and session they are about."""
-        try:
-            yield
-        except HoldfastError as error:
-            error.memory = error.memory or str(self.memory)
-            error.session = error.session or self._key
-            raise
+    @property
+    def telemetry(self) -> Telemetry:
+        """Tells observers what happens in the memory."""
+        return self.policies.telemetry
+
+    def naming(self, call: Call | None = None) -> "Naming":
+        """Say in errors which memory and session they are about.
+
+        Args:
+            call: what observers are told of; None for a part of a call.
+        """
+        return Naming(self, call)
+
+    def name(self, error: HoldfastError) -> None:
+        """Say in an error which memory and session it is about, unless it does."""
+        error.memory = error.memory or str(self.memory)
+        error.session = error.session or self._key
+
+
+class Naming:
+    """A call, or a part of one; made by `Place.naming`.
+
+    A class, because it stands around every call: a generator takes several times as long.
+    """
+
+    __slots__ = ("_call", "_place", "_watch")
+
+    def __init__(self, place: Place, call: Call | None) -> None:
+        self._place = place
+        self._call = call
+        self._watch: Watch | None = None
+
+    def __enter__(self) -> None:
+        """The call begins."""
+        if self._call is not None:
+            self._watch = self._place.telemetry.begin(self._call)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Complete the error, and tell observers of the end."""
+        if isinstance(error, HoldfastError):
+            self._place.name(error)
+        if self._watch is not None:
+            self._watch.end(error)

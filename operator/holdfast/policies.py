@@ -4,12 +4,26 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from holdfast.errors import HoldfastError, PolicyNotFound, StoreUnavailable
-from holdfast.policy import LockingMode, OnFull, Policy, RefreshOn
+from holdfast.models import known_model
+from holdfast.planning.limits import Limit, limits_of
+from holdfast.planning.priorities import NEVER_EVICTED
+from holdfast.policy import (
+    EvictionPolicy,
+    FlushingStrategy,
+    LockingMode,
+    OnFull,
+    Policy,
+    RefreshOn,
+    Tokenizer,
+)
+from holdfast.privacy import Redactor
+from holdfast.quotas import Ledger
 from holdfast.store import MemoryStore
-from holdfast.tokens import TokenCounter, counter
+from holdfast.telemetry import Telemetry
+from holdfast.tokens import TokenCounter, counter, estimating
 from holdfast.values import MemoryAddress, PolicyDocument, Refresh, Terms
 
 _log = logging.getLogger("holdfast")
@@ -29,6 +43,7 @@ FOLLOWING = 60.0
 STANDALONE = 30.0
 """Seconds between looks for an operator, where the policy was given as an argument."""
 _CATCH_UP = 5.0
+_BY_USE = (FlushingStrategy.LRU, FlushingStrategy.TOKEN_AWARE_LRU)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +56,12 @@ class Agreement:
         counter: counts tokens.
         max_message_size: bytes of JSON.
         managed: an operator wrote it.
+        warnings: what in the policy does not go together.
+        redactor: takes out of messages what must not be stored.
+        critical: kinds and roles of messages that are never evicted.
+        limits: hard limits, thresholds and targets of a session.
+        flushes: sessions are flushed at their threshold.
+        keeps_used: what is read stays longer, so reading is noted.
     """
 
     policy: Policy
@@ -48,6 +69,12 @@ class Agreement:
     counter: TokenCounter
     max_message_size: int
     managed: bool
+    warnings: tuple[str, ...]
+    redactor: Redactor
+    critical: frozenset[str]
+    limits: Limit
+    flushes: bool
+    keeps_used: bool
 
 
 def terms_of(policy: Policy, revision: int) -> Terms:
@@ -75,15 +102,58 @@ def terms_of(policy: Policy, revision: int) -> Terms:
     )
 
 
-def agreement(policy: Policy, revision: int) -> Agreement:
-    """Make an agreement; revision 0 is a policy that was given as an argument."""
+def agreement(policy: Policy, revision: int, own: TokenCounter | None = None) -> Agreement:
+    """Make an agreement.
+
+    Args:
+        policy: as declared.
+        revision: of the operator's document; 0 is a policy that was given as an argument.
+        own: counts tokens instead of the policy's tokenizer.
+    """
+    counts, warnings = (own, ()) if own is not None else _counter(policy)
     return Agreement(
         policy=policy,
         terms=terms_of(policy, revision),
-        counter=counter(policy.model.tokenizer.value),
+        counter=counts,
         max_message_size=policy.limits.max_message_size.bytes,
         managed=revision > 0,
+        warnings=warnings,
+        redactor=Redactor(policy.privacy),
+        critical=_critical(policy),
+        limits=limits_of(policy),
+        flushes=policy.flushing.strategy is not FlushingStrategy.DISABLED,
+        keeps_used=policy.flushing.strategy in _BY_USE
+        or policy.eviction.policy is EvictionPolicy.LRU,
     )
+
+
+def _critical(policy: Policy) -> frozenset[str]:
+    """Return the kinds and roles of the blocks of priority 0."""
+    eviction = policy.eviction
+    if eviction.policy is not EvictionPolicy.PRIORITY:
+        return frozenset()
+    blocks = (block for block in eviction.priority_blocks if block.priority == NEVER_EVICTED)
+    return frozenset(kind for block in blocks for kind in block.content_types)
+
+
+def _counter(policy: Policy) -> tuple[TokenCounter, tuple[str, ...]]:
+    """Return the policy's counter, and what is to be said of it.
+
+    A tokenizer that is known not to be the model's own still counts, and calls nothing exact. The
+    policy cannot tell its default from a choice, so the model's name does not choose for it.
+    """
+    name, tokenizer = policy.model.name, policy.model.tokenizer
+    counts = counter(tokenizer.value)
+    model = known_model(name) if name is not None else None
+    if model is None or model.encoding == tokenizer or tokenizer is Tokenizer.APPROXIMATE:
+        return counts, ()
+    if model.encoding is None:
+        return estimating(counts), ()
+    warning = (
+        f"model.name {name!r} counts with {model.encoding}, model.tokenizer is {tokenizer}: token "
+        "counts are estimates until the policy says the same"
+    )
+    return estimating(counts), (warning,)
 
 
 class PolicyFeed:
@@ -97,7 +167,13 @@ class PolicyFeed:
         store: where the document is.
         memory: whose.
         given: the policy that holds where no operator wrote one.
+        counter: counts tokens, whatever a policy says.
         clock: monotonic seconds.
+        telemetry: is told of each reading; None tells nobody.
+
+    Attributes:
+        ledger: what is known of what the memory holds, for its quotas.
+        telemetry: tells observers what happens in the memory.
     """
 
     def __init__(
@@ -106,11 +182,16 @@ class PolicyFeed:
         memory: MemoryAddress,
         given: Policy | None,
         *,
+        counter: TokenCounter | None = None,
         clock: Callable[[], float] = time.monotonic,
+        telemetry: Telemetry | None = None,
     ) -> None:
+        self.ledger = Ledger(memory, clock=clock)
+        self.telemetry = telemetry or Telemetry(memory=memory)
         self._store = store
         self._memory = memory
-        self._given = agreement(given, 0) if given is not None else None
+        self._counter = counter
+        self._given = agreement(given, 0, counter) if given is not None else None
         self._clock = clock
         self._current: Agreement | None = None
         self._asked = float("-inf")
@@ -118,11 +199,17 @@ class PolicyFeed:
         self._follower: asyncio.Task[None] | None = None
         self._used = float("-inf")
         self._differed = False
+        self._warned = False
 
     @property
     def given(self) -> Policy | None:
         """The policy that was given as an argument."""
         return self._given.policy if self._given else None
+
+    @property
+    def last(self) -> Agreement | None:
+        """The agreement that was found last, however long ago; None before the first one."""
+        return self._current
 
     async def current(self) -> Agreement:
         """Return the agreement in force; no round trip unless it is new or was not used for long.
@@ -195,8 +282,13 @@ class PolicyFeed:
         document = await self._store.policy(self._memory)
         if asked < self._asked:
             return  # somebody who asked later was answered sooner
-        self._current = self._read(document)
+        self._current = self._measured(self._read(document), document, asked)
         self._asked = asked
+        self.telemetry.agreed(self._current.terms.revision, self.ledger.levels)
+        if self._current.warnings and not self._warned:
+            self._warned = True
+            for warning in self._current.warnings:
+                _log.warning("memory %s: %s", self._memory, warning)
 
     def _read(self, document: PolicyDocument | None) -> Agreement:
         current = self._current
@@ -213,7 +305,7 @@ class PolicyFeed:
             raise self._not_found("the memory is being deleted")
         if current is not None and current.terms.revision == document.revision:
             return current
-        found = agreement(Policy.from_document(document.document), document.revision)
+        found = agreement(Policy.from_document(document.document), document.revision, self._counter)
         given = self._given
         if given is not None and not self._differed:
             self._differed = given.policy.sha256() != found.policy.sha256()
@@ -225,6 +317,17 @@ class PolicyFeed:
                     document.revision,
                 )
         return found
+
+    def _measured(
+        self, found: Agreement, document: PolicyDocument | None, asked: float
+    ) -> Agreement:
+        """Return the agreement with the number of sessions that the store may let begin."""
+        usage = document.usage if document is not None else None
+        self.ledger.observe(found.policy, usage, managed=found.managed, asked=asked)
+        most = self.ledger.max_sessions
+        if most == found.terms.max_sessions:
+            return found
+        return replace(found, terms=replace(found.terms, max_sessions=most))
 
     def _not_found(self, sentence: str) -> PolicyNotFound:
         return PolicyNotFound(sentence, memory=str(self._memory))

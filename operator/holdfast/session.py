@@ -1,54 +1,77 @@
 """A session: one conversation of a memory."""
 
-import asyncio
 from datetime import timedelta
-from typing import Any
+from typing import Literal, TypeVar
 
+from holdfast.background import Background
+from holdfast.copies import Question
+from holdfast.erasure import Erasure
 from holdfast.errors import ConfigurationError
-from holdfast.log import MessageLog
+from holdfast.fallback import Ask, Form
 from holdfast.place import Place
 from holdfast.policy import Duration
+from holdfast.transfer import Transfer
 from holdfast.turn import Turn
 from holdfast.values import Caller
 
+T = TypeVar("T")
+
 _SHORTEST_LEASE = 3000  # ms
+_LONGEST_WAIT = 86_400_000  # ms
 
 
-class Session(MessageLog):
+class Session(Erasure, Transfer):
     """One conversation. Cheap: it holds no connection and needs no closing.
 
     Args:
         place: where it reads and writes.
         holder: how its turns name themselves to others.
-        background: tasks that the client waits for when it closes.
+        background: of the client.
     """
 
-    def __init__(self, place: Place, *, holder: str, background: set[asyncio.Task[Any]]) -> None:
+    def __init__(self, place: Place, *, holder: str, background: Background) -> None:
         super().__init__(place)
         self._holder = holder
         self._background = background
 
     def turn(
-        self, *, wait: str | timedelta | None = None, ttl: str | timedelta | None = None
+        self,
+        *,
+        wait: str | timedelta | None = None,
+        ttl: str | timedelta | None = None,
+        on_interrupt: Literal["cancel"] | None = None,
     ) -> Turn:
         """Ask for the turn: `async with session.turn() as turn`.
 
         Args:
-            wait: how long to wait in line, such as `"30s"`; `timedelta(0)` does not wait; None is the
-                policy's `locking.waitTimeout`.
+            wait: how long to wait in line, such as `"30s"`, at most `"24h"`; `timedelta(0)` does not wait;
+                None is the policy's `locking.waitTimeout`.
             ttl: how long the turn stays reserved should this process fall silent, at least 3 s; None
                 is the policy's `locking.leaseTTL`.
+            on_interrupt: what becomes of the body where the policy lets others take the turn
+                (`locking.onBusy: Interrupt`; then nobody waits) and somebody did: `"cancel"` cancels
+                its task, within about a second, and leaving the turn raises `TurnInterrupted`; None
+                leaves it to the next call, which raises it, and to `turn.interrupted`.
         """
+        if on_interrupt not in (None, "cancel"):
+            raise ConfigurationError("on_interrupt is 'cancel' or None")
         life = None if ttl is None else _milliseconds(ttl)
         if life is not None and life < _SHORTEST_LEASE:
             raise ConfigurationError("a turn's ttl is at least 3s")
+        patience = None if wait is None else _milliseconds(wait)
+        if patience is not None and patience > _LONGEST_WAIT:
+            raise ConfigurationError("a turn is waited for at most 24h")
         return Turn(
             self._place.again(),
-            wait=None if wait is None else _milliseconds(wait),
+            wait=patience,
             ttl=life,
             holder=self._holder,
             background=self._background,
+            cancels=on_interrupt == "cancel",
         )
+
+    async def _answer(self, question: Question, ask: Ask[T], form: Form[T]) -> T:
+        return await self._place.answer(question, ask, form)
 
     def _caller(self) -> Caller:
         return Caller("", self._place.epoch, self._place.seen)

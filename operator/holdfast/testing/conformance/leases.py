@@ -5,7 +5,7 @@ import asyncio
 
 import pytest
 
-from holdfast.errors import LeaseLost, SessionBusy
+from holdfast.errors import LeaseLost, SessionBusy, TurnInterrupted
 from holdfast.store import MemoryStore, SessionStore
 from holdfast.testing.conformance.support import (
     FREE,
@@ -23,7 +23,14 @@ from holdfast.testing.conformance.support import (
     unchanged,
     write,
 )
-from holdfast.values import Caller, Granted, MemoryAddress
+from holdfast.values import Caller, Granted, MemoryAddress, Queued
+
+
+async def interrupt(handle: SessionStore, token: str) -> Granted:
+    """Take the turn, whoever holds it."""
+    answer = await handle.acquire(terms(), token, f"holder {token}", interrupt=True)
+    assert isinstance(answer, Granted)
+    return answer
 
 
 @pytest.mark.asyncio
@@ -248,6 +255,101 @@ class TestLease(StoreContract):
         await handle.release(terms(), first)
         fences.append((await take(handle, terms(), second)).fence)
         assert fences == sorted(set(fences))
+
+    async def test_an_acquire_overtaken_by_its_own_release_takes_nothing(
+        self, handle: SessionStore, other: SessionStore
+    ) -> None:
+        token = new_token()
+        await handle.release(terms(), token, doubt=True)
+        answer = await other.acquire(terms(), token, "late")
+        assert isinstance(answer, Queued)
+        assert not answer.queued
+        status = await handle.status()
+        assert (status.lease, status.waiting) == (None, 0)
+        await take(handle, terms(), new_token())
+
+    async def test_a_release_in_doubt_gives_up_what_was_granted_after_all(
+        self, handle: SessionStore
+    ) -> None:
+        token, next_ = new_token(), new_token()
+        await take(handle, terms(), token)
+        await stand_in_line(handle, terms(), next_)
+        for _ in range(2):
+            await handle.release(terms(), token, doubt=True)
+        assert (await handle.status()).lease_token == next_
+        await handle.release(terms(), next_)
+        assert not isinstance(await handle.acquire(terms(), token, "late"), Granted)
+
+    async def test_an_interrupter_has_the_turn_at_once_and_the_holder_is_told(
+        self, handle: SessionStore, other: SessionStore
+    ) -> None:
+        old, new, waiter = new_token(), new_token(wait=0), new_token()
+        lost = await take(handle, terms(), old)
+        await handle.append(terms(), batch(prepared("before")), held(old, lost))
+        await stand_in_line(handle, terms(), waiter)
+        granted = await interrupt(other, new)
+        assert granted.fence > lost.fence
+        await other.append(terms(), batch(prepared("after")), held(new, granted))
+        late = held(old, lost)
+        refused = (
+            lambda: handle.append(terms(), batch(prepared("late")), late),
+            lambda: handle.clear(terms(), late, force=False),
+            lambda: handle.pin(terms(), late, seq=1, pinned=True),
+            lambda: handle.pop(terms(), late, expected=2, opens=(), closes=()),
+            lambda: handle.renew(terms(), old, lost.epoch),
+        )
+        async with unchanged(handle, terms()):
+            for attempt in refused:
+                with pytest.raises(TurnInterrupted):
+                    await attempt()
+            await handle.release(terms(), old)
+        with pytest.raises(LeaseLost) as stranger:
+            await handle.renew(terms(), new_token(), lost.epoch)
+        assert not isinstance(stranger.value, TurnInterrupted)
+        assert await items(handle) == ["before", "after"]
+        await other.release(terms(), new)
+        await take(handle, terms(), waiter)
+
+    async def test_an_interrupted_holder_is_told_so_after_a_clear_too(
+        self, handle: SessionStore
+    ) -> None:
+        old, new = new_token(), new_token()
+        lost = await take(handle, terms(), old)
+        granted = await interrupt(handle, new)
+        await handle.clear(terms(), held(new, granted), force=False)
+        with pytest.raises(TurnInterrupted):
+            await handle.append(terms(), batch(prepared("late")), held(old, lost))
+
+    async def test_of_several_in_a_row_each_is_told(self, handle: SessionStore) -> None:
+        tokens = [new_token() for _ in range(5)]
+        fences = [await interrupt(handle, token) for token in tokens]
+        for token, lost in zip(tokens[:-1], fences, strict=False):
+            with pytest.raises(TurnInterrupted):
+                await handle.renew(terms(), token, lost.epoch)
+        await handle.renew(terms(), tokens[-1], fences[-1].epoch)
+
+    async def test_who_was_interrupted_is_told_until_its_time_ends(
+        self, handle: SessionStore, advance: Advance
+    ) -> None:
+        old = new_token()
+        await write(handle, prepared())
+        lost = await take(handle, terms(lease=400), old)
+        await interrupt(handle, new_token())
+        with pytest.raises(TurnInterrupted):
+            await handle.renew(terms(), old, lost.epoch)
+        await advance(0.6)
+        with pytest.raises(LeaseLost) as refusal:
+            await handle.renew(terms(), old, lost.epoch)
+        assert not isinstance(refusal.value, TurnInterrupted)
+
+    async def test_a_repeated_call_does_not_interrupt_back(self, handle: SessionStore) -> None:
+        first, second = new_token(), new_token()
+        await interrupt(handle, first)
+        assert (await interrupt(handle, first)).fence
+        granted = await interrupt(handle, second)
+        with pytest.raises(TurnInterrupted):
+            await handle.acquire(terms(), first, "", interrupt=True)
+        await handle.append(terms(), batch(prepared("mine")), held(second, granted))
 
     async def test_a_turn_ends_with_its_session(
         self, handle: SessionStore, advance: Advance

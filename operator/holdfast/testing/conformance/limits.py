@@ -76,7 +76,7 @@ class _History:
             ("plain", "call", "result", "orphan", "joins", "pinned", "system"),
             (8, 4, 5, 1, 2, 1, 1),
         )[0]
-        flags = {"pinned": Flag.PINNED, "system": Flag.SYSTEM}.get(kind, Flag(0))
+        flags = {"pinned": Flag.PINNED, "system": Flag.SYSTEM}.get(kind, 0)
         opens: Sequence[str] = ()
         closes: Sequence[str] = ()
         group = 0

@@ -2,6 +2,7 @@
 # ruff: noqa: D102 - the name of a test is its sentence
 
 import asyncio
+import time
 
 import pytest
 
@@ -11,6 +12,7 @@ from holdfast.testing.conformance.support import (
     Advance,
     StoreContract,
     batch,
+    held,
     new_token,
     newest,
     prepared,
@@ -180,11 +182,52 @@ class TestLine(StoreContract):
         await handle.release(terms(), holder)
         await asyncio.wait_for(handle.sleep(first, 60), 20)
 
+    async def test_the_hand_over_carries_the_grant(
+        self, handle: SessionStore, other: SessionStore
+    ) -> None:
+        agreed = terms(lease=60_000, grant=5_000)
+        holder, first = new_token(), new_token()
+        before = await take(handle, agreed, holder)
+        asked = time.monotonic()
+        await stand_in_line(other, agreed, first)
+        answer = await handle.append(agreed, batch(prepared("one")), held(holder, before))
+        await handle.release(agreed, holder)
+        granted = await other.sleep(first, 60)
+        assert granted is not None
+        assert granted.fence > before.fence
+        assert (granted.epoch, granted.seen) == (answer.epoch, answer.seq)
+        assert asked < granted.until <= time.monotonic() + 5
+        await other.append(agreed, batch(prepared("two")), held(first, granted))
+        await other.renew(agreed, first, granted.epoch, "pod-b")
+        lease = (await handle.status()).lease
+        assert lease is not None
+        assert (lease.holder, lease.fence) == ("pod-b", granted.fence)
+        assert lease.remaining > 5
+        await other.renew(agreed, first, granted.epoch)
+        lease = (await handle.status()).lease
+        assert lease is not None
+        assert lease.holder == "pod-b"
+
+    async def test_a_hand_over_that_is_over_gives_nothing(
+        self, handle: SessionStore, advance: Advance
+    ) -> None:
+        agreed = terms(grant=400)
+        holder, first, second = (new_token() for _ in range(3))
+        await take(handle, agreed, holder)
+        await stand_in_line(handle, agreed, first)
+        await stand_in_line(handle, agreed, second)
+        await handle.release(agreed, holder)
+        await advance(0.6)
+        assert await asyncio.wait_for(handle.sleep(first, 60), 20) is None
+        await stand_in_line(handle, agreed, first)
+        await take(handle, agreed, second)
+        assert await handle.sleep(first, 0.05) is None
+
     async def test_a_sleep_ends_by_itself(self, handle: SessionStore) -> None:
         holder, first = new_token(), new_token()
         await take(handle, terms(), holder)
         await stand_in_line(handle, terms(), first)
-        await asyncio.wait_for(handle.sleep(first, 0.05), 20)
+        assert await asyncio.wait_for(handle.sleep(first, 0.05), 20) is None
         assert isinstance(await handle.acquire(terms(), first, ""), Queued)
 
     async def test_a_cancelled_sleep_leaves_the_store_usable(self, handle: SessionStore) -> None:

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from holdfast.errors import LeaseLost, SessionBusy
+from holdfast.errors import LeaseLost, SessionBusy, TurnInterrupted
 from holdfast.session import Session
 from holdfast.store import SessionStore
 from holdfast.testing.conformance.support import (
@@ -22,6 +22,7 @@ from holdfast.testing.conformance.support import (
 from holdfast.turn import Turn
 
 AT_ONCE = timedelta(0)
+INTERRUPT = {"onBusy": "Interrupt"}
 
 
 async def _seize(underneath: SessionStore) -> None:
@@ -220,6 +221,110 @@ class TestTurn(SessionContract):
             turn = await lose()
             await turn.append(user("mine"))
         assert await new.read() == [user("mine")]
+
+    async def test_an_interrupted_turn_is_told_by_its_next_call(self, connect: Connect) -> None:
+        old, new = (open_session(connect(locking=INTERRUPT)) for _ in range(2))
+        async with old.turn() as lost:
+            await lost.append(user("before"))
+            async with new.turn(wait=AT_ONCE) as turn:
+                assert turn.fence > lost.fence
+                with pytest.raises(TurnInterrupted):
+                    await lost.append(user("late"))
+                assert lost.lost
+                async with asyncio.timeout(5):
+                    await lost.interrupted
+                for attempt in (lost.read(), lost.pop(), lost.check()):
+                    with pytest.raises(TurnInterrupted):
+                        await attempt
+                await turn.append(assistant("after"))
+                assert not turn.interrupted
+        assert await new.read() == [user("before"), assistant("after")]
+        assert (await new.health()).lease is None
+
+    @pytest.mark.parametrize("name", ["read", "read_page", "check", "clear"])
+    async def test_whatever_an_interrupted_turn_calls_first(
+        self, connect: Connect, name: str
+    ) -> None:
+        old, new = (open_session(connect(locking=INTERRUPT)) for _ in range(2))
+        async with old.turn() as lost:
+            await lost.append(user("before"))
+            async with new.turn() as turn:
+                with pytest.raises(TurnInterrupted):
+                    await getattr(lost, name)()
+                assert lost.interrupted
+                await turn.append(user("after"))
+        assert await new.length() == 2
+
+    async def test_an_interrupted_body_is_cancelled_where_it_asked_for_that(
+        self, connect: Connect
+    ) -> None:
+        old, new = (open_session(connect(locking=INTERRUPT)) for _ in range(2))
+        entered = asyncio.Event()
+
+        async def body() -> None:
+            async with old.turn(on_interrupt="cancel"):
+                entered.set()
+                await asyncio.Event().wait()
+
+        async def outer() -> str:
+            with pytest.raises(TurnInterrupted) as refusal:
+                await body()
+            await asyncio.sleep(0)
+            return str(refusal.value)
+
+        task = asyncio.create_task(outer())
+        async with asyncio.timeout(20):
+            await entered.wait()
+            async with new.turn() as turn:
+                assert "any%20id" in await task
+                assert task.cancelling() == 0
+                await turn.append(user("mine"))
+
+    async def test_a_cancellation_by_somebody_else_goes_on(self, connect: Connect) -> None:
+        old, new = (open_session(connect(locking=INTERRUPT)) for _ in range(2))
+        entered = asyncio.Event()
+
+        async def body() -> None:
+            async with old.turn(on_interrupt="cancel") as turn:
+                entered.set()
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    assert turn.interrupted
+                    await asyncio.Event().wait()
+
+        task = asyncio.create_task(body())
+        async with asyncio.timeout(20):
+            await entered.wait()
+            async with new.turn():
+
+                async def interrupted() -> bool:
+                    return task.cancelling() == 1
+
+                await until(interrupted)
+                await asyncio.sleep(0)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+
+    async def test_the_error_of_an_interrupted_body_comes_out(self, connect: Connect) -> None:
+        old, new = (open_session(connect(locking=INTERRUPT)) for _ in range(2))
+        entered = asyncio.Event()
+
+        async def body() -> None:
+            async with old.turn(on_interrupt="cancel"):
+                entered.set()
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    raise _BodyError from None
+
+        task = asyncio.create_task(body())
+        async with asyncio.timeout(20):
+            await entered.wait()
+            async with new.turn():
+                with pytest.raises(_BodyError):
+                    await task
 
 
 @pytest.mark.asyncio

@@ -112,7 +112,7 @@ class TestWindows(StoreContract):
     @pytest.mark.parametrize("limit", [1, 3, 7, 100])
     async def test_pages_give_every_record_once(self, handle: SessionStore, limit: int) -> None:
         for number in range(25):
-            flag = Flag.PINNED if number in (0, 6, 7, 13, 24) else Flag(0)
+            flag = Flag.PINNED if number in (0, 6, 7, 13, 24) else 0
             await write(handle, prepared(number, flags=flag))
         assert [record.item for record in await _walk(handle, limit)] == list(range(25))
 

@@ -1,0 +1,384 @@
+"""Export and import: a session as lines of JSON, the same lines again from where they were put."""
+
+import asyncio
+from abc import ABC
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final, Literal, Protocol
+
+import msgspec
+
+from holdfast.errors import BudgetExceeded, ImportRefused, MessageInvalid
+from holdfast.log import MessageLog
+from holdfast.messages import MAX_BYTES, MAX_ITEMS, calls_of, encode_item, id_key
+from holdfast.policies import Agreement
+from holdfast.store.refusals import corrupt_record
+from holdfast.telemetry import Call
+from holdfast.values import (
+    PROTECTED,
+    ImportResult,
+    Lines,
+    Notes,
+    Part,
+    Status,
+    Stored,
+    Terms,
+)
+
+FORMAT: Final = "holdfast.dev/session"
+_LONG = 16 * 1024  # characters of a line that is read off the event loop
+_Number = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+_Seq = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
+_Small = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+_Flags = Annotated[int, msgspec.Meta(ge=0, lt=2**28)]
+_Id = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
+
+
+class _Header(msgspec.Struct, rename="camel", omit_defaults=True):
+    """The first line."""
+
+    format: Literal["holdfast.dev/session"]
+    version: Literal[1]
+    memory: str
+    revision: _Number
+    messages: _Small
+    tokens: _Number
+    last_seq: _Small
+    dropped: _Small
+    session: str | None = None
+
+
+class _Line(msgspec.Struct, omit_defaults=True):
+    """A record."""
+
+    seq: _Seq
+    ts: _Number
+    tokens: _Small
+    flags: _Flags
+    group: _Seq
+    item: Any
+    id: _Id | None = None
+    notes: Notes | None = None
+
+
+_HEADER: Final = msgspec.json.Decoder(_Header)
+_LINE: Final = msgspec.json.Decoder(_Line)
+
+
+class Transfer(MessageLog, ABC):
+    """Export and import."""
+
+    async def export(self, *, name: bool = False) -> AsyncIterator[str]:
+        """Give the session as lines of JSON, without line ends: a header, then each record.
+
+        All lines are of one moment, taken with the first: one round trip. A session that does not exist
+        gives a header alone. The history is not part of it.
+
+        Args:
+            name: the header says the session's key.
+
+        Raises:
+            CorruptRecord: a record cannot be read, so the export would lack it.
+            PolicyNotFound, StoreUnavailable, AccessDenied.
+        """
+        place = self._place
+        with place.naming(Call.EXPORT):
+            self._guard()
+            agreed = await place.agreed()
+            window = await place.store.everything(agreed.terms)
+            if window.corrupt:
+                raise corrupt_record()
+        status = window.status
+        header = _Header(
+            FORMAT,
+            1,
+            str(place.memory),
+            status.revision,
+            status.messages,
+            status.tokens,
+            status.last_seq,
+            status.dropped,
+            place.session_name.rpartition("/")[2] if name else None,
+        )
+        yield msgspec.json.encode(header).decode()
+        for one in window.records:
+            line = _Line(
+                one.seq, one.ts, one.tokens, one.flags, one.group, one.item, one.id, one.notes
+            )
+            yield msgspec.json.encode(line).decode()
+
+    async def import_(self, lines: Lines) -> ImportResult:
+        """Take in what `export` gave: the session then exports the same lines.
+
+        Sequence numbers, times, groups, protection, ids and tokens are kept as they are, tool calls that
+        wait still do, and ids are known again. The policy's privacy applies as to what is appended: where
+        it replaces something, a record differs from its line, and the result counts it. The lifetime
+        begins anew. An id answers a retry whatever its content.
+
+        Written in parts of at most 1,000 records and 8 MiB, one round trip each. An import that stopped
+        goes on when it is called again with the same lines, unless the session was changed since. Others
+        see the parts; take care that nobody appends meanwhile, or the rest is refused.
+
+        Args:
+            lines: of an export, one by one; blank ones are left out.
+
+        Raises:
+            ImportRefused: with the number of the line that is no part of an export, or that the session
+                holds otherwise; nothing of this part was written.
+            BudgetExceeded: the export is larger than the policy lets a session be: nothing was written,
+                since the next append would drop what is too much.
+            SessionBusy: somebody holds a turn that the policy enforces.
+            QuotaExceeded, PolicyNotFound, StoreUnavailable, AccessDenied: this part was not written.
+            AmbiguousWrite: perhaps it was: call again.
+        """
+        place = self._place
+        with place.naming(Call.IMPORT), place.forgetting():
+            self._guard()
+            agreed = await place.agreed()
+            window = await place.store.everything(agreed.terms)
+            if window.corrupt:
+                raise corrupt_record()
+            work = _Import(agreed, window.status, deque(one.encoded() for one in window.records))
+            async for number, line in _numbered(lines):
+                if work.header is None:
+                    work.begin(number, line)
+                    continue
+                if len(line) > _LONG:
+                    await asyncio.to_thread(work.take, number, line, self._place.preparer)
+                else:
+                    work.take(number, line, self._place.preparer)
+                if work.is_full:
+                    await self._send(work)
+            work.end()
+            if work.records or not (work.sent or window.status.messages):
+                await self._send(work)
+        return work.result()
+
+    async def _send(self, work: "_Import") -> None:
+        part = work.part()
+        ledger, store = self._place.policies.ledger, self._place.store
+
+        async def send(terms: Terms) -> tuple[int, int]:
+            return await ledger.import_part(store, terms, part)
+
+        work.written(*await self._agreed(send))
+        self._place.epoch, self._place.seen = work.epoch, part.last_seq
+
+
+class _Reading(Protocol):
+    """Reads the facts of an item: a `Preparer`."""
+
+    def facts(self, item: Any) -> Any:
+        """Return them."""
+        ...
+
+
+@dataclass(slots=True)
+class _Import:
+    """An import under way."""
+
+    agreed: Agreement
+    status: Status
+    present: deque[bytes]
+    header: _Header | None = None
+    records: list[Stored] = field(default_factory=list[Stored])
+    size: int = 0
+    sent: int = 0
+    epoch: int = 0
+    messages: int = 0
+    tokens: int = 0
+    redacted: int = 0
+    withheld: int = 0
+    left_out: int = 0
+    resumed: int = 0
+    ids: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
+    waiting: dict[str, int] = field(default_factory=dict[str, int])
+    opened: dict[str, int] = field(default_factory=dict[str, int])
+    answered: set[str] = field(default_factory=set[str])
+    protected: dict[int, bool] = field(default_factory=dict[int, bool])
+    last: Stored | None = None
+
+    def begin(self, number: int, line: str) -> None:
+        """Read the header, and look whether this session can take what follows."""
+        try:
+            header = self.header = _HEADER.decode(line)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+            raise _refused(number, f"is no header of an export ({_kind(error)})") from None
+        _require_room(self.agreed.terms, header.messages, header.tokens)
+        status = self.status
+        if status.messages and (status.last_seq, status.dropped) != (
+            header.last_seq,
+            header.dropped,
+        ):
+            raise _refused(number, "is of another export than what the session holds")
+        self.epoch = status.epoch
+
+    def take(self, number: int, line: str, reader: _Reading) -> None:
+        """Read a record."""
+        record = self._screened(self._read(number, line), reader)
+        if record is None:
+            return
+        self.messages += 1
+        self.tokens += record.tokens
+        _require_room(self.agreed.terms, self.messages, self.tokens)
+        encoded = record.encoded()
+        if self.present:
+            if self.present.popleft() != encoded:
+                raise _refused(number, "is not what the session holds in this place")
+            self.resumed += 1
+            return
+        self.records.append(record)
+        self.size += len(encoded)
+        if record.id is not None:
+            self.ids.append((id_key(record.id), record.seq))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the part is as large as one may be."""
+        largest = self.agreed.max_message_size + 64 * 1024
+        return len(self.records) >= MAX_ITEMS or self.size + largest > MAX_BYTES
+
+    def end(self) -> None:
+        """The lines have ended."""
+        if self.header is None:
+            raise _refused(1, "is missing: an export has a header at least")
+        if self.present:
+            raise ImportRefused("the session holds more messages than the export: choose another")
+
+    def part(self) -> Part:
+        """Return what is to be written next."""
+        assert self.header is not None
+        return Part(
+            tuple(self.records),
+            tuple(self.ids),
+            {call: group for call, group in self.opened.items() if call in self.waiting},
+            tuple(self.answered),
+            self.epoch,
+            self.status.version + self.sent,
+            self.messages - len(self.records),
+            self.header.last_seq,
+            self.header.dropped,
+        )
+
+    def written(self, epoch: int, version: int) -> None:
+        """The part is written."""
+        self.epoch = epoch
+        self.sent = version - self.status.version
+        self.size = 0
+        for done in (self.records, self.ids, self.opened, self.answered):
+            done.clear()
+
+    def result(self) -> ImportResult:
+        """Say what became of it."""
+        assert self.header is not None
+        return ImportResult(
+            records=self.messages,
+            seq=self.header.last_seq,
+            complete=self.messages + self.left_out >= self.header.messages,
+            redacted=self.redacted,
+            withheld=self.withheld,
+            resumed=self.resumed,
+        )
+
+    def _read(self, number: int, line: str) -> _Line:
+        assert self.header is not None
+        try:
+            found = _LINE.decode(line)
+            body = encode_item(found.item)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+            raise _refused(number, f"is no record of an export ({_kind(error)})") from None
+        except MessageInvalid as error:
+            raise _refused(number, f"holds no message: {error.message}") from None
+        if len(body) > self.agreed.max_message_size:
+            limit = self.agreed.max_message_size
+            raise _refused(
+                number, f"has {len(body)} bytes of JSON, limits.maxMessageSize is {limit}"
+            )
+        before = self.last.seq if self.last is not None else 0
+        if not before < found.seq <= self.header.last_seq:
+            raise _refused(number, "has a sequence number out of order, or above the header's")
+        safe = bool(found.flags & PROTECTED)
+        if found.group > found.seq or self.protected.setdefault(found.group, safe) != safe:
+            raise _refused(number, "does not belong to its group")
+        return found
+
+    def _screened(self, line: _Line, reader: _Reading) -> Stored | None:
+        """Return what may be stored of a line, and note its tool calls."""
+        facts = reader.facts(line.item)
+        item, notes, stored = line.item, line.notes, True
+        screening = self.agreed.redactor.screening(None)
+        if screening is not None:
+            done = screening.screen(item, facts)
+            item, stored = done.item, done.stored
+            self.redacted += done.places
+            self.withheld += done.withheld
+            self.left_out += not stored
+            if done.places:
+                old = notes or Notes()
+                notes = msgspec.structs.replace(old, redacted=old.redacted + done.places)
+        record = Stored(
+            line.tokens, line.flags, line.seq, line.ts, line.group, line.id, item, notes
+        )
+        before, self.last = self.last, record
+        if not stored:
+            return None
+        self._note_calls(facts, line.group)
+        if before is not None and _is_batch(before, record):
+            assert before.id is not None
+            self.ids.append((id_key(before.id.removesuffix("#0")), before.seq))
+        return record
+
+    def _note_calls(self, facts: Any, group: int) -> None:
+        opens, closes = calls_of(facts)
+        for call in closes:
+            name = call.removeprefix("?")
+            if self.waiting.pop(name, None) is not None:
+                self.answered.add(name)
+        for call in opens:
+            self.waiting[call] = self.opened[call] = group
+            self.answered.discard(call)
+
+
+def _is_batch(first: Stored, second: Stored) -> bool:
+    """Whether these are the first two records of one append under one id."""
+    if first.id is None or second.seq != first.seq + 1 or not first.id.endswith("#0"):
+        return False
+    return second.id == first.id.removesuffix("#0") + "#1"
+
+
+def _require_room(terms: Terms, messages: int, tokens: int) -> None:
+    if (terms.max_tokens and tokens > terms.max_tokens) or (
+        terms.max_messages and messages > terms.max_messages
+    ):
+        raise BudgetExceeded(
+            f"the export has {messages} messages and {tokens} tokens, more than a session of this memory "
+            "may have: raise the limits for the import"
+        )
+
+
+def _refused(number: int, what: str) -> ImportRefused:
+    return ImportRefused(f"line {number} {what}; nothing of this part was written", line=number)
+
+
+def _kind(error: Exception) -> str:
+    """Say what is wrong with JSON: types and places, which are ours, and no value."""
+    return str(error) if isinstance(error, msgspec.ValidationError) else type(error).__name__
+
+
+async def _numbered(lines: Lines) -> AsyncIterator[tuple[int, str]]:
+    """Number the lines from 1, and leave blank ones out."""
+    number = 0
+    async for line in _each(lines):
+        number += 1
+        if line.strip():
+            yield number, line
+
+
+async def _each(lines: Lines) -> AsyncIterator[str]:
+    if isinstance(lines, AsyncIterable):
+        async for line in lines:
+            yield line
+    else:
+        for line in lines:
+            yield line

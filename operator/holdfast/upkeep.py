@@ -1,0 +1,230 @@
+"""What a session and a turn can be asked about what left them, and the flush that makes it leave."""
+
+from abc import ABC
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+from holdfast.errors import ConfigurationError
+from holdfast.flush_steps import LIMIT, strategy_of
+from holdfast.messages import id_key
+from holdfast.place import Place
+from holdfast.summaries import summary_text
+from holdfast.telemetry import Call
+from holdfast.values import (
+    Batch,
+    Departed,
+    Flag,
+    FlushResult,
+    HistoryEntry,
+    Snapshot,
+    Stored,
+    Summary,
+)
+
+_WORDS = {
+    "pop": "was taken out by pop()",
+    "clear": "was removed by clear()",
+    "replace": "was removed by replace()",
+    "TimeBased": "left a flush, being older than flushing.maxAge",
+    "several": "left; by which rule is not known any more",
+}
+
+_NO_FLUSH = frozenset({"pop", "clear", "replace", "several"})
+"""Rules of the history that say nothing of a flush."""
+
+
+class Upkeep(ABC):
+    """Flush, summaries, history."""
+
+    _place: Place
+
+    async def flush(self, strategy: str | None = None, *, dry_run: bool = False) -> FlushResult:
+        """Take the session down to its target now, as its policy does by itself at the threshold.
+
+        Writers go on meanwhile, and whatever they append stays. A summary that could not be written
+        changes nothing. Two round trips, four and a model's answer with a summary.
+
+        Args:
+            strategy: instead of the policy's: `FIFO`, `LRU`, `TokenAwareLRU`, `HybridSummary` or
+                `TimeBased`. A policy with `Disabled` flushes like `FIFO` when asked.
+            dry_run: say what would leave, and change nothing.
+
+        Raises:
+            ConfigurationError: there is no such strategy.
+            SessionBusy: somebody else flushes the session, or changes it faster than this can.
+            SummaryFailed, PolicyNotFound, StoreUnavailable, AccessDenied: nothing was changed.
+        """
+        chosen = strategy_of(strategy)
+        with self._place.naming(Call.FLUSH):
+            self._guard()
+            await self._place.agreed()
+            return await self._place.flusher.flush(self._place, chosen, dry_run=dry_run)
+
+    async def summaries(self) -> list[Summary]:
+        """Return the summaries that stand for what left, oldest first. One round trip."""
+        with self._place.naming(Call.SUMMARIES):
+            self._guard()
+            agreed = await self._place.agreed()
+            window = await self._place.store.tail(agreed.terms, tokens=-1)
+        return [_summary(record) for record in window.records if record.flags & Flag.SUMMARY]
+
+    async def history(self) -> list[HistoryEntry]:
+        """Return what left the session, when and by which rule; never what it said. Two round trips.
+
+        What the hard limits dropped, one by one as the session went on, has no time.
+        """
+        with self._place.naming(Call.HISTORY):
+            self._guard()
+            await self._place.agreed()
+            snapshot = await self._place.store.snapshot()
+            departed = await self._place.store.departed()
+        return _history(snapshot, departed)
+
+    async def explain(self, *, id: str | None = None, seq: int | None = None) -> str:
+        """Say in one sentence what became of a message. Up to three round trips.
+
+        Args:
+            id: that it was appended with.
+            seq: its sequence number, instead.
+
+        Raises:
+            ConfigurationError: neither is given, or both.
+        """
+        if (id is None) == (seq is None):
+            raise ConfigurationError("explain() takes an id or a seq")
+        with self._place.naming(Call.EXPLAIN):
+            self._guard()
+            await self._place.agreed()
+            store = self._place.store
+            snapshot = await store.snapshot()
+            if seq is None:
+                assert id is not None
+                known = next((one.seq for one in snapshot.records if one.id == id), None)
+                if known is None:
+                    answer = await store.known(Batch((), id_key(id)))
+                    known = answer.seq if answer is not None else None
+                if known is None:
+                    return (
+                        "No message with this id is known: it was never stored here, or more ids "
+                        "came after it than the session remembers."
+                    )
+                seq = known
+            departed = await store.departed()
+        return _explain(seq, snapshot, departed)
+
+    def _guard(self) -> None:
+        """Refuse a call that is known to come too late."""
+
+
+def last_flush(departed: Iterable[Departed]) -> int | None:
+    """Return when a flush last took something out, as far as that is known."""
+    return max((one.at for one in departed if one.rule not in _NO_FLUSH), default=None)
+
+
+def _summary(stored: Stored) -> Summary:
+    covers = stored.notes.covers if stored.notes is not None else None
+    return Summary(
+        seq=stored.seq,
+        text=summary_text(stored.item),
+        first=covers.first if covers else stored.seq,
+        last=covers.last if covers else stored.seq,
+        messages=covers.messages if covers else 0,
+        covered_tokens=covers.tokens if covers else 0,
+        tokens=stored.tokens,
+        model=covers.model if covers else "",
+        ts=stored.ts,
+    )
+
+
+def _history(snapshot: Snapshot, departed: Iterable[Departed]) -> list[HistoryEntry]:
+    entries = [
+        HistoryEntry(
+            one.rule, one.first, one.last, one.messages, one.at, one.tokens, one.summary or None
+        )
+        for one in departed
+    ]
+    entries += [
+        HistoryEntry(LIMIT, low, high, high - low + 1, None, None, None)
+        for low, high in _dropped_by_limits(snapshot, departed)
+    ]
+    return sorted(entries, key=lambda entry: entry.first)
+
+
+def _dropped_by_limits(snapshot: Snapshot, departed: Iterable[Departed]) -> list[tuple[int, int]]:
+    """Runs of sequence numbers that neither live nor are in the history."""
+    spans = [(one.seq, one.seq) for one in snapshot.records]
+    for one in departed:
+        spans += one.ranges or ((one.first, one.last),)
+    runs: list[tuple[int, int]] = []
+    following = 1
+    for low, high in sorted(spans):
+        if low > following:
+            runs.append((following, low - 1))
+        following = max(following, high + 1)
+    if following <= snapshot.status.last_seq:
+        runs.append((following, snapshot.status.last_seq))
+    return runs
+
+
+def _explain(seq: int, snapshot: Snapshot, departed: Sequence[Departed]) -> str:
+    name = f"Message {seq}"
+    if not 1 <= seq <= snapshot.status.last_seq:
+        return f"{name} was never stored in this session."
+    found = next((one for one in snapshot.records if one.seq == seq), None)
+    if found is not None:
+        return f"{name} {_why_kept(found)}."
+    exact = [at for at, one in enumerate(departed) if _names(one, seq)]
+    outer = [
+        at for at, one in enumerate(departed) if not one.ranges and one.first <= seq <= one.last
+    ]
+    entries = exact or outer
+    if not entries:
+        return f"{name} was dropped when the session was full, as one of the oldest."
+    one, later = departed[entries[-1]], departed[entries[-1] + 1 :]
+    others = _others(one.messages - 1)
+    if not one.summary:
+        return f"{name} {_how(one)} on {_when(one)}{others}."
+    summary, end = _summary_now(one.summary, later)
+    if end is None:
+        return f"{name} left on {_when(one)}, and is part of the summary at {summary}{others}."
+    return f"{name} went into a summary on {_when(one)}, which {_how(end)} on {_when(end)}."
+
+
+def _names(one: Departed, seq: int) -> bool:
+    return any(low <= seq <= high for low, high in one.ranges)
+
+
+def _summary_now(summary: int, later: Iterable[Departed]) -> tuple[int, Departed | None]:
+    """Follow a summary through those it was folded into, up to the last, and how that left."""
+    for one in later:
+        if _names(one, summary):
+            if not one.summary:
+                return summary, one
+            summary = one.summary
+    return summary, None
+
+
+def _how(one: Departed) -> str:
+    return _WORDS.get(one.rule) or f"left a flush by the rule {one.rule}"
+
+
+def _when(one: Departed) -> str:
+    return f"{datetime.fromtimestamp(one.at / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _others(count: int) -> str:
+    if count < 1:
+        return ""
+    return f", together with {'one other' if count == 1 else f'{count} others'}"
+
+
+def _why_kept(record: Stored) -> str:
+    if record.flags & Flag.SUMMARY:
+        covers = record.notes.covers if record.notes is not None else None
+        what = f" of {covers.messages} messages" if covers else ""
+        return f"is part of the summary{what} that stands in its place, which nothing drops"
+    if record.flags & Flag.SYSTEM:
+        return "is stored; it is a system message, which nothing drops"
+    if record.flags & Flag.PINNED:
+        return "is stored; it is pinned, or belongs to what is, so nothing drops it"
+    return f"is stored and has {record.tokens} tokens; it leaves when the session needs the room"
