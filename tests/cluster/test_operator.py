@@ -20,6 +20,7 @@ from holdfast.store import StalePolicy
 from holdfast.store.redis import RedisStore
 from holdfast.values import Batch, Caller, MemoryAddress, Prepared
 from tests.harness.control_plane import ControlPlane, KubectlError
+from tests.harness.meta import revision_of
 from tests.harness.operator_process import (
     ACCOUNT,
     HOME,
@@ -199,7 +200,7 @@ async def states_of(redis: Redis, space: Space, count: int) -> list[tuple[int, i
             pipeline.llen(f"{base}:log").hget(f"{base}:meta", "s").pttl(f"{base}:log")
         replies = await pipeline.execute()
     return [
-        (int(length), int(slow.split(b"|")[4]), int(life))
+        (int(length), revision_of(slow), int(life))
         for length, slow, life in zip(replies[::3], replies[1::3], replies[2::3], strict=True)
     ]
 
@@ -341,11 +342,11 @@ async def test_what_this_version_cannot_serve_is_said_and_corrected(space: Space
     space.backend(more=", tls: {mode: Enabled}")
     backend = await space.ready("membackend/shared", "NotSupportedYet")
     assert condition(backend, "Stalled")["status"] == "True"
-    space.resource(eviction={"policy": "LRU"})
+    space.resource(model={"name": "unheard-of"}, limits={"maxContextPercent": 50})
     await space.ready("memres/support", "BackendNotReady")
     space.patch("membackend/shared", '{"tls": {"mode": "Disabled"}}')
     resource = await space.ready("memres/support")
-    assert "eviction.policy" in condition(resource, "NotInForce")["message"]
+    assert "limits.maxContextPercent" in condition(resource, "NotInForce")["message"]
 
 
 @pytest.mark.asyncio

@@ -179,13 +179,14 @@ def running_server(
     in between, so tests with their own loops can share the server.
     """
     server = Server(product, directory, arguments=arguments)
-    _run_apart(server.__aenter__())
+    run_apart(server.__aenter__())
     try:
         yield server
     finally:
-        _run_apart(server.__aexit__(None, None, None))
+        run_apart(server.__aexit__(None, None, None))
 
 
-def _run_apart(work: Coroutine[Any, Any, object]) -> None:
+def run_apart(work: Coroutine[Any, Any, object]) -> None:
+    """Run a coroutine to its end in a loop and a thread of its own."""
     with ThreadPoolExecutor(1) as thread:
         thread.submit(asyncio.run, work).result()

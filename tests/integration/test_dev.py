@@ -496,7 +496,7 @@ async def test_a_signal_ends_the_program_too(tmp_path: Path) -> None:
         (["-f", "empty"], "empty: no manifest in it (*.yaml, *.yml, *.json)"),
         (["-f", "backend.yaml"], "there is no MemoryResource in backend.yaml: nothing to serve"),
         (["-f", "good.yaml", "--exec", "no-such-program-here"], "--exec names no program"),
-        (["-f", "good.yaml", "--backend", "rediss://a:1"], "rediss:// is not supported yet"),
+        (["-f", "good.yaml", "--backend", "rediss://a:1"], "--backend takes redis://"),
         (["-f", "good.yaml", "--backend", "memory://"], "--backend takes redis://"),
         (
             ["-f", "good.yaml", "--backend", "redis://127.0.0.1:1", "--ephemeral"],

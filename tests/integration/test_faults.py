@@ -510,6 +510,7 @@ class TestOutages:
             assert [type(end) for end in ends] == [StoreUnavailable] * len(calls)
             assert time.monotonic() - began < 5
             await proxy.accept()
+            await until(work.answers(session), "the server is found again")
             await session.append(user("after"))
             assert await session.read() == [user("before"), user("after")]
 

@@ -155,7 +155,18 @@ def test_make_test_sets_up_and_passes_every_test(readme: Document, tmp_path: Pat
     command = TEST.check(readme).strip()
     steps = _steps(command.split()[1], tmp_path)
     assert _sets_up(steps)
-    assert any(re.search(r" -m pytest$", step) for step in steps), "no choice of tests"
+    runs = [
+        step for step in "\n".join(steps).replace("\\\n", " ").split("\n") if " -m pytest " in step
+    ]
+    folders = {
+        word.removeprefix("tests/")
+        for step in runs
+        for word in step.split()
+        if re.fullmatch(r"tests/\w+", word)
+    }
+    assert folders == {file.parent.name for file in ROOT.glob("tests/*/test_*.py")}, (
+        "no choice of tests"
+    )
     assert command in (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
 
 

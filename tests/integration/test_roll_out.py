@@ -1,6 +1,7 @@
 """Bringing live sessions under an edited policy, on real servers."""
 
 import asyncio
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -49,10 +50,9 @@ class TestRollOut:
         memory = world.client().memory("support")
         for name in names:
             meta = await world.meta(name)
-            expires_at, touched, rule = meta["x"].split("|")
-            assert (int(expires_at) - int(touched), rule) == (2 * HOUR, "ttl")
-            assert await world.expiries(name) == {int(expires_at)}
-            assert int(meta["s"].split("|")[4]) == agreed.revision
+            assert (meta.expires_at - meta.touched, meta.rule) == (2 * HOUR, "ttl")
+            assert await world.expiries(name) == {meta.expires_at}
+            assert meta.revision == agreed.revision
         health = await memory.session(names[7]).health()
         assert (health.messages, health.dropped, health.revision) == (2, 1, 2)
         assert await memory.session(names[7]).read() == [user("s-7 1"), user("s-7 2")]
@@ -203,20 +203,33 @@ class TestRollOut:
         assert total(await world.roll_out(agreed), "unsatisfied") == 0
         assert await session.length() == 2
 
-    async def test_only_what_leaves_changes_the_shape_and_nothing_the_version(
+    async def test_only_what_leaves_changes_the_counters_and_nothing_the_version(
         self, world: World
     ) -> None:
         await world.apply()
         await world.fill(1)
-        before = await world.meta("s-0")
-        await world.roll_out(await world.apply(retention={"ttl": "2h"}))
+        keys = session_keys(world.memory, "s-0", "mem")
+        before, records = await world.meta("s-0"), await world.raw.lrange(keys.log, 0, -1)
+        longer = await world.apply(retention={"ttl": "2h"})
+        await world.roll_out(longer)
         same = await world.meta("s-0")
-        assert same["k"] == before["k"]
-        assert same["s"].split("|")[3] == before["s"].split("|")[3]
-        await world.roll_out(await world.apply(limits={"maxMessages": 2}))
+        assert same == replace(
+            before, revision=longer.revision, expires_at=before.touched + 2 * HOUR
+        )
+        assert await world.raw.lrange(keys.log, 0, -1) == records
+        fewer = await world.apply(limits={"maxMessages": 2})
+        await world.roll_out(fewer)
+        assert await world.raw.lrange(keys.log, 0, -1) == records[1:]
         after = await world.meta("s-0")
-        assert int(after["s"].split("|")[3]) == int(before["s"].split("|")[3]) + 1
-        assert after["k"].split("|")[4] == before["k"].split("|")[4]
+        assert after == replace(
+            before,
+            messages=2,
+            tokens=sum(json.loads(record)[0] for record in records[1:]),
+            size=sum(map(len, records[1:])),
+            dropped=1,
+            revision=fewer.revision,
+        )
+        assert after.version == before.version
 
     async def test_lease_and_waiters_are_left_alone(self, world: World) -> None:
         await world.apply()
@@ -230,11 +243,12 @@ class TestRollOut:
                 return bool(await world.raw.zcard(queue))
 
             await until(in_line, "the other one stands in line")
-            before = (await world.meta("any"))["l"].split("|")[0]
+            before = (await world.meta("any")).lease
+            assert before is not None
             line = await world.raw.zrange(queue, 0, -1, withscores=True)
             agreed = await world.apply(limits={"maxMessages": 2}, retention={"ttl": "1m"})
             assert total(await world.roll_out(agreed), "changed") == 1
-            assert (await world.meta("any"))["l"].split("|")[0] == before
+            assert (await world.meta("any")).lease == before
             assert await world.raw.zrange(queue, 0, -1, withscores=True) == line
             assert await turn.append(user("6"))
             assert len(await turn.read()) == 2
@@ -245,10 +259,11 @@ class TestRollOut:
         session = world.session("any")
         async with session.turn():
             await session.append(user("1"))
-            until_ms = int((await world.meta("any"))["l"].split("|")[1])
+            lease = (await world.meta("any")).lease
+            assert lease is not None
             agreed = await world.apply(locking={"leaseTTL": "10m"}, retention={"ttl": "1m"})
             await world.roll_out(agreed)
-            assert await world.expiries("any") == {until_ms}
+            assert await world.expiries("any") == {lease.until}
 
     async def test_a_session_that_lost_records_is_counted_anew(self, world: World) -> None:
         await world.apply()
@@ -336,7 +351,8 @@ class TestWalk:
         await world.raw.set(keys[2].log, "somebody's")
         await world.raw.rpush(keys[3].log, "no", "record", "at all")
         await world.raw.hset(keys[4].meta, "k", "garbage")
-        await world.raw.hset(keys[5].meta, "s", "2|1|1|1|1|more")
+        newer = replace(await world.meta("s-5"), layout=2).fields()[b"s"]
+        await world.raw.hset(keys[5].meta, "s", newer + b"more")
         steps = await world.roll_out(await world.apply(limits={"maxMessages": 2}))
         assert total(steps, "broken") == total(steps, "unsatisfied") == 5
         assert total(steps, "changed") == 5

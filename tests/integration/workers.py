@@ -3,12 +3,12 @@
 import asyncio
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import holdfast
-from holdfast.errors import BudgetExceeded, LeaseLost
+from holdfast.errors import BudgetExceeded, LeaseLost, StoreUnavailable
 from holdfast.session import Session
 from tests.harness.processes import Child
 from tests.harness.servers import Server
@@ -66,6 +66,19 @@ async def counters(session: Session) -> Recount:
     """Return what the library says of the same."""
     health = await session.health()
     return Recount(health.tokens, health.messages, health.pinned, health.bytes)
+
+
+def answers(session: Session) -> Callable[[], Awaitable[bool]]:
+    """Return a condition for `until`: the library reaches the server, which it may not ask at once."""
+
+    async def answers() -> bool:
+        try:
+            await session.length()
+        except StoreUnavailable:
+            return False
+        return True
+
+    return answers
 
 
 async def append_alone(

@@ -17,6 +17,7 @@ from holdfast.store.redis import RedisStore
 from holdfast.store.redis.layout import memory_keys, session_keys
 from holdfast.store.redis.maintenance import RedisMaintenance
 from holdfast.values import Batch, Caller, MemoryAddress, Prepared, Terms
+from tests.harness.meta import Meta
 from tests.harness.servers import Server
 
 HOUR = 3_600_000
@@ -127,15 +128,14 @@ class World:
         """The expiry of each state key that the session has, and the one that its meta says."""
         keys = session_keys(self.memory, name, "mem")
         times = [await self.raw.pexpiretime(key) for key in keys[:5]]
-        said = (await self.raw.hget(keys.meta, "x") or b"0").split(b"|")[0]
-        return {time for time in times if time != -2} | {int(said)}
+        said = (await self.meta(name)).expires_at if await self.raw.exists(keys.meta) else 0
+        return {time for time in times if time != -2} | {said}
 
-    async def meta(self, name: str) -> dict[str, str]:
-        fields = await self.raw.hgetall(session_keys(self.memory, name, "mem").meta)
-        return {key.decode(): value.decode() for key, value in fields.items()}
+    async def meta(self, name: str) -> Meta:
+        return Meta.read(await self.raw.hgetall(session_keys(self.memory, name, "mem").meta))
 
     async def revision(self, name: str) -> int:
-        return int((await self.meta(name))["s"].split("|")[4])
+        return (await self.meta(name)).revision
 
     async def changes(self) -> int:
         """Writes the server counted so far."""

@@ -3,19 +3,25 @@
 import ast
 import asyncio
 import builtins
+import contextlib
 import inspect
+import json
 import re
+import ssl
+import sys
+import threading
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pytest
 from redis.asyncio.connection import ConnectionPool
 from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
+    MovedError,
     NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
@@ -25,7 +31,9 @@ from redis.exceptions import (
 
 import holdfast
 from holdfast import errors
+from holdfast.breaker import Breaker
 from holdfast.client import Client, connect
+from holdfast.counting import MOST_HANGING, OwnCounter
 from holdfast.errors import HoldfastError
 from holdfast.formats import read_facts
 from holdfast.keys import memory_address, memory_prefix, session_key, template_key
@@ -37,11 +45,23 @@ from holdfast.store import refusals
 from holdfast.store.in_memory import InMemoryStore
 from holdfast.store.redis import RedisStore
 from holdfast.store.redis.carrier import Broken, Command, PoolCarrier
+from holdfast.store.redis.cluster import ClusterCarrier
 from holdfast.store.redis.replies import accept, raise_for, read_status
 from holdfast.store.redis.runner import Runner
 from holdfast.store.redis.script import script
-from holdfast.tokens import counter, read_ranks
-from holdfast.values import Caller, MemoryAddress, PolicyDocument
+from holdfast.store.redis.sentinel import SentinelCarrier
+from holdfast.summaries import (
+    OpenAICompatibleSummarizer,
+    SummaryMessage,
+    SummaryRequest,
+    as_summarizer,
+    checked,
+)
+from holdfast.summaries.answer import Answer, refusal, text_of
+from holdfast.summaries.key import KEY, KEY_FILE, read_key
+from holdfast.sync.refusals import refuse_cancelling
+from holdfast.tokens import Count, counter, read_ranks
+from holdfast.values import Caller, Durability, MemoryAddress, PolicyDocument
 
 LIBRARY = Path(holdfast.__file__).parent
 SECRET = "s3cret"
@@ -133,7 +153,13 @@ def test_an_error_is_also_what_a_program_would_catch_anyway(
 
 def test_which_errors_a_plain_retry_may_help() -> None:
     retryable = {name for name, error in CLASSES.items() if error.retryable}
-    assert retryable == {"ScriptsMissing", "SessionBusy", "StoreUnavailable"}
+    assert retryable == {
+        "QuotaExceeded",
+        "ScriptsMissing",
+        "SessionBusy",
+        "StoreUnavailable",
+        "SummaryFailed",
+    }
 
 
 # --- what an error carries
@@ -141,7 +167,9 @@ def test_which_errors_a_plain_retry_may_help() -> None:
 REQUIRED: dict[str, dict[str, Any]] = {
     "PolicyInvalid": {"path": "spec.limits", "reason": "FieldValueInvalid"},
     "BudgetTooSmall": {"needed": 12},
+    "QuotaExceeded": {"quota": "bytes", "used": 90, "hard": 100},
     "AcknowledgedLost": {"first": 3, "last": 7},
+    "NotDurable": {"seq": 3},
     "SessionBusy": {"holder": "pod-a", "remaining": 12.5, "place": 2},
 }
 
@@ -226,6 +254,40 @@ def big(characters: int) -> dict[str, Any]:
     return user((SECRET * characters)[:characters])
 
 
+class Foreign:
+    """A program's own counter, that gives whatever answer it has and shows texts in its errors."""
+
+    name = "foreign"
+
+    def __init__(self, answer: Any, ready: threading.Event | None = None) -> None:
+        self.answer = answer
+        self.ready = ready
+
+    def count(self, text: str) -> Count:
+        if self.ready is not None:
+            assert self.ready.wait(60)
+        if self.answer is None:
+            raise ValueError(text)
+        return self.answer
+
+
+def counted(answer: Any) -> Awaitable[object]:
+    counting = connect("memory://", policy=SPEC, counter=Foreign(answer))
+    return counting.memory("support").session("42").append(user(SECRET))
+
+
+async def count_for_long(times: int) -> None:
+    ready = threading.Event()
+    counting = OwnCounter(Foreign(Count(1, exact=True), ready), patience=0.01)
+    try:
+        for _ in range(times):
+            with contextlib.suppress(errors.TokenCountFailed):
+                await counting.count_texts([SECRET])
+        await counting.count_texts([SECRET])
+    finally:
+        ready.set()
+
+
 async def busy_turn() -> None:
     found = session()
     async with found.turn(), found.turn(wait=timedelta(0)):
@@ -244,7 +306,7 @@ class Scripted:
     def __init__(self, answer: list[Any] | Exception) -> None:
         self.answer = answer
 
-    async def exchange(self, commands: Sequence[Command]) -> list[Any]:
+    async def exchange(self, commands: Sequence[Command], *, near: bytes = b"") -> list[Any]:
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer * len(commands)
@@ -265,6 +327,31 @@ def policy_reply(layout: bytes) -> Awaitable[object]:
     return RedisStore(Scripted([[layout, b"3", b"active", b"{}"]])).policy(SUPPORT)
 
 
+class Pointing(Scripted):
+    """A node of a Cluster that has all slots, and sends every call to itself."""
+
+    def __init__(self) -> None:
+        super().__init__([MovedError("1 10.0.0.1:6379")])
+
+    async def exchange(self, commands: Sequence[Command], *, near: bytes = b"") -> list[Any]:
+        if commands[0][0] == b"CLUSTER":
+            return [[[0, 16383, [b"10.0.0.1", 6379, b"id"]]]]
+        return await super().exchange(commands)
+
+
+def in_cluster(node: Any) -> Awaitable[object]:
+    return ClusterCarrier([("10.0.0.1", 6379)], lambda _: node).exchange([(b"GET", b"key")])
+
+
+def behind(sentinel: Any) -> Awaitable[object]:
+    carrier = SentinelCarrier([sentinel], "main", lambda _: sentinel)
+    return carrier.exchange([(b"GET", b"key")])
+
+
+def durable(**options: Any) -> object:
+    return connect("redis://host", durability=Durability(**options))
+
+
 class Refusing(ConnectionPool):
     """A pool that gives no connection, for the reason it is given."""
 
@@ -274,6 +361,13 @@ class Refusing(ConnectionPool):
 
     async def get_connection(self, *args: object, **options: object) -> Any:
         raise self.reason
+
+
+def away() -> Breaker:
+    breaker = Breaker(patience=0, clock=lambda: 0.0, jitter=lambda: 0.0)
+    for _ in range(2):
+        breaker.failed("no connection")
+    return breaker
 
 
 def connecting(reason: Exception) -> Awaitable[object]:
@@ -348,7 +442,8 @@ def connecting_cases() -> Iterator[Case]:
     yield Case(
         "an unknown option",
         error,
-        "the url has the unknown option 'db'; there are namespace and prefix",
+        "the url has the unknown option 'db'; there are namespace, prefix, replicas, wait, "
+        "ca, cert, key, server-name, sentinel-username, sentinel-password",
         lambda: connect(f"redis://user:{SECRET}@host?db=1"),
     )
     yield Case(
@@ -360,8 +455,33 @@ def connecting_cases() -> Iterator[Case]:
     yield Case(
         "not supported yet",
         error,
-        "rediss:// is not supported yet by this version: use a standalone server without TLS",
-        lambda: connect(f"rediss://user:{SECRET}@host"),
+        "http:// is not supported yet by this version: use a Redis or Valkey server",
+        lambda: connect(f"http://user:{SECRET}@host"),
+    )
+    yield Case(
+        "no primary named",
+        error,
+        "the address names no primary: write it as redis+sentinel://host:port,host:port/name, with "
+        "the addresses of the sentinels and the name they give the primary",
+        lambda: connect(f"redis+sentinel://user:{SECRET}@host"),
+    )
+    yield Case(
+        "a database in a Cluster",
+        error,
+        "a Cluster has one database only: leave its number out",
+        lambda: connect(f"redis+cluster://user:{SECRET}@host/1"),
+    )
+    yield Case(
+        "TLS options without TLS",
+        error,
+        "the option 'ca' of the url is for rediss:// only",
+        lambda: connect(f"redis://user:{SECRET}@host?ca=ca.pem"),
+    )
+    yield Case(
+        "a key without its certificate",
+        error,
+        "the url has the option 'key' without 'cert': give both files",
+        lambda: connect(f"rediss://user:{SECRET}@host?key=key.pem"),
     )
     yield Case(
         "another scheme",
@@ -534,8 +654,37 @@ def message_cases() -> Iterator[Case]:
     yield Case(
         "no format",
         errors.ConfigurationError,
-        "'prose' is no message format; use one of chat, responses",
+        "'prose' is no message format; use one of anthropic, bedrock, chat, gemini, langchain, "
+        "pydantic_ai, responses",
         lambda: Preparer("prose").facts(user(SECRET)),
+    )
+    yield Case(
+        "no share",
+        errors.ConfigurationError,
+        "tokenAllocation.userDefined has no share 'facts'; there is none" + SESSION,
+        lambda: session().append(user(SECRET), share="facts"),
+    )
+    yield Case(
+        "no level of privacy",
+        errors.ConfigurationError,
+        "a privacy level is one of public, private, confidential",
+        lambda: holdfast.Privacy(level=SECRET),  # pyright: ignore[reportArgumentType]
+    )
+    yield Case(
+        "no path of a field",
+        errors.ConfigurationError,
+        "sensitive is a tuple of paths, each of keys joined by dots, such as ('arguments.card',)",
+        lambda: holdfast.Privacy(sensitive=SECRET),  # pyright: ignore[reportArgumentType]
+    )
+    yield Case(
+        "a sensitive field that pairs",
+        errors.ConfigurationError,
+        "sensitive names a field that tells which result belongs to which tool call: name the fields "
+        "beside or below it" + SESSION,
+        lambda: session().append(
+            {"role": "tool", "tool_call_id": SECRET, "content": SECRET},
+            privacy=holdfast.Privacy(sensitive=("tool_call_id",)),
+        ),
     )
     yield Case(
         "too many bytes",
@@ -575,11 +724,67 @@ def message_cases() -> Iterator[Case]:
     )
 
 
+def counter_cases() -> Iterator[Case]:
+    """What is said of a program's own token counter."""
+    error = errors.TokenCountFailed
+    yield Case(
+        "no counter",
+        errors.ConfigurationError,
+        "counter is an object with a name and a method count(text) that is no coroutine and returns "
+        "a Count, as holdfast.TokenCounter says",
+        lambda: connect("memory://", counter=cast("Any", len)),
+    )
+    yield Case(
+        "a counter that raises",
+        error,
+        "the counter 'foreign' raised ValueError" + SESSION,
+        lambda: counted(None),
+    )
+    yield Case(
+        "a counter that gives no count",
+        error,
+        "the counter 'foreign' gave no Count of 0 to 100000000 tokens" + SESSION,
+        lambda: counted((-1, SECRET)),
+    )
+    yield Case(
+        "a counter that is slow",
+        error,
+        "the counter 'foreign' did not answer within 0.01 s",
+        lambda: count_for_long(0),
+    )
+    yield Case(
+        "a counter that hangs",
+        error,
+        "the counter 'foreign' hangs: 8 of its counts were given up and still go on",
+        lambda: count_for_long(MOST_HANGING),
+    )
+
+
 def turn_cases() -> Iterator[Case]:
     """What a turn and a read refuse."""
     error = errors.ConfigurationError
     yield Case(
         "a short turn", error, "a turn's ttl is at least 3s", lambda: session().turn(ttl="2999ms")
+    )
+    yield Case(
+        "a long wait",
+        error,
+        "a turn is waited for at most 24h",
+        lambda: session().turn(wait="86401s"),
+    )
+    odd: dict[str, Any] = {"on_interrupt": "stop"}
+    yield Case(
+        "an unknown way to be interrupted",
+        error,
+        "on_interrupt is 'cancel' or None",
+        lambda: session().turn(**odd),
+    )
+    yield Case(
+        "a thread that is to be cancelled",
+        error,
+        "on_interrupt='cancel' cannot be had here: nothing can cancel a thread. Look at "
+        "turn.interrupted, or call turn.check()",
+        lambda: refuse_cancelling("cancel"),
     )
     yield Case(
         "a negative wait",
@@ -603,6 +808,128 @@ def turn_cases() -> Iterator[Case]:
     )
 
 
+async def export_too_much() -> None:
+    found = session()
+    await found.append(user(SECRET * 20))
+    lines = [line async for line in found.export()]
+    await session(limits={"maxTokens": 10}).import_(lines)
+
+
+async def import_less() -> None:
+    found = session()
+    await found.append(user(SECRET))
+    lines = [line async for line in found.export()]
+    await found.import_(lines[:1])
+
+
+def whole_session_cases() -> Iterator[Case]:
+    """Erase, export and import."""
+    labels: dict[str, dict[str, Any]] = {
+        "the name and the value of a label are texts of 1 to 512 bytes of UTF-8": {"user": ""},
+        "a session has at most 16 labels": {str(number): SECRET for number in range(17)},
+    }
+    for sentence, given in labels.items():
+        yield Case(
+            sentence,
+            errors.ConfigurationError,
+            sentence,
+            lambda given=given: client().memory("support").session("42", labels=given),
+        )
+    yield Case(
+        "labels that are none",
+        errors.ConfigurationError,
+        "labels is a mapping of names to values",
+        lambda: client().memory("support").session("42", labels=cast("Any", [SECRET])),
+    )
+    yield Case(
+        "no label",
+        errors.ConfigurationError,
+        "name at least one label of the sessions to erase" + MEMORY,
+        lambda: client().memory("support").erase(labels={}),
+    )
+    yield Case(
+        "erased meanwhile",
+        errors.AmbiguousWrite,
+        "the connection broke before the answer, and the session was erased while the call was "
+        "repeated: nothing of it is stored. Append it again if it belongs to what comes after",
+        lambda: accept([b"ERASED"], SEEN),
+    )
+    yield Case(
+        "import overtaken",
+        errors.ImportRefused,
+        "somebody else changed the session since the import began: what was imported before stays, "
+        "and nothing of this part was written",
+        lambda: raised(refusals.import_overtaken()),
+    )
+    yield Case(
+        "no export",
+        errors.ImportRefused,
+        "line 1 is no header of an export (DecodeError); nothing of this part was written"
+        + SESSION,
+        lambda: session().import_([SECRET]),
+    )
+    yield Case(
+        "too large an import",
+        errors.BudgetExceeded,
+        "the export has 1 messages and 34 tokens, more than a session of this memory may have: raise "
+        "the limits for the import" + SESSION,
+        export_too_much,
+    )
+    yield Case(
+        "too short an import",
+        errors.ImportRefused,
+        "the session holds more messages than the export: choose another" + SESSION,
+        import_less,
+    )
+
+
+async def flush_while(meanwhile: Callable[[Session], Awaitable[object]]) -> None:
+    """Flush, and do something else while the summary is written."""
+
+    async def writes(request: SummaryRequest) -> str:
+        await meanwhile(own)
+        return "short"
+
+    own = Client(InMemoryStore(), policy=SPEC, summarizer=writes).memory("support").session("42")
+    await own.append_many([user("some words of small talk")] * 60)
+    await own.flush("HybridSummary")
+
+
+def flush_cases() -> Iterator[Case]:
+    """What flushes and questions about them refuse."""
+    yield Case(
+        "no strategy",
+        errors.ConfigurationError,
+        "'Sometimes' is no strategy of a flush; use one of FIFO, LRU, TokenAwareLRU, HybridSummary, "
+        "TimeBased",
+        lambda: session().flush("Sometimes"),
+    )
+    yield Case(
+        "no age",
+        errors.ConfigurationError,
+        "a flush with strategy TimeBased needs flushing.maxAge in the policy" + SESSION,
+        lambda: session().flush("TimeBased"),
+    )
+    yield Case(
+        "flushed by somebody else",
+        errors.SessionBusy,
+        "somebody else flushes this session: look again when that is done" + SESSION,
+        lambda: flush_while(lambda own: own.flush("LRU")),
+    )
+    yield Case(
+        "changed under a flush",
+        errors.SessionBusy,
+        "the session changed under the flush, which changed nothing: flush it again" + SESSION,
+        lambda: flush_while(lambda own: own.clear()),
+    )
+    yield Case(
+        "asked twice",
+        errors.ConfigurationError,
+        "explain() takes an id or a seq",
+        lambda: session().explain(),
+    )
+
+
 def store_cases() -> Iterator[Case]:
     """What every store refuses, in the same words."""
     yield Case(
@@ -611,6 +938,13 @@ def store_cases() -> Iterator[Case]:
         "the turn is over: its lease ended or the session was cleared. This call wrote nothing; "
         "start a new turn and read again",
         lambda: accept([b"LEASELOST"], SEEN),
+    )
+    yield Case(
+        "interrupted",
+        errors.TurnInterrupted,
+        "the turn was interrupted: somebody else took it, as the policy says (onBusy: Interrupt). This "
+        "call wrote nothing; what the turn wrote before stays",
+        lambda: accept([b"INTERRUPTED"], SEEN),
     )
     yield Case(
         "busy",
@@ -658,6 +992,21 @@ def store_cases() -> Iterator[Case]:
         lambda: raised(refusals.unreadable_address()),
     )
     yield Case(
+        "too many sessions",
+        errors.QuotaExceeded,
+        "the memory has 12 sessions and may have 10 (quotas.sessions.hard), so this one cannot begin: "
+        "let others expire, which is seen within a quarter of an hour, or raise the quota",
+        lambda: accept([b"SESSIONS", 12, 10], SEEN),
+    )
+    yield Case(
+        "too many bytes",
+        errors.QuotaExceeded,
+        "the memory holds about 990 bytes, this call adds 20, and 1000 are allowed "
+        "(quotas.bytes.hard): clear sessions or let them expire, which the operator's next "
+        "measurement sees within five minutes, or raise the quota",
+        lambda: raised(refusals.quota_exceeded("bytes", 990, 20, 1000)),
+    )
+    yield Case(
         "a newer layout",
         errors.UnknownKeys,
         "the session was written by a newer version (layout 2): upgrade holdfast",
@@ -674,7 +1023,7 @@ def store_cases() -> Iterator[Case]:
         errors.CorruptRecord,
         "the counters of the session do not have their form: something else wrote to the session. "
         "Remove its keys",
-        lambda: read_status([SECRET.encode()] * 6, now=0),
+        lambda: read_status([SECRET.encode()] * 4, now=0),
     )
 
 
@@ -745,6 +1094,13 @@ def server_cases() -> Iterator[Case]:
         lambda: run([NoScriptError("x")]),
     )
     yield Case(
+        "known to be away",
+        errors.StoreUnavailable,
+        "the server has not answered for 0 s: calls fail at once, and it is asked again in 1.0 s. The "
+        "last failure: no connection",
+        lambda: away().admit(),
+    )
+    yield Case(
         "wrong credentials",
         errors.AccessDenied,
         "the server refused the credentials: check user name and password",
@@ -769,6 +1125,87 @@ def server_cases() -> Iterator[Case]:
         "in the way",
         lambda: connecting(OSError(SECRET)),
     )
+    yield Case(
+        "no TLS connection",
+        errors.StoreUnavailable,
+        "no TLS connection to the server: check that it speaks TLS, that its certificate names the "
+        "address, and the authority it is checked against (ca)",
+        lambda: connecting(ssl.SSLError(SECRET)),
+    )
+    yield Case(
+        "a replica from the start",
+        errors.StoreUnavailable,
+        "the server is a read-only replica, as during a failover",
+        lambda: connecting(ReadOnlyError(SECRET)),
+    )
+
+
+def several_servers_cases() -> Iterator[Case]:
+    """What goes wrong between several servers."""
+    yield Case(
+        "too few replicas to write",
+        errors.StoreUnavailable,
+        "the server has fewer replicas than it needs to accept writes (min-replicas-to-write)",
+        lambda: raise_for(ResponseError(f"NOREPLICAS {SECRET}")),
+    )
+    yield Case(
+        "a node of a Cluster",
+        errors.ConfigurationError,
+        "the server is a node of a Cluster: write its address as redis+cluster://",
+        lambda: raise_for(MovedError(f"1 {SECRET}:1")),
+    )
+    yield Case(
+        "no Cluster",
+        errors.ConfigurationError,
+        "the server is no node of a Cluster: write its address as redis://",
+        lambda: in_cluster(Scripted([ResponseError("ERR has cluster support disabled")])),
+    )
+    yield Case(
+        "no node answers",
+        errors.StoreUnavailable,
+        "no node of the Cluster can be reached",
+        lambda: in_cluster(Scripted(Broken("x"))),
+    )
+    yield Case(
+        "nodes that do not agree",
+        errors.StoreUnavailable,
+        "the nodes of the Cluster send the call to each other: slots move",
+        lambda: in_cluster(Pointing()),
+    )
+    yield Case(
+        "no sentinel answers",
+        errors.StoreUnavailable,
+        "no sentinel can be reached: check that they run, and their addresses",
+        lambda: behind(Scripted(Broken("x"))),
+    )
+    yield Case(
+        "an unknown primary",
+        errors.StoreUnavailable,
+        "the sentinels know no primary of the name 'main'",
+        lambda: behind(Scripted([None])),
+    )
+    yield Case(
+        "not confirmed",
+        errors.NotDurable,
+        "the call is written (sequence number 3), but too few replicas confirmed it in time: repeat it "
+        "with the same id to ask again, or check the replicas",
+        lambda: raised(refusals.not_durable(3)),
+    )
+    yield Case(
+        "a turn that is not confirmed",
+        errors.SessionBusy,
+        "the turn was given back: too few replicas confirmed its lease in time. Try again, or check "
+        "the replicas",
+        lambda: raised(refusals.unconfirmed_turn()),
+    )
+    for options in ({"replicas": 0}, {"timeout": "1"}, {"timeout": "11s"}):
+        yield Case(
+            f"a durability that cannot be: {options}",
+            errors.ConfigurationError,
+            "the durability cannot be: replicas is 1..100, and timeout a duration such as '100ms' of "
+            "at most 10 s",
+            lambda options=options: durable(**options),
+        )
 
 
 def policy_cases() -> Iterator[Case]:
@@ -808,14 +1245,154 @@ def policy_cases() -> Iterator[Case]:
     )
 
 
+def summary(answer: Any, *, seconds: float = 60) -> Awaitable[object]:
+    """Let a function give the answer, or raise it, as the summary of a secret."""
+
+    async def writes(request: SummaryRequest) -> str:
+        await asyncio.sleep(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    request = SummaryRequest((SummaryMessage("user", SECRET, 0),), None, 16, counter("approximate"))
+    return checked(as_summarizer(writes), request, seconds=seconds)
+
+
+def summary_cases() -> Iterator[Case]:
+    """What is not accepted as a summary."""
+    error = errors.SummaryFailed
+    yield Case(
+        "no summariser",
+        errors.ConfigurationError,
+        "a summarizer is a function of the request or an object with summarize(request), not str",
+        lambda: as_summarizer(SECRET),  # pyright: ignore[reportArgumentType]
+    )
+    yield Case(
+        "a summary that fails",
+        error,
+        "the summarizer 'writes' failed (OSError)",
+        lambda: summary(OSError(SECRET)),
+    )
+    yield Case(
+        "a summary that takes too long",
+        error,
+        "the summarizer 'writes' did not answer within 0 s",
+        lambda: summary(SECRET, seconds=0),
+    )
+    yield Case(
+        "a summary that is no text",
+        error,
+        "the summarizer 'writes' returned bytes instead of a text",
+        lambda: summary(SECRET.encode()),
+    )
+    yield Case(
+        "an empty summary",
+        error,
+        "the summarizer 'writes' returned an empty text",
+        lambda: summary(" "),
+    )
+    yield Case(
+        "a summary that is no Unicode",
+        error,
+        "the summarizer 'writes' returned a text that is no valid Unicode",
+        lambda: summary(f"{SECRET}\ud800"),
+    )
+    yield Case(
+        "a long summary",
+        error,
+        "the summarizer 'writes' returned 30 tokens, 16 were allowed",
+        lambda: summary(SECRET * 20),
+    )
+
+
+def completed(**choice: Any) -> Answer:
+    return Answer(
+        200, json.dumps({"choices": [{"message": {"content": SECRET}} | choice]}).encode()
+    )
+
+
+async def without_the_extra() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "httpx", None)
+        await endpoint().summarize(SummaryRequest((), None, 16, counter("approximate")))
+
+
+def endpoint(**options: Any) -> OpenAICompatibleSummarizer:
+    return OpenAICompatibleSummarizer("http://127.0.0.1:1", "m", environ={}, **options)
+
+
+def endpoint_cases() -> Iterator[Case]:
+    """What is said of a model's endpoint and of the key for it."""
+    error = errors.SummaryFailed
+    yield Case(
+        "no HTTP client",
+        errors.ConfigurationError,
+        "a summarizer of type OpenAICompatible needs another package: "
+        "pip install 'holdfast[summaries]'",
+        without_the_extra,
+    )
+    yield Case(
+        "a slow endpoint",
+        error,
+        "the summarizer's endpoint did not answer within 0 s",
+        lambda: endpoint(timeout=0).summarize(SummaryRequest((), None, 16, counter("approximate"))),
+    )
+    refused = {
+        0: "no answer from the summarizer's endpoint (ConnectError): check its url, that it runs, and "
+        "that no network policy is in the way",
+        401: "the summarizer's endpoint refused the key (status 401): check the key that "
+        "HOLDFAST_SUMMARIZER_KEY_FILE or HOLDFAST_SUMMARIZER_KEY gives",
+        404: "the summarizer's endpoint knows no such path or model (status 404): check url and model "
+        "in the policy's summarizer",
+        429: "the summarizer's endpoint takes no more requests for now (status 429)",
+        500: "the summarizer's endpoint answered with status 500",
+    }
+    for status, sentence in refused.items():
+        answer = Answer(status, SECRET.encode(), trouble="ConnectError")
+        yield Case(
+            f"status {status}", error, sentence, lambda answer=answer: raised(refusal(answer))
+        )
+    unusable = {
+        "the summarizer's endpoint answered with something else than a chat completion: check the url "
+        "in the policy's summarizer": Answer(200, SECRET.encode()),
+        "the model at the summarizer's endpoint refused to summarize": completed(
+            finish_reason="content_filter"
+        ),
+        "the model at the summarizer's endpoint reached the limit of tokens before the end of its "
+        "summary: raise summary.maxTokens": completed(finish_reason="length"),
+        "the model at the summarizer's endpoint answered without a text": completed(message={}),
+    }
+    for sentence, answer in unusable.items():
+        yield Case(sentence, error, sentence, lambda answer=answer: text_of(answer))
+    yield Case(
+        "no file with a key",
+        error,
+        "the file that HOLDFAST_SUMMARIZER_KEY_FILE names cannot be read: No such file or directory",
+        lambda: read_key({KEY_FILE: f"/{SECRET}"}),
+    )
+    yield Case(
+        "no key",
+        error,
+        "HOLDFAST_SUMMARIZER_KEY does not lead to a key: one line of printable ASCII characters is "
+        "expected",
+        lambda: read_key({KEY: f"two {SECRET}"}),
+    )
+
+
 CASES = [
     *connecting_cases(),
     *naming_cases(),
     *message_cases(),
+    *counter_cases(),
     *turn_cases(),
     *store_cases(),
+    *whole_session_cases(),
+    *flush_cases(),
     *server_cases(),
+    *several_servers_cases(),
     *policy_cases(),
+    *summary_cases(),
+    *endpoint_cases(),
 ]
 
 
@@ -854,6 +1431,8 @@ SILENT = {
 }  # never reach a caller
 ELSEWHERE = {
     "embedded.py",  # has its own tests
+    "metrics.py",  # so has it, and the next
+    "tracing.py",
     "policy/faults.py",
     "store/maintenance.py",
     "store/redis/maintenance.py",

@@ -312,7 +312,7 @@ async def prepare(
     pin: bool = False,
     group: int | None = None,
 ) -> Batch:
-    return await (preparer or Preparer()).prepare(
+    draft = await (preparer or Preparer()).prepare(
         items,
         counter=by or counter(APPROXIMATE),
         max_bytes=max_bytes,
@@ -322,6 +322,7 @@ async def prepare(
         pin=pin,
         group=group,
     )
+    return draft.batch
 
 
 async def prepare_one(item: Any, **options: Any) -> Prepared:

@@ -386,8 +386,11 @@ async def test_a_memory_gets_its_mark_its_policy_and_its_status(world: World):
 
 @pytest.mark.asyncio
 async def test_fields_that_are_not_carried_out_are_listed(world: World):
-    _, resource = await ready_pair(world, eviction={"policy": "LRU"}, failureMode="ReadStale")
-    assert "eviction.policy, failureMode" in condition(resource, "NotInForce")["message"]
+    _, resource = await ready_pair(
+        world, model={"name": "unheard-of"}, limits={"maxContextPercent": 50}
+    )
+    message = condition(resource, "NotInForce")["message"]
+    assert "model.name, limits.maxContextPercent" in message
 
 
 @pytest.mark.asyncio

@@ -8,10 +8,20 @@ from typing import Any
 import pytest
 
 from holdfast.errors import HoldfastError, PolicyInvalid, PolicyNotFound, StoreUnavailable
-from holdfast.policies import FOLLOW, FOLLOWING, GRANT, STANDALONE, TRUST, PolicyFeed, terms_of
+from holdfast.policies import (
+    FOLLOW,
+    FOLLOWING,
+    GRANT,
+    STANDALONE,
+    TRUST,
+    PolicyFeed,
+    agreement,
+    terms_of,
+)
 from holdfast.policy import Policy, load_policy
 from holdfast.store import SessionStore
 from holdfast.store.in_memory import InMemoryStore
+from holdfast.tokens import Count
 from holdfast.values import MemoryAddress, PolicyDocument, Refresh, Terms
 from tests.harness.waiting import until
 
@@ -563,3 +573,102 @@ async def test_a_memory_in_use_follows_between_its_calls_and_stops_when_it_rests
     await asked(shelf, 5)
     clock.now += FOLLOWING
     await until(lambda: len(asyncio.all_tasks()) == 1, "the memory rests")
+
+
+# --- what counts tokens
+
+
+class Letters:
+    """A program's own counter."""
+
+    name = "letters"
+
+    def count(self, text: str) -> Count:
+        return Count(len(text), exact=True)
+
+
+@pytest.mark.parametrize(
+    ("model", "tokens", "exact"),
+    [
+        ({}, 2, True),
+        ({"tokenizer": "approximate"}, 3, False),
+        ({"name": "gpt-4o"}, 2, True),
+        ({"name": "a-model"}, 2, True),
+        ({"name": "claude-sonnet-4-5"}, 2, False),
+        ({"name": "claude-sonnet-4-5", "tokenizer": "approximate"}, 3, False),
+        ({"name": "gpt-4"}, 2, False),
+        ({"name": "gpt-4", "tokenizer": "cl100k_base"}, 2, True),
+    ],
+)
+def test_a_count_is_exact_only_with_the_models_own_tokenizer(
+    model: dict[str, Any], tokens: int, exact: bool
+) -> None:
+    found = agreement(policy(model=model), 1).counter
+    assert found.count("two words") == Count(tokens, exact)
+    assert found.name == model.get("tokenizer", "o200k_base")
+
+
+@pytest.mark.parametrize("model", [{}, {"name": "claude-sonnet-4-5"}, {"name": "gpt-4"}])
+def test_a_counter_of_ones_own_wins_over_any_policy(model: dict[str, Any]) -> None:
+    letters = Letters()
+    found = agreement(policy(model=model), 1, letters)
+    assert found.counter is letters
+    assert found.warnings == ()
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {},
+        {"name": "a-model"},
+        {"name": "gpt-4o"},
+        {"name": "gpt-4", "tokenizer": "cl100k_base"},
+        {"name": "gpt-4", "tokenizer": "approximate"},  # nobody chooses that by mistake
+        {"name": "claude-sonnet-4-5"},  # there is nothing better to choose
+    ],
+)
+def test_a_tokenizer_that_goes_with_the_model_needs_no_warning(model: dict[str, Any]) -> None:
+    assert agreement(policy(model=model), 1).warnings == ()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("by_argument", [False, True])
+async def test_a_tokenizer_of_another_model_is_told_of_once(
+    shelf: Shelf, clock: Clock, caplog: pytest.LogCaptureFixture, by_argument: bool
+) -> None:
+    wrong = {"name": "azure/gpt-4"}
+    feed = PolicyFeed(shelf, MEMORY, policy(model=wrong) if by_argument else None, clock=clock)
+    assert warnings(caplog) == []
+    for revision in (1, 2):
+        if not by_argument:
+            shelf.put(revision, model=wrong, **tokens(500 + revision))
+        await feed.current()
+        clock.now += STANDALONE + 1
+    await feed.current()
+    assert warnings(caplog) == [
+        (
+            "memory team-a/support: model.name 'azure/gpt-4' counts with cl100k_base, "
+            "model.tokenizer is o200k_base: token counts are estimates until the policy says the same"
+        )
+    ]
+    await feed.aclose()
+
+
+@pytest.mark.asyncio
+async def test_every_agreement_counts_with_the_counter_of_ones_own(
+    shelf: Shelf, clock: Clock
+) -> None:
+    letters = Letters()
+    feed = PolicyFeed(shelf, MEMORY, policy(), counter=letters, clock=clock)
+    assert (await feed.current()).counter is letters
+    shelf.put(1, model={"name": "gpt-4"})
+    clock.now += STANDALONE + 1
+    assert (await feed.current()).terms.revision == 1
+    assert (await feed.current()).counter is letters
+    await feed.aclose()
+
+
+def test_the_limit_is_a_part_of_what_the_model_is_known_to_hold() -> None:
+    percent = {"limits": {"maxContextPercent": 10}}
+    assert terms_of(policy(**percent, model={"name": "gpt-4o"}), 1).max_tokens == 12_800
+    assert terms_of(policy(**percent, model={"name": "a-model"}), 1).max_tokens == 2000

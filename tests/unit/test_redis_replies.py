@@ -1,8 +1,11 @@
 """The Redis store without a server: what is sent, what answers mean, and what is repeated."""
 
 import asyncio
+import math
 import re
+import struct
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -16,6 +19,7 @@ from redis.exceptions import (
     BusyLoadingError,
     ClusterDownError,
     DataError,
+    MovedError,
     NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
@@ -35,10 +39,12 @@ from holdfast.errors import (
     HoldfastError,
     IdempotencyConflict,
     LeaseLost,
+    QuotaExceeded,
     RecordNotFound,
     ScriptsMissing,
     SessionBusy,
     StoreUnavailable,
+    TurnInterrupted,
     UnknownKeys,
 )
 from holdfast.store.protocol import StalePolicy
@@ -52,18 +58,33 @@ from holdfast.store.redis.layout import (
     session_keys,
 )
 from holdfast.store.redis.replies import (
+    META_FIELDS,
     REFUSALS,
     accept,
     milliseconds,
     raise_for,
+    read_expiry,
     read_status,
     records_in_order,
     text,
 )
 from holdfast.store.redis.runner import Runner
 from holdfast.store.redis.script import Script, all_scripts, script
-from holdfast.values import Batch, Caller, Lease, MemoryAddress, Prepared, Refresh, Stored, Terms
+from holdfast.values import (
+    Batch,
+    Caller,
+    Lease,
+    MemoryAddress,
+    Notes,
+    Prepared,
+    Refresh,
+    Stored,
+    Terms,
+    Usage,
+)
 from tests.harness.listener import Listener
+from tests.harness.meta import COUNTERS, RULES, SLOW, Meta
+from tests.harness.meta import Lease as Held
 from tests.harness.waiting import until
 
 MEMORY = MemoryAddress("team-a", "support")
@@ -104,14 +125,17 @@ def test_the_keys_of_a_memory_itself() -> None:
 
 
 def test_terms_travel_as_one_argument() -> None:
-    assert pack_terms(TERMS) == b"7|1000|50|1|3600000|11|12|13|3|30000|2000|1|256"
-    names = Terms.__dataclass_fields__
-    assert len(pack_terms(TERMS).split(b"|")) == len(names)
+    numbers = (7, 1000, 50, 1, 3_600_000, 11, 12, 13, 3, 30_000, 2000, 1, 256)
+    assert struct.unpack("<13d", pack_terms(TERMS)) == numbers
+    # Sessions are counted in the index, which is in another slot.
+    names = Terms.__dataclass_fields__.keys() - {"max_sessions"}
+    assert len(numbers) == len(names)
 
 
 def test_what_a_caller_knows_travels_as_one_argument() -> None:
-    assert pack_caller(Caller("token-5", 12, 34), create=True) == "token-5|12|34|1"
-    assert pack_caller(Caller(), create=False) == "|0|0|0"
+    known = pack_caller(Caller("token-5", 12, 34), create=True)
+    assert (struct.unpack("<ddB", known[:17]), known[17:]) == ((12, 34, 1), b"token-5")
+    assert pack_caller(Caller(), create=False) == bytes(17)
 
 
 @given(
@@ -124,24 +148,33 @@ def test_what_a_caller_knows_travels_as_one_argument() -> None:
         max_leaves=6,
     ),
     caller_id=st.none() | st.text(st.characters(exclude_categories=["Cs"])),
+    notes=st.none() | st.builds(Notes, share=st.text(max_size=3), redacted=st.integers(0, 9)),
     numbers=st.tuples(*[st.integers(0, 2**31)] * 3),
-    calls=st.lists(st.from_regex(r"\??[0-9a-f]{16}", fullmatch=True), max_size=3),
+    opens=st.lists(st.from_regex(r"[0-9a-f]{16}", fullmatch=True), max_size=3),
+    closes=st.lists(st.from_regex(r"\??[0-9a-f]{16}", fullmatch=True), max_size=3),
 )
 def test_a_message_becomes_a_record_when_the_script_puts_its_numbers_in_front(
-    item: Any, caller_id: str | None, numbers: tuple[int, int, int], calls: list[str]
+    *,
+    item: Any,
+    caller_id: str | None,
+    notes: Notes | None,
+    numbers: tuple[int, int, int],
+    opens: list[str],
+    closes: list[str],
 ) -> None:
     tokens, flags, group = numbers
     body = msgspec.json.encode(item)
-    packed = pack_record(
-        Prepared(body, tokens, flags, group, tuple(calls), tuple(calls)),
-        msgspec.json.encode(caller_id),
+    head, rest = pack_record(
+        Prepared(body, tokens, flags, group, tuple(opens), tuple(closes), id=caller_id, notes=notes)
     )
-    *head, rest = packed.split(b"|", 5)
-    joined = ",".join(calls).encode()
-    assert head == [b"%d" % tokens, b"%d" % flags, b"%d" % group, joined, joined]
-    record = msgspec.json.decode(b"[%d,%d,1,2,3" % (tokens, flags) + rest, type=Stored)
-    assert (record.id, record.item) == (caller_id, item)
-    assert rest == b"," + msgspec.json.encode(caller_id) + b"," + body + b"]"
+    assert struct.unpack("<ddd", head[:24]) == numbers
+    calls = f"{','.join(opens)}|{','.join(closes)}" if opens or closes else ""
+    assert head[24:].decode() == calls
+    raw = b"[%d,%d,1,2,3" % (tokens, flags) + rest
+    record = msgspec.json.decode(raw, type=Stored)
+    assert record == Stored(tokens, flags, 1, 2, 3, caller_id, item, notes)
+    behind = b"" if notes is None else b"," + msgspec.json.encode(notes)
+    assert rest == b"," + msgspec.json.encode(caller_id) + b"," + body + behind + b"]"
 
 
 def test_every_script_is_one_text_with_its_pieces() -> None:
@@ -160,7 +193,7 @@ def test_every_script_is_one_text_with_its_pieces() -> None:
 
 
 def stored(seq: int, item: Any = "hi") -> bytes:
-    return msgspec.json.encode(Stored(1, 0, seq, 5, seq, None, item))
+    return Stored(1, 0, seq, 5, seq, None, item).encoded()
 
 
 def seqs(records: Sequence[Stored]) -> list[int]:
@@ -185,10 +218,9 @@ def test_one_list_is_in_order_by_itself(lists: list[list[bytes]]) -> None:
     assert seqs(records_in_order(*lists)[0]) == [1, 2]
 
 
-def test_a_client_that_decodes_gives_the_same() -> None:
+def test_text_of_any_script_is_read_back() -> None:
     item = {"text": "é😀"}
-    decoded = [stored(2, item).decode(), stored(3).decode()]
-    records, corrupt = records_in_order(decoded, [stored(1).decode()])
+    records, corrupt = records_in_order([stored(2, item), stored(3)], [stored(1)])
     assert (seqs(records), corrupt) == ([1, 2, 3], 0)
     assert records[1].item == item
 
@@ -219,33 +251,36 @@ def test_a_record_that_is_not_ours_leaves_the_others_alone(bad: bytes, place: in
     assert records_in_order([bad, bad], [bad]) == ([], 3)
 
 
-@pytest.mark.parametrize("bad", ["hello", "\udcff", "[1,2,3]"])
-def test_a_corrupt_record_from_a_client_that_decodes(bad: str) -> None:
-    records, corrupt = records_in_order([stored(1).decode(), bad], [stored(2).decode()])
-    assert (seqs(records), corrupt) == ([1, 2], 1)
-
-
 # --- counters
 
 NOW = 1_700_000_000_000
-META = {
-    "k": b"35|1200|30|4096|41|4",
-    "s": b"1|1700000000000000|1699999999000|0|7",
-    "x": b"1700003600000|1700000000000|ttl",
-    "l": b"token-5|1700000012500|88",
-    "p": b"3|70|0",
-    "h": b"pod-a:1",
-}
+META = Meta(
+    next=35,
+    tokens=1200,
+    messages=30,
+    size=4096,
+    version=41,
+    dropped=4,
+    pinned=3,
+    pinned_tokens=70,
+    ids=True,
+    epoch=1_700_000_000_000_000,
+    created=1_699_999_999_000,
+    revision=7,
+    expires_at=1_700_003_600_000,
+    touched=1_700_000_000_000,
+    lease=Held("token-5", 1_700_000_012_500, 88),
+    others={"h": "pod-a:1"},
+).fields()
 
 
 def fields(**changes: bytes | None) -> list[bytes | None]:
-    return list((META | changes).values())
+    """The reply to HMGET of all fields, but for the given ones."""
+    return [changes.get(name.decode(), META[name]) for name in META_FIELDS]
 
 
-@pytest.mark.parametrize("decoded", [False, True])
-def test_the_counters_of_a_session(decoded: bool) -> None:
-    raw = [text(value) if decoded else value for value in fields()]
-    status = read_status(raw, now=NOW, waiting=2)
+def test_the_counters_of_a_session() -> None:
+    status = read_status(fields(), now=NOW, waiting=2)
     assert status._asdict() == {
         "exists": True,
         "epoch": 1_700_000_000_000_000,
@@ -267,7 +302,7 @@ def test_the_counters_of_a_session(decoded: bool) -> None:
 
 
 def test_a_session_that_never_was() -> None:
-    status = read_status([None] * 6, now=NOW)
+    status = read_status([None] * 4, now=NOW)
     assert not status.exists
     assert (status.epoch, status.last_seq, status.tokens, status.messages) == (0, 0, 0, 0)
     assert (status.expires_at, status.expiry_rule) == (0, "")
@@ -299,35 +334,76 @@ def test_the_holder_as_far_as_known(holder: bytes | None, shown: str | None) -> 
     assert lease.holder == shown
 
 
-@pytest.mark.parametrize("shape", [b"2|1|1|0|7", b"2|1|1|0|7|more|fields"])
-def test_the_counters_of_a_newer_version_are_not_guessed(shape: bytes) -> None:
+def test_a_session_whose_counters_vanished_is_none() -> None:
+    status = read_status(fields(k=None, l=None, h=None), now=NOW)
+    assert status == read_status([None] * 4, now=NOW)
+
+
+@pytest.mark.parametrize("number", range(1, len(RULES)))
+def test_what_set_the_expiry(number: int) -> None:
+    slow = replace(Meta.read(META), rule=RULES[number]).fields()[b"s"]
+    assert read_status(fields(s=slow), now=NOW).expiry_rule == RULES[number]
+
+
+@pytest.mark.parametrize("slow", [b"\2", b"\2" + META[b"s"][1:], b"\2" + META[b"s"][1:] + b"more"])
+@pytest.mark.parametrize("counters", [META[b"k"], META[b"k"] + b"more", b"", None])
+def test_the_counters_of_a_newer_version_are_not_guessed(
+    slow: bytes, counters: bytes | None
+) -> None:
     with pytest.raises(UnknownKeys, match=r"newer version \(layout 2\): upgrade"):
-        read_status(fields(s=shape), now=NOW)
+        read_status(fields(k=counters, s=slow), now=NOW)
+    with pytest.raises(UnknownKeys, match=r"newer version \(layout 2\): upgrade"):
+        read_expiry(slow)
+
+
+BAD_SLOW = {
+    "empty": b"",
+    "cut short": META[b"s"][:-1],
+    "too long": META[b"s"] + b"x",
+    "as text": b"\1|2",
+    "all text": b"1|1700000000000000|1699999999000|0|7",
+    "text of its length": b"7" * SLOW.size,
+    "an older layout": b"\0" + META[b"s"][1:],
+    "not a number": SLOW.pack(1, 1, 0, 0, 0, 1, 1, 1, math.nan, 1),
+    "without end": SLOW.pack(1, 1, 0, 0, 0, 1, 1, 1, math.inf, math.inf),
+}
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         {"k": b"hello"},
+        {"k": b""},
         {"k": b"1|2|3"},
-        {"k": b"1|2|3|4|5|6|7"},
-        {"s": b""},
-        {"s": b"1|2"},
-        {"x": b"soon"},
-        {"x": b"soon|later|ttl"},
+        {"k": META[b"k"][:-1]},
+        {"k": META[b"k"] + b"x"},
+        {"k": COUNTERS.pack(1, math.nan, 3, 4, 5, 6, 7, 8)},
+        {"k": COUNTERS.pack(1, math.inf, 3, 4, 5, 6, 7, 8)},
+        {"s": None},
+        {"s": SLOW.pack(1, len(RULES), 0, 0, 0, 1, 1, 1, 1, 1)},
+        *({"s": slow} for slow in BAD_SLOW.values()),
         {"l": b"token"},
         {"l": b"token|when|88"},
-        {"p": b"many|few|0"},
+        {"l": b"\xff|1|88"},
     ],
 )
-def test_counters_that_are_not_ours(changes: dict[str, bytes]) -> None:
+def test_counters_that_are_not_ours(changes: dict[str, bytes | None]) -> None:
     with pytest.raises(CorruptRecord, match="something else wrote to the session"):
         read_status(fields(**changes), now=NOW)
 
 
-@pytest.mark.parametrize("clock", [[b"1700000000", b"999999"], ["1700000000", "999999"]])
-def test_the_servers_time(clock: list[bytes | str]) -> None:
-    assert milliseconds(clock) == 1_700_000_000_999
+def test_when_a_session_expires_and_was_last_renewed() -> None:
+    assert read_expiry(META[b"s"]) == (1_700_003_600_000, 1_700_000_000_000)
+
+
+@pytest.mark.parametrize("slow", BAD_SLOW.values(), ids=BAD_SLOW)
+def test_an_expiry_that_is_not_ours(slow: bytes) -> None:
+    with pytest.raises(CorruptRecord, match="something else wrote to the session"):
+        read_expiry(slow)
+
+
+def test_the_servers_time() -> None:
+    assert milliseconds([b"1700000000", b"999999"]) == 1_700_000_000_999
 
 
 # --- refusals of the scripts
@@ -342,23 +418,26 @@ CALLER = Caller("token-5", 12, 34)
         ([b"BUSY", 0, b""], SessionBusy, {"holder": None}),
         ([b"CONFLICT", 17], IdempotencyConflict, {}),
         ([b"EPOCH", 13], LeaseLost, {}),
+        ([b"ERASED"], AmbiguousWrite, {}),
         ([b"FULL", 30, 1200], BudgetExceeded, {}),
+        ([b"INTERRUPTED"], TurnInterrupted, {}),
         ([b"LAYOUT", 2], UnknownKeys, {}),
+        ([b"LAYOUT", 115], CorruptRecord, {}),
         ([b"LEASELOST"], LeaseLost, {}),
         ([b"NORECORD"], RecordNotFound, {}),
         ([b"NOROOM"], BudgetExceeded, {}),
         ([b"REGRESSED", 30], AcknowledgedLost, {"first": 31, "last": 34}),
+        ([b"SESSIONS", 12, 10], QuotaExceeded, {"quota": "sessions", "used": 12, "hard": 10}),
         ([b"STALEPOLICY", 9], StalePolicy, {"revision": 9}),
     ],
 )
 def test_a_refusal_is_an_error(
     reply: list[Any], error: type[HoldfastError], attributes: dict[str, Any]
 ) -> None:
-    for form in (reply, [text(reply[0]), *reply[1:]]):
-        with pytest.raises(error) as refusal:
-            accept(form, CALLER)
-        assert type(refusal.value) is error
-        assert {name: getattr(refusal.value, name) for name in attributes} == attributes
+    with pytest.raises(error) as refusal:
+        accept(reply, CALLER)
+    assert type(refusal.value) is error
+    assert {name: getattr(refusal.value, name) for name in attributes} == attributes
 
 
 def test_every_refusal_is_in_the_table_above() -> None:
@@ -373,14 +452,14 @@ def test_every_refusal_is_in_the_table_above() -> None:
 def test_every_refusal_of_a_script_is_known() -> None:
     """A word in capitals that a script returns is an answer that its caller reads, or a refusal."""
     words: set[str] = set()
-    for name in ("acquire", "append", "clear", "pin", "pop", "release", "renew"):
+    for name in ("acquire", "append", "clear", "index", "pin", "pop", "release", "renew"):
         words |= set(re.findall(r"return \{ '([A-Z]{2,})'", script(name).body.decode()))
     answers = {"OK", "DUPLICATE", "GRANTED", "WAIT", "NOSESSION"}
     assert words - answers <= set(REFUSALS)
     assert len(words & set(REFUSALS)) > 5
 
 
-@pytest.mark.parametrize("reply", [[b"OK", 1], ["GRANTED", 2], [b"NOSESSION"], [b"DUPLICATE", 1]])
+@pytest.mark.parametrize("reply", [[b"OK", 1], [b"GRANTED", 2], [b"NOSESSION"], [b"DUPLICATE", 1]])
 def test_an_answer_is_returned(reply: list[Any]) -> None:
     assert accept(reply, CALLER) == text(reply[0])
 
@@ -395,6 +474,8 @@ ERRORS: list[tuple[Exception, type[Exception], str]] = [
     (BusyLoadingError("loading"), StoreUnavailable, "cannot serve now"),
     (ClusterDownError("down"), StoreUnavailable, "cannot serve now"),
     (TryAgainError("again"), StoreUnavailable, "cannot serve now"),
+    (ResponseError("NOREPLICAS x"), StoreUnavailable, "fewer replicas than it needs"),
+    (MovedError("1 127.0.0.1:7000"), ConfigurationError, "a node of a Cluster"),
     (ResponseError("BUSY Redis is busy running a script"), StoreUnavailable, "cannot serve now"),
     (
         ResponseError("WRONGTYPE Operation against a key"),
@@ -446,7 +527,7 @@ class Hand:
         self.blocked: list[tuple[Command, float]] = []
         self.closed = False
 
-    async def exchange(self, commands: Sequence[Command]) -> list[Any]:
+    async def exchange(self, commands: Sequence[Command], *, near: bytes = b"") -> list[Any]:
         self.sent.append([name_of(command) for command in commands])
         step = self.steps.pop(0) if len(self.steps) > 1 else self.steps[0]
         if isinstance(step, Exception):
@@ -480,7 +561,7 @@ class Server:
         self.faults: dict[str, list[Exception]] = {}
         self.breaks: list[int] = []
 
-    async def exchange(self, commands: Sequence[Command]) -> list[Any]:
+    async def exchange(self, commands: Sequence[Command], *, near: bytes = b"") -> list[Any]:
         self.exchanges += 1
         replies = [self._answer(command) for command in commands]
         if commands[0] == (b"MULTI",):
@@ -551,6 +632,8 @@ async def test_a_script_in_front_goes_along_in_one_round_trip() -> None:
         [BusyLoadingError("loading")],
         [TryAgainError("a slot moves")],
         [ClusterDownError("down")],
+        [ReadOnlyError("a replica now")],
+        [ResponseError("NOREPLICAS Not enough good replicas")],
         [ResponseError("BUSY Redis is busy running a script")],
     ],
     ids=lambda step: type(step).__name__ if isinstance(step, Exception) else str(step),
@@ -584,7 +667,7 @@ async def test_a_lost_reply_is_ambiguous_where_it_would() -> None:
     [
         (NoPermissionError("no"), AccessDenied),
         (OutOfMemoryError("no"), StoreUnavailable),
-        (ReadOnlyError("no"), StoreUnavailable),
+        (MovedError("1 127.0.0.1:7000"), ConfigurationError),
         (ResponseError("WRONGTYPE"), UnknownKeys),
         (ResponseError("CORRUPT"), CorruptRecord),
         (ResponseError("ERR"), StoreUnavailable),
@@ -949,7 +1032,8 @@ def batch(*, key: str = "") -> Batch:
     return Batch((Prepared(b'"hi"', 1),), key, 0)
 
 
-APPENDED = [b"OK", 1, 1, 5, 0, 99, 0, 0]
+APPENDED = [b"OK", struct.pack("<7d", 1, 1, 5, 0, 99, 0, 0)]
+TORN = [b"OK", struct.pack("<7d", 1, 1, 5, 0, 99, 0, 1)]
 
 
 @pytest.mark.asyncio
@@ -985,7 +1069,7 @@ async def test_only_an_append_with_an_id_is_repeated(key: str) -> None:
 
 @pytest.mark.asyncio
 async def test_records_that_had_vanished_are_told_of() -> None:
-    hand = Hand([[None] * 4], [[b"OK"], [*APPENDED[:-1], 1]])
+    hand = Hand([[None] * 4, *UNMEASURED], [[b"OK"], TORN])
     store = RedisStore(hand, patience=0.1)
     async with Client(store, policy=SPEC) as client:
         done = await client.memory("support").session("42").append("hi")
@@ -1002,9 +1086,10 @@ async def test_records_that_cannot_be_read_are_left_out_and_told_of() -> None:
     log = [stored(1, {"role": "user", "content": "hi"}), b"hello"]
     clock = [b"1700000000", b"0"]
     hand = Hand(
-        [[None] * 4],
+        [[None] * 4, *UNMEASURED],
         [b"OK", *[b"QUEUED"] * 4, [fields(), log, [], clock]],
         [fields(), 0, clock],
+        [[]],
     )
     async with Client(RedisStore(hand, patience=0.1), policy=SPEC) as client:
         session = client.memory("support").session("42")
@@ -1022,28 +1107,60 @@ async def test_the_store_closes_what_carries_it() -> None:
 
 
 DOCUMENT = [b"1", b"3", b"active", b'{"a":1}']
+UNMEASURED: list[list[bytes | None]] = [[None] * 5, [b"1700000000", b"0"]]
+"""The rest of the answer: no measurement, and the time."""
 
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("decoded", [False, True])
 async def test_a_policy_document(decoded: bool) -> None:
     reply = [text(value) if decoded else value for value in DOCUMENT]
-    document = await RedisStore(Hand([reply])).policy(MEMORY)
-    assert document == (3, True, b'{"a":1}')
+    document = await RedisStore(Hand([reply, *UNMEASURED])).policy(MEMORY)
+    assert document == (3, True, b'{"a":1}', None)
 
 
 @pytest.mark.asyncio
 async def test_a_policy_of_a_memory_that_is_being_deleted() -> None:
-    document = await RedisStore(Hand([[b"1", b"4", b"deleting", b"{}"]])).policy(MEMORY)
-    assert document == (4, False, b"{}")
+    reply = [b"1", b"4", b"deleting", b"{}"]
+    document = await RedisStore(Hand([reply, *UNMEASURED])).policy(MEMORY)
+    assert document == (4, False, b"{}", None)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("decoded", [False, True])
+async def test_what_was_measured_comes_with_the_policy(decoded: bool) -> None:
+    measured = [b"7", b"70", b"900", b"12000", b"1699999990000"]
+    usage = [text(value) if decoded else value for value in measured]
+    document = await RedisStore(Hand([DOCUMENT, usage, [b"1700000000", b"250000"]])).policy(MEMORY)
+    assert document is not None
+    assert document.usage == Usage(7, 70, 900, 12000, 1_699_999_990_000, 10_250)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    "usage", [[b"7", None, b"900", b"12000", b"1"], [b"7", b"x", b"900", b"12000", b"1"]]
+)
+async def test_a_measurement_that_is_none_of_ours_is_none(usage: list[bytes | None]) -> None:
+    document = await RedisStore(Hand([DOCUMENT, usage, [b"1700000000", b"0"]])).policy(MEMORY)
+    assert document is not None
+    assert document.usage is None
+
+
+@pytest.mark.asyncio
+async def test_a_clock_that_was_set_back_makes_no_measurement_of_the_future() -> None:
+    usage = [b"7", b"70", b"900", b"12000", b"1800000000000"]
+    document = await RedisStore(Hand([DOCUMENT, usage, [b"1700000000", b"0"]])).policy(MEMORY)
+    assert document is not None
+    assert document.usage is not None
+    assert document.usage.age == 0
 
 
 @pytest.mark.asyncio
 async def test_no_policy_document() -> None:
-    assert await RedisStore(Hand([[None] * 4])).policy(MEMORY) is None
+    assert await RedisStore(Hand([[None] * 4, *UNMEASURED])).policy(MEMORY) is None
 
 
 @pytest.mark.asyncio
 async def test_a_policy_document_of_a_newer_version() -> None:
     with pytest.raises(ConfigurationError, match=r"have layout 2, this version knows 1: upgrade"):
-        await RedisStore(Hand([[b"2", *DOCUMENT[1:]]])).policy(MEMORY)
+        await RedisStore(Hand([[b"2", *DOCUMENT[1:]], *UNMEASURED])).policy(MEMORY)

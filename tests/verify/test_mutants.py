@@ -1,0 +1,58 @@
+"""Faults that are planted in the library are found, each by the rule that is there for it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.harness.servers import Server
+from tests.verify.__main__ import findings
+from tests.verify.mutants import MUTANTS
+from tests.verify.run import Plan, run
+from tests.verify.targets import TargetName
+
+pytestmark = [pytest.mark.redis, pytest.mark.slow]
+
+SECONDS = 6.0
+ATTEMPTS = 3
+"""On a machine that has much else to do a few seconds may not be enough."""
+
+
+def plan(name: str) -> Plan:
+    """Return the short run in which a mutant shows."""
+    mutant = MUTANTS[name]
+    options = {"generation": 600.0, "pace": 0.002, "summarizing": 0.3, **mutant.options}
+    return Plan(
+        TargetName.STANDALONE,
+        SECONDS,
+        workers=3,
+        profiles=mutant.profiles,
+        faults=mutant.faults,
+        pause=0.1,
+        options={**options, "mutant": name},
+    )
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("name", list(MUTANTS))
+async def test_it_is_found(valkey_server: Server, tmp_path: Path, name: str) -> None:
+    for attempt in range(ATTEMPTS):
+        report = await run(replace(plan(name), seed=attempt), tmp_path / str(attempt))
+        found = {violation.kind for violation in report.violations}
+        if found & MUTANTS[name].found_as:
+            break
+    else:
+        pytest.fail(f"{MUTANTS[name].what}: it was not found")
+
+
+@pytest.mark.asyncio
+async def test_without_them_nothing_is_found(valkey_server: Server, tmp_path: Path) -> None:
+    """What the mutants are found with: all of their sessions, and all of their faults."""
+    everything = replace(
+        plan("client retries"),
+        profiles={name: 1 for mutant in MUTANTS.values() for name in mutant.profiles},
+        options={"pace": 0.002, "summarizing": 0.3, "generation": 600.0, "sessions": 1},
+    )
+    report = await run(everything, tmp_path)
+    assert not report.violations, findings([report])
+    assert report.faults
