@@ -8,11 +8,12 @@ PYTHON ?= $(firstword $(shell for v in 3.13 3.12 3.11 3.14 3; do \
 	command -v python$$v >/dev/null 2>&1 && python$$v -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo python$$v; done))
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PEERS := .venv-peers
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-cluster test test-fast test-pythons test-cluster lint format types bench crds lock control-plane clean
+.PHONY: help setup demo demo-cluster test test-fast test-pythons test-cluster verify lint format types bench bench-peers crds facade lock control-plane clean
 
 help: ## list what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -32,10 +33,26 @@ demo: $(READY) ## run the main job: agents share one conversation under a policy
 demo-cluster: $(READY) ## the same on a real Kubernetes API server (KUBECONFIG_CONTEXT=current for your own)
 	$(BIN)/python examples/support/demo.py --cluster
 
-test: lint crds-check control-plane ## everything that must hold: lint, types, layers, CRD drift, all tests, coverage
+test: lint crds-check control-plane ## everything that must hold: lint, types, layers, CRD drift, tests, coverage
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest
-	$(BIN)/python -m coverage report --fail-under=90 --include='operator/holdfast/*' | tail -n 25
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-library test-systems
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report --fail-under=95 --include='operator/holdfast/*' | tail -n 40
+
+.PHONY: test-library test-systems
+test-library: $(READY)
+	COVERAGE_FILE=.coverage.library $(BIN)/python -m coverage run -m pytest tests/unit tests/conformance \
+		--ignore tests/conformance/test_cluster.py --ignore tests/conformance/test_sentinel.py
+
+test-systems: $(READY)
+	COVERAGE_FILE=.coverage.systems $(BIN)/python -m coverage run -m pytest tests/integration tests/cluster tests/verify
+
+verify: $(READY) ## a quarter of an hour of faults, checked: conformance, model, planted faults, histories (DURATION, SEED)
+	@mkdir -p .verify
+	$(PYTEST) tests/conformance tests/integration/test_backstop_mirror.py tests/verify --deselect tests/verify/test_short.py > .verify/tests.log 2>&1; \
+		status=$$?; tail -n 15 .verify/tests.log; exit $$status
+	$(BIN)/python -m tests.verify --seconds $(or $(DURATION),900) $(if $(SEED),--seed $(SEED)) --report .verify/report.json > .verify/run.log 2>&1; \
+		status=$$?; cat .verify/run.log; exit $$status
 
 test-fast: $(READY) ## the tests that need no server, in under a minute
 	$(PYTEST) -q tests/unit tests/conformance/test_in_memory.py -m "not slow"
@@ -59,8 +76,20 @@ format: $(READY) ## format and fix what can be fixed
 bench: $(READY) ## measure against floors in the same run; writes benchmarks/results.json
 	PYTHONPATH=. $(BIN)/python benchmarks/bench.py
 
+bench-peers: $(READY) $(PEERS)/.ready ## the same beside other libraries; writes benchmarks/peers.json
+	PYTHONPATH=operator $(PEERS)/bin/python benchmarks/peers.py
+
+# An environment of its own, without the project in it: only its packages, those compared with, and a server.
+$(PEERS)/.ready: requirements/peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/peers.txt
+	@touch $@
+
 crds: $(READY) ## generate crds/ and docs/reasons.md from the models
 	$(BIN)/python -m holdfast_operator.crds write
+
+facade: $(READY) ## generate the synchronous library from the asynchronous one
+	$(BIN)/python -m holdfast.sync.generate write
 
 .PHONY: crds-check
 crds-check: $(READY)
@@ -72,6 +101,7 @@ control-plane: $(READY) ## find or build the Kubernetes control plane for tests 
 lock: ## resolve the packages anew, with hashes
 	$(COMPILE) --all-extras --group dev pyproject.toml --output-file requirements/dev.txt
 	$(COMPILE) --constraint requirements/dev.txt --extra operator pyproject.toml --output-file requirements/operator.txt
+	$(COMPILE) --constraint requirements/dev.txt --extra embedded --group peers pyproject.toml --output-file requirements/peers.txt
 	echo hatchling | $(COMPILE) --constraint requirements/dev.txt - --output-file requirements/build.txt
 
 clean: ## remove everything that was made here

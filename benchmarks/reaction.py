@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from measure import Figure, figure
+from scene import Servers
 
 from tests.harness.control_plane import ControlPlane
 from tests.harness.kubernetes_binaries import ControlPlaneUnavailable
@@ -51,7 +52,7 @@ def _seconds_until(condition: Callable[[], bool]) -> float:
     return time.perf_counter() - begin
 
 
-def bench_reaction() -> list[Figure]:
+def bench(servers: Servers, scale: int) -> list[Figure]:  # noqa: ARG001 - it has a server of its own
     """Measure with the operator as its own process; nothing where no control plane can be had."""
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -1,6 +1,9 @@
-"""Worker of the lease benchmark: tasks that take turns on one session and print how long they waited.
+"""Worker of the lease benchmark: tasks that take turns on one session and print when they had it.
 
 python benchmarks/waiters.py URL SESSION TASKS TURNS
+
+Of each turn it prints the fence and three times by the machine's monotonic clock, in seconds: when the
+task asked, when its body began, and when it gave the turn back.
 """
 
 import asyncio
@@ -18,25 +21,33 @@ POLICY = {
 }
 
 
-async def waiter(session: holdfast.Session, turns: int, waits: list[float]) -> None:
-    for _ in range(turns):
-        begin = time.perf_counter()
-        async with session.turn():
-            waits.append(time.perf_counter() - begin)
+async def waiter(
+    session: holdfast.Session, count: int, turns: list[tuple[int, float, float, float]]
+) -> None:
+    for _ in range(count):
+        asked = time.monotonic()
+        async with session.turn() as turn:
+            began = time.monotonic()
             await asyncio.sleep(SECTION)
+            ended = time.monotonic()
+        turns.append((turn.fence, asked, began, ended))
 
 
-async def main(url: str, name: str, tasks: int, turns: int) -> None:
+async def main(url: str, name: str, tasks: int, count: int) -> None:
     async with holdfast.connect(url, policy=POLICY) as client:
         memory = client.memory("bench")
         sessions = [memory.session(name) for _ in range(tasks)]
-        await sessions[0].length()
+
+        async def take(count: int) -> list[tuple[int, float, float, float]]:
+            turns: list[tuple[int, float, float, float]] = []
+            await asyncio.gather(*(waiter(session, count, turns) for session in sessions))
+            return turns
+
+        await take(3)  # opens the connections
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
-        waits: list[float] = []
-        begin = time.perf_counter()
-        await asyncio.gather(*(waiter(session, turns, waits) for session in sessions))
-        print(json.dumps({"waits": waits, "seconds": time.perf_counter() - begin}), flush=True)
+        turns = await take(count)
+        print(json.dumps(turns), flush=True)
 
 
 if __name__ == "__main__":
