@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -104,6 +105,14 @@ def as_json(reports: Sequence[Report]) -> list[dict[str, Any]]:
     ]
 
 
+async def run_until_told(plan: Plan, directory: Path) -> Report:
+    """Run; SIGTERM ends it in order too: a worker that is stopped just then would never end by itself."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await run(plan, directory)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run; return 1 when something is wrong."""
     parser = argparse.ArgumentParser(prog="python -m tests.verify", description=__doc__)
@@ -122,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for plan in plans(given.target, given.seconds, given.seed):
             print(f"{plan.target}: {plan.seconds:.0f} s, seed {plan.seed}", flush=True)
             try:
-                reports.append(asyncio.run(run(plan, base / plan.target)))
+                reports.append(asyncio.run(run_until_told(plan, base / plan.target)))
             except (ExceptionGroup, AssertionError, OSError):
                 # What the others find is worth knowing even so.
                 traceback.print_exc()

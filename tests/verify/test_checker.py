@@ -24,7 +24,8 @@ def call(op: Op, begin: float, end: float | None, **facts: Any) -> Call:
     process = facts.pop("process", "w0")
     number = facts.pop("n", int(begin * 1000) + 1)
     outcome = facts.pop("outcome", OK)
-    told = {name: facts.pop(name) for name in list(facts) if name in End.__struct_fields__}
+    named = [name for name in facts if name in End.__struct_fields__ and name != "detail"]
+    told = {name: facts.pop(name) for name in named}
     begun = Begin(number, int(begin * MS), f"{process}/0", "plain/a", op, **facts)
     ended = None if end is None else End(number, int(end * MS), outcome, **told)
     return Call(process, begun, ended)
@@ -278,6 +279,17 @@ class TestTwoHolders:
         refused = call(Op.CHECK, 4, 5, turn=1, outcome="LeaseLost")
         assert kinds(self.rule, self.OLD, self.NEW, refused) == []
 
+    def test_a_failover_may_lose_the_newer_turn(self) -> None:
+        check = call(Op.CHECK, 50, 51, turn=1)
+        failover = Fault("failover", "server", 2 * MS, 30 * MS, loses=True)
+        stored = image(entry(1, "a"))
+        write = append("a", 1, 40, turn=1)
+        calls = [self.OLD, self.NEW, write]
+        assert kinds(self.rule, *calls, check, image=stored, faults=[failover]) == []
+        assert kinds(self.rule, *calls, image=stored) == [Kind.TWO_HOLDERS]
+        later = Fault("failover", "server", 60 * MS, 90 * MS, loses=True)
+        assert kinds(self.rule, *calls, image=stored, faults=[later]) == [Kind.TWO_HOLDERS]
+
     def test_one_fence_for_two(self) -> None:
         other = enter(100, 2, 3, n=1, process="w1")
         assert kinds(self.rule, self.OLD, other) == [Kind.TWO_HOLDERS]
@@ -314,6 +326,13 @@ class TestWaiters:
         stopped = enter(200, 0, 2500, n=1, queued=2400 * MS)
         second = enter(100, 2410, 2450, n=1, queued=2415 * MS, process="w1")
         assert kinds(self.rule, stopped, second) == []
+
+    def test_one_that_has_waited_as_long_as_it_meant_to(self) -> None:
+        first = enter(200, 0, 900, n=1, queued=1 * MS, detail="wait=200ms")
+        second = enter(100, 5, 850, n=1, queued=6 * MS, process="w1", detail="wait=200ms")
+        assert kinds(self.rule, first, second) == []
+        patient = enter(200, 0, 900, n=1, queued=1 * MS, detail="wait=10s")
+        assert kinds(self.rule, patient, second) == [Kind.WAITERS]
 
 
 class TestCameBack:

@@ -1,6 +1,7 @@
 """Turns: one holder at a time, who writes while it is one, and waiters who are served in order."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from tests.verify.case import REMOVES, UNDER_LEASE, Case, Kind, Violation
@@ -66,14 +67,7 @@ def two_holders(case: Case) -> Iterator[Violation]:
             yield Violation(
                 Kind.TWO_HOLDERS, case.session, "two turns have one fence", (one, other)
             )
-    # The earliest moment at which somebody knew of a turn with a higher fence than this one's.
-    later: dict[int, Call] = {}
-    earliest: Call | None = None
-    for turn in reversed(turns):
-        if earliest is not None:
-            later[turn.result.fence] = earliest
-        if earliest is None or (turn.end or 0) < (earliest.end or 0):
-            earliest = turn
+    later = _known_later(case, turns)
     for turn in turns:
         known = later.get(turn.result.fence)
         if known is not None and (known.end or 0) < turn.begin:
@@ -92,6 +86,20 @@ def two_holders(case: Case) -> Iterator[Violation]:
                 f"fence {turn.result.fence} goes on after fence {known.result.fence} was granted",
                 (turn, known, call),
             )
+
+
+def _known_later(case: Case, turns: Sequence[Call]) -> dict[int, Call]:
+    """For a fence, of the turns with a higher one that which was known first."""
+    later: dict[int, Call] = {}
+    earliest: Call | None = None
+    for turn in reversed(turns):
+        if earliest is not None:
+            later[turn.result.fence] = earliest
+        if case.within_loss(turn):
+            continue  # a failover may lose a turn as it may lose a message
+        if earliest is None or (turn.end or 0) < (earliest.end or 0):
+            earliest = turn
+    return later
 
 
 def waiters_out_of_order(case: Case, grant: float = 2.0) -> Iterator[Violation]:
@@ -128,5 +136,14 @@ def _may_be_passed_over(case: Case, turn: Call, grant: float) -> bool:
     end = turn.end or 0
     if any(fault.loses and fault.begin < end and fault.end > turn.begin for fault in case.faults):
         return True
-    # Counted from its begin: its process may have been stopped before it heard of its place.
-    return (end - turn.begin) / 1e9 >= grant
+    # Counted from its begin: its process may have been stopped before it heard of its place. Whoever
+    # has waited as long as it meant to is not in line any more, even if it asks once more and is lucky.
+    patience = _patience(turn)
+    longest = grant if patience is None else min(grant, patience)
+    return (end - turn.begin) / 1e9 >= longest
+
+
+def _patience(turn: Call) -> float | None:
+    """Seconds that a caller meant to wait, as its detail says: `wait=200ms`."""
+    found = re.fullmatch(r"wait=(\d+)(ms|s)", turn.begun.detail)
+    return None if found is None else int(found[1]) / (1000 if found[2] == "ms" else 1)
