@@ -9,7 +9,7 @@ PYTHON ?= $(firstword $(shell for v in 3.13 3.12 3.11 3.14 3; do \
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := .venv-peers
-COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-strip-extras
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
