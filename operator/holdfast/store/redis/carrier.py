@@ -7,7 +7,7 @@ says exactly one thing that matters: whether the command may have reached the se
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias, cast
 
 import hiredis
@@ -23,6 +23,7 @@ from redis.exceptions import (
 
 from holdfast.errors import AccessDenied, HoldfastError, StoreUnavailable
 from holdfast.store.redis.lanes import Lanes
+from holdfast.store.redis.lines import LentLine, Line, OwnLine
 
 Argument: TypeAlias = bytes | str | int
 Command: TypeAlias = Sequence[Argument]
@@ -37,8 +38,6 @@ _TALKING = 64  # connections for calls; further calls wait their turn
 _BLOCKING = 32  # connections for callers that wait for a turn
 _CROWDED = 0.05  # seconds between questions of a waiter who got no such connection
 _BROKEN = (RedisError, OSError, TimeoutError)  # RedisError: also bytes that are no reply at all
-# What redis-py raises for an error that the server replied, some of them as errors of the connection.
-_REPLIED = (ResponseError, BusyLoadingError, AuthenticationError, AuthorizationError)
 
 
 # Commands without a key. All others name one: the scripts after its number, the rest at once.
@@ -118,7 +117,7 @@ class PoolCarrier:
         self._retired = False
         # The pool's own book-keeping costs a quarter of an append, so connections that are ours
         # alone wait here; a caller's go back to the caller.
-        self._idle: list[AbstractConnection] = []
+        self._idle: list[OwnLine] = []
         blocking = max(1, min(_BLOCKING, pool.max_connections // 3))
         self._places = asyncio.Semaphore(max(1, min(_TALKING, pool.max_connections - blocking)))
         self._blocking = asyncio.Semaphore(blocking)
@@ -152,27 +151,27 @@ class PoolCarrier:
         self, places: asyncio.Semaphore, packed: bytes, count: int, patience: float
     ) -> list[Reply]:
         async with places:
-            connection = await self._connect()
+            line = await self._line()
             try:
-                replies = await self._talk(connection, packed, count, patience)
+                replies = await line.talk(packed, count, patience)
             except _BROKEN as error:
-                await self._discard(connection)
+                await self._discard(line)
                 raise Broken("the connection broke before the reply") from error
             except BaseException:
                 # Cancelled between request and reply: whoever took this connection next would
                 # read somebody else's answer.
-                await self._discard(connection)
+                await self._discard(line)
                 raise
             if any(isinstance(reply, ReadOnlyError) for reply in replies):
                 # A primary no longer. A new connection to the same address may find the next one.
-                await self._discard(connection)
+                await self._discard(line)
                 await self._drop_idle()
-            elif not self._owned:
-                await self._pool.release(connection)
+            elif not isinstance(line, OwnLine):
+                await self._pool.release(line.connection)
             elif self._retired:
-                await self._discard(connection)
+                await self._discard(line)
             else:
-                self._idle.append(connection)
+                self._idle.append(line)
             return replies
 
     async def retire(self) -> None:
@@ -184,20 +183,20 @@ class PoolCarrier:
         while self._idle:
             await self._discard(self._idle.pop())
 
-    async def _discard(self, connection: AbstractConnection) -> None:
-        await connection.disconnect(nowait=True)
-        await self._pool.release(connection)
+    async def _discard(self, line: Line) -> None:
+        await line.connection.disconnect(nowait=True)
+        await self._pool.release(line.connection)
+
+    async def _line(self) -> Line:
+        while self._idle:
+            line = self._idle.pop()
+            if line.usable:
+                return line
+            await self._discard(line)
+        connection = await self._connect()
+        return OwnLine(connection) if self._owned else LentLine(connection)
 
     async def _connect(self) -> AbstractConnection:
-        while self._idle:
-            connection = self._idle.pop()
-            try:
-                if connection.is_connected and not await _has_input(connection):
-                    return connection
-            except _BROKEN:
-                pass
-            # The server closed it meanwhile, or it holds bytes that nobody asked for.
-            await self._discard(connection)
         try:
             # The pool's own time-out, if it has one, ends before the handshake.
             async with asyncio.timeout(self._timeout):
@@ -225,29 +224,11 @@ class PoolCarrier:
                 "network policy is in the way"
             ) from error
 
-    async def _talk(
-        self, connection: AbstractConnection, packed: bytes, count: int, patience: float
-    ) -> list[Reply]:
-        replies: list[Reply] = []
-        async with asyncio.timeout(patience):
-            await connection.send_packed_command(packed, check_health=False)
-            for _ in range(count):
-                try:
-                    # One error must not cost the replies behind it: whoever called disconnects.
-                    replies.append(
-                        await connection.read_response(
-                            disable_decoding=True, disconnect_on_error=False
-                        )
-                    )
-                except _REPLIED as error:
-                    replies.append(error)
-        return replies
-
     async def aclose(self) -> None:
         """Close the pool if it is the carrier's own."""
         await self._lanes.aclose()
         while self._idle:
-            await self._pool.release(self._idle.pop())
+            await self._pool.release(self._idle.pop().connection)
         if self._owned:
             await self._pool.aclose()
 
@@ -255,15 +236,6 @@ class PoolCarrier:
 def _packed(commands: Sequence[Command]) -> bytes:
     # redis-py packs each argument in Python on its asyncio side; hiredis does it in C.
     return b"".join([_pack(tuple(command)) for command in commands])
-
-
-async def _has_input(connection: AbstractConnection) -> bool:
-    """Whether there is something to read, or the end of the connection."""
-    # redis-py before 8 knows it by another name only, which 8 warns about.
-    probe: Callable[[], Awaitable[bool]] = (
-        getattr(connection, "can_read", None) or connection.can_read_destructive
-    )
-    return await probe()
 
 
 def _is_about_tls(error: BaseException | None) -> bool:
