@@ -33,19 +33,23 @@ demo: $(READY) ## run the main job: agents share one conversation under a policy
 demo-cluster: $(READY) ## the same on a real Kubernetes API server (KUBECONFIG_CONTEXT=current for your own)
 	$(BIN)/python examples/support/demo.py --cluster
 
-test: lint crds-check control-plane ## everything that must hold: lint, types, layers, CRD drift, tests, coverage
-	$(BIN)/python -m coverage erase
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-library test-systems
-	$(BIN)/python -m coverage combine --quiet
-	$(BIN)/python -m coverage report --fail-under=95 --include='operator/holdfast/*' | tail -n 40
+# Four parts side by side: most of them wait for servers most of the time. Coverage is of what needs no cluster.
+test: $(READY) control-plane ## everything that must hold: lint, types, layers, CRD drift, tests, coverage
+	@$(MAKE) --no-print-directory --jobs 4 --output-sync=target static test-operator test-servers test-library
 
-.PHONY: test-library test-systems
+.PHONY: static test-library test-servers test-operator
+static: lint crds-check
+
 test-library: $(READY)
-	COVERAGE_FILE=.coverage.library $(BIN)/python -m coverage run -m pytest tests/unit tests/conformance \
+	$(BIN)/python -m coverage run -m pytest tests/unit tests/conformance \
 		--ignore tests/conformance/test_cluster.py --ignore tests/conformance/test_sentinel.py
+	$(BIN)/python -m coverage report --fail-under=95 --include='operator/holdfast/*'
 
-test-systems: $(READY)
-	COVERAGE_FILE=.coverage.systems $(BIN)/python -m coverage run -m pytest tests/integration tests/cluster tests/verify
+test-servers: $(READY)
+	$(PYTEST) --numprocesses 3 --dist loadfile tests/integration tests/verify
+
+test-operator: $(READY) control-plane
+	$(PYTEST) --numprocesses 2 --dist loadfile tests/cluster
 
 verify: $(READY) ## a quarter of an hour of faults, checked: conformance, model, planted faults, histories (DURATION, SEED)
 	@mkdir -p .verify
