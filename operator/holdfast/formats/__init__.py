@@ -67,13 +67,21 @@ def read_facts(
 
 def _by_shape(item: JSON) -> Facts:
     # Most messages are plain text, which only `chat` can claim: that is seen at one look.
-    if isinstance(item, dict) and isinstance(item.get("content"), str):
-        if _MARKED.isdisjoint(item) and is_message(item):
-            return message_facts(item)
+    if _is_plain(item):
+        return message_facts(item)
     for candidate in FORMATS:
         if candidate.matches(item):
             return candidate.facts(item)
     return unrecognised(item)
+
+
+def _is_plain(item: JSON) -> bool:
+    return (
+        isinstance(item, dict)
+        and isinstance(item.get("content"), str)
+        and _MARKED.isdisjoint(item)
+        and is_message(item)
+    )
 
 
 def _named(name: str) -> Format:

@@ -22,6 +22,7 @@ from redis.exceptions import (
 )
 
 from holdfast.errors import AccessDenied, HoldfastError, StoreUnavailable
+from holdfast.store.redis.alarm import Alarm
 from holdfast.store.redis.lanes import Lanes
 
 Argument: TypeAlias = bytes | str | int
@@ -123,6 +124,7 @@ class PoolCarrier:
         self._places = asyncio.Semaphore(max(1, min(_TALKING, pool.max_connections - blocking)))
         self._blocking = asyncio.Semaphore(blocking)
         self._lanes = Lanes(self._send)
+        self._alarm = Alarm()
 
     async def exchange(self, commands: Sequence[Command], *, near: bytes = b"") -> list[Reply]:  # noqa: ARG002 - there is one server
         """Send commands and return their replies; see `Carrier`."""
@@ -163,7 +165,7 @@ class PoolCarrier:
                 # read somebody else's answer.
                 await self._discard(connection)
                 raise
-            if any(isinstance(reply, ReadOnlyError) for reply in replies):
+            if ReadOnlyError in map(type, replies):
                 # A primary no longer. A new connection to the same address may find the next one.
                 await self._discard(connection)
                 await self._drop_idle()
@@ -229,7 +231,7 @@ class PoolCarrier:
         self, connection: AbstractConnection, packed: bytes, count: int, patience: float
     ) -> list[Reply]:
         replies: list[Reply] = []
-        async with asyncio.timeout(patience):
+        with self._alarm.after(patience):
             await connection.send_packed_command(packed, check_health=False)
             for _ in range(count):
                 try:
