@@ -271,6 +271,8 @@ class MessageLog(Reading, Upkeep, Rewriting, ABC):
         )
 
     def _note(self, draft: Draft) -> None:
+        if not (draft.redacted or draft.withheld):
+            return
         self._place.preparer.note(draft)
         self._place.telemetry.screened(draft.redacted, draft.withheld)
         if draft.withheld:

@@ -284,10 +284,10 @@ class Preparer:
     def _unchanged(
         self, items: Sequence[JSON], bodies: Sequence[bytes], role: str | None
     ) -> _Screened:
-        kept: list[_Kept] = []
-        for at, (item, body) in enumerate(zip(items, bodies, strict=True)):
-            facts = read_facts(item, self.format, role)
-            kept.append(_Kept(at, body, facts, facts))
+        kept = [
+            _Kept(at, body, facts := read_facts(item, self.format, role), facts)
+            for at, (item, body) in enumerate(zip(items, bodies, strict=True))
+        ]
         return _Screened(kept)
 
     def _screen(self, screening: Screening, bodies: Sequence[bytes], role: str | None) -> _Screened:
