@@ -119,19 +119,21 @@ async def test_an_error_within_is_raised_as_it_is(make: Make) -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_limit_within_a_limit(make: Make) -> None:
+@pytest.mark.parametrize(("outer", "inner"), [(SOON, LATE), (LATE, SOON)])
+async def test_a_limit_within_a_limit(make: Make, outer: float, inner: float) -> None:
     alarm = make()
-    with pytest.raises(TimeoutError):
-        async with limited(alarm, SOON):
-            async with limited(alarm, LATE):
+
+    async def within() -> None:
+        try:
+            async with limited(alarm, inner):
                 await forever()
-    with pytest.raises(KeyError):
-        async with limited(alarm, LATE):
-            try:
-                async with limited(alarm, SOON):
-                    await forever()
-            except TimeoutError:
-                raise KeyError from None
+        except TimeoutError:
+            assert inner == SOON
+            raise
+
+    with pytest.raises(TimeoutError):
+        async with limited(alarm, outer):
+            await within()
 
 
 def test_a_second_loop_begins_anew(make: Make) -> None:
