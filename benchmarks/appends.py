@@ -19,6 +19,7 @@ from measure import (
     run_on,
     together,
 )
+from msgspec.structs import replace
 from redis.asyncio import Redis
 from scene import BODY, FULL, MEMORY, MESSAGE, ONE, TOKENS, Scene, Servers, work_of
 
@@ -168,7 +169,7 @@ async def server_time(url: str, product: str, scale: int) -> list[Figure]:
 
         def with_id() -> Call:
             name = f"request-{next(numbers)}"
-            batch = Batch((ONE._replace(id=name),), id_key(name), 1)
+            batch = Batch((replace(ONE, id=name),), id_key(name), 1)
             return lambda: full.append(scene.terms, batch, Caller())
 
         def plain() -> Call:

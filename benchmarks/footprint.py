@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from measure import Figure, figure
+from msgspec.structs import replace
 from redis.asyncio import Redis
 from scene import BODY, MEMORY, ONE, POLICY, Servers
 
@@ -62,7 +63,7 @@ async def write(url: str, *, sessions: int, messages: int) -> None:
         session = store.session(MEMORY, name)
         for at in range(messages):
             own = f"request-{name}-{at}"
-            batch = Batch((ONE._replace(id=own),), id_key(own), 1)
+            batch = Batch((replace(ONE, id=own),), id_key(own), 1)
             await session.append(terms, batch, Caller())
     await store.aclose()
 

@@ -206,42 +206,41 @@ class MessageLog(Reading, Upkeep, Rewriting, ABC):
         replace: bool = False,
     ) -> AppendResult:
         place = self._place
-        with place.naming():
-            while True:
-                agreed = await place.agreed()
-                require_share(agreed.policy, share)
-                draft = await place.preparer.prepare(
-                    messages,
-                    counter=agreed.counter,
-                    max_bytes=agreed.max_message_size,
-                    terms=agreed.terms,
-                    id=id,
-                    role=role,
-                    pin=pin,
-                    group=group,
-                    share=share,
-                    redactor=agreed.redactor,
-                    privacy=privacy,
-                    critical=agreed.critical,
+        while True:
+            agreed = await place.agreed()
+            require_share(agreed.policy, share)
+            draft = await place.preparer.prepare(
+                messages,
+                counter=agreed.counter,
+                max_bytes=agreed.max_message_size,
+                terms=agreed.terms,
+                id=id,
+                role=role,
+                pin=pin,
+                group=group,
+                share=share,
+                redactor=agreed.redactor,
+                privacy=privacy,
+                critical=agreed.critical,
+            )
+            batch = draft.batch
+            if not batch.records and not replace:
+                return await self._withheld(draft)
+            try:
+                done = await place.policies.ledger.append(
+                    place.store, agreed.terms, batch, self._caller(), replace=replace
                 )
-                batch = draft.batch
-                if not batch.records and not replace:
-                    return await self._withheld(draft)
-                try:
-                    done = await place.policies.ledger.append(
-                        place.store, agreed.terms, batch, self._caller(), replace=replace
-                    )
-                except StalePolicy as stale:
-                    await place.policies.catch_up(stale.revision)
-                    continue
-                except LeaseLost as error:
-                    self._lease_gone(error)
-                    raise
-                except AcknowledgedLost as lost:
-                    place.seen = lost.first - 1
-                    raise
-                break
-        place.telemetry.appended(done, draft.batch)
+            except StalePolicy as stale:
+                await place.policies.catch_up(stale.revision)
+                continue
+            except LeaseLost as error:
+                self._lease_gone(error)
+                raise
+            except AcknowledgedLost as lost:
+                place.seen = lost.first - 1
+                raise
+            break
+        place.telemetry.appended(done, batch)
         if not done.duplicate:
             if replace:
                 self._cleared(done.epoch)
@@ -251,8 +250,7 @@ class MessageLog(Reading, Upkeep, Rewriting, ABC):
         # A duplicate too: it may be this very call, repeated after a lost reply.
         self._wrote(range(done.seq, done.seq + len(batch.records)))
         if done.strict and not done.durable:
-            with place.naming():
-                raise not_durable(done.seq)
+            raise not_durable(done.seq)
         return _result(done, draft, place.policies.ledger.exceeded())
 
     async def _withheld(self, draft: Draft) -> AppendResult:
@@ -273,6 +271,8 @@ class MessageLog(Reading, Upkeep, Rewriting, ABC):
         )
 
     def _note(self, draft: Draft) -> None:
+        if not (draft.redacted or draft.withheld):
+            return
         self._place.preparer.note(draft)
         self._place.telemetry.screened(draft.redacted, draft.withheld)
         if draft.withheld:

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Collection, Sequence
 from itertools import accumulate
-from typing import NamedTuple, cast
+from typing import cast
 
 import msgspec
 
@@ -36,6 +36,8 @@ def call_digest(call_id: str) -> str:
 
 
 _LEAD_DIGEST = hashlib.blake2b(_LEAD.encode(), digest_size=8, person=b"leads").hexdigest()
+_LEADING = (_LEAD_DIGEST,)
+_FOLLOWING = ("?" + _LEAD_DIGEST,)
 
 
 def id_key(id: str) -> str:
@@ -49,12 +51,12 @@ def calls_of(facts: Facts) -> tuple[tuple[str, ...], tuple[str, ...]]:
     An item that leads opens a call of its own, which the next item of the assistant closes if it is
     there: so the two stay in one group.
     """
-    opens = tuple(call_digest(call) for call in facts.opens)
-    closes = tuple(call_digest(call) for call in facts.closes)
+    opens = tuple(map(call_digest, facts.opens))
+    closes = tuple(map(call_digest, facts.closes))
     if facts.leads:
-        opens += (_LEAD_DIGEST,)
+        opens += _LEADING
     if facts.follows:
-        closes += ("?" + _LEAD_DIGEST,)
+        closes += _FOLLOWING
     return opens, closes
 
 
@@ -72,17 +74,20 @@ def encode_item(item: JSON) -> bytes:
         raise _too_deep() from None
     except (TypeError, ValueError, msgspec.MsgspecError) as error:
         raise _invalid(error) from None
-    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth(body) > MAX_DEPTH:
+    if _is_too_deep(body):
         raise _too_deep()
     if not same:
         _require_json(item, body)
     return body
 
 
-def _depth(body: bytes) -> int:
-    """Count the levels of lists and dicts in JSON text."""
+def _is_too_deep(body: bytes) -> bool:
+    """Tell whether JSON text has more than `MAX_DEPTH` levels of lists and dicts."""
+    # Each has two brackets; most messages are too short for so many, or have too few.
+    if len(body) <= 2 * MAX_DEPTH or body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
+        return False
     brackets = _TEXT.sub(b"", body).translate(None, _NO_BRACKETS)
-    return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0)
+    return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) > MAX_DEPTH
 
 
 def _require_json(item: JSON, body: bytes) -> None:
@@ -142,7 +147,7 @@ def require_share(policy: Policy, share: str | None) -> None:
         )
 
 
-class Draft(NamedTuple):
+class Draft(msgspec.Struct, frozen=True, gc=False):
     """What one call's messages became, ready to be sent.
 
     Attributes:
@@ -158,7 +163,7 @@ class Draft(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
-class _Kept(NamedTuple):
+class _Kept(msgspec.Struct, frozen=True, gc=False):
     """One message as it may be stored.
 
     Attributes:
@@ -174,6 +179,15 @@ class _Kept(NamedTuple):
     facts: Facts
     came: Facts
     places: int = 0
+
+
+class _Screened(msgspec.Struct, frozen=True, gc=False):
+    """What may be stored of one call's messages, and what is said of the rest; see `Draft`."""
+
+    kept: Sequence[_Kept]
+    redacted: int = 0
+    withheld: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 class Preparer:
@@ -227,21 +241,25 @@ class Preparer:
         bodies = [encode_item(item) for item in items]
         if privacy is not None and not privacy.persist:
             return Draft(Batch(()), withheld=len(items))
-        _require_total(bodies)
+        size = _require_total(bodies)
         screening = redactor.screening(privacy) if redactor is not None else None
         if screening is None:
             _require_sizes(bodies, max_bytes)
-            draft, kept = Draft(Batch(())), self._unchanged(items, bodies, role)
-        elif sum(map(len, bodies)) > _LOOP_CHARACTERS:
-            draft, kept = await asyncio.to_thread(self._screen, screening, bodies, role)
+            screened = self._unchanged(items, bodies, role)
         else:
-            draft, kept = self._screen(screening, bodies, role)
-        if screening is not None:
-            _require_sizes([each.body for each in kept], max_bytes)
+            if size > _LOOP_CHARACTERS:
+                screened = await asyncio.to_thread(self._screen, screening, bodies, role)
+            else:
+                screened = self._screen(screening, bodies, role)
+            changed = [each.body for each in screened.kept]
+            _require_sizes(changed, max_bytes)
+            _require_total(changed)
         level = privacy.level if privacy is not None else None
         records: list[Prepared] = []
-        for each in kept:
+        total = 0
+        for each in screened.kept:
             tokens, exact = await self.count(each.facts, counter)
+            total += tokens
             opens, closes = calls_of(each.came)
             flags = self._flags(each.came, critical, pin=pin, exact=exact)
             own_id = id if id is None or len(items) == 1 else f"{id}#{each.at}"
@@ -250,12 +268,13 @@ class Preparer:
             records.append(
                 Prepared(each.body, tokens, flags, group or 0, opens, closes, own_id, notes)
             )
-        _require_room(records, terms)
-        if id is None:
-            return draft._replace(batch=Batch(tuple(records)))
-        key = id_key(id)
-        digest = 0 if draft.redacted or draft.withheld else _digest(bodies)
-        return draft._replace(batch=Batch(tuple(records), key, digest))
+        _require_room(total, len(records), terms)
+        key, digest = "", 0
+        if id is not None:
+            key = id_key(id)
+            digest = 0 if screened.redacted or screened.withheld else _digest(bodies)
+        batch = Batch(tuple(records), key, digest)
+        return Draft(batch, screened.redacted, screened.withheld, screened.warnings)
 
     def note(self, draft: Draft) -> None:
         """Count what was replaced and withheld, once the rest is stored."""
@@ -264,16 +283,14 @@ class Preparer:
 
     def _unchanged(
         self, items: Sequence[JSON], bodies: Sequence[bytes], role: str | None
-    ) -> list[_Kept]:
-        kept: list[_Kept] = []
-        for at, (item, body) in enumerate(zip(items, bodies, strict=True)):
-            facts = read_facts(item, self.format, role)
-            kept.append(_Kept(at, body, facts, facts))
-        return kept
+    ) -> _Screened:
+        kept = [
+            _Kept(at, body, facts := read_facts(item, self.format, role), facts)
+            for at, (item, body) in enumerate(zip(items, bodies, strict=True))
+        ]
+        return _Screened(kept)
 
-    def _screen(
-        self, screening: Screening, bodies: Sequence[bytes], role: str | None
-    ) -> tuple[Draft, list[_Kept]]:
+    def _screen(self, screening: Screening, bodies: Sequence[bytes], role: str | None) -> _Screened:
         """Take out of the messages what must not be stored."""
         kept: list[_Kept] = []
         redacted = withheld = 0
@@ -292,7 +309,7 @@ class Preparer:
                 kept.append(_Kept(at, msgspec.json.encode(done.item), facts, came, done.places))
             else:
                 kept.append(_Kept(at, body, came, came))
-        return Draft(Batch(()), redacted, withheld, screening.warnings()), kept
+        return _Screened(kept, redacted, withheld, screening.warnings())
 
     def _flags(self, facts: Facts, critical: Collection[str], *, pin: bool, exact: bool) -> int:
         flags = 0
@@ -342,9 +359,11 @@ def _parted() -> ConfigurationError:
     )
 
 
-def _require_total(bodies: Sequence[bytes]) -> None:
-    if sum(map(len, bodies)) > MAX_BYTES:
+def _require_total(bodies: Sequence[bytes]) -> int:
+    total = sum(map(len, bodies))
+    if total > MAX_BYTES:
         raise BudgetExceeded(f"a call takes at most {MAX_BYTES} bytes of JSON: split it")
+    return total
 
 
 def _require_sizes(bodies: Sequence[bytes], max_bytes: int) -> None:
@@ -353,21 +372,19 @@ def _require_sizes(bodies: Sequence[bytes], max_bytes: int) -> None:
         raise MessageTooLarge(
             f"the message has {largest} bytes of JSON, limits.maxMessageSize is {max_bytes}"
         )
-    _require_total(bodies)
 
 
-def _require_room(records: Sequence[Prepared], terms: Terms) -> None:
-    tokens = sum(record.tokens for record in records)
+def _require_room(tokens: int, messages: int, terms: Terms) -> None:
     if terms.max_tokens and tokens > terms.max_tokens:
-        if len(records) == 1:
+        if messages == 1:
             raise MessageTooLarge(
                 f"the message has {tokens} tokens, the whole session may have {terms.max_tokens}"
             )
         raise BudgetExceeded(
-            f"the {len(records)} messages have {tokens} tokens, the whole session may have "
+            f"the {messages} messages have {tokens} tokens, the whole session may have "
             f"{terms.max_tokens}"
         )
-    if terms.max_messages and len(records) > terms.max_messages:
+    if terms.max_messages and messages > terms.max_messages:
         raise BudgetExceeded(
-            f"the call has {len(records)} messages, the whole session may have {terms.max_messages}"
+            f"the call has {messages} messages, the whole session may have {terms.max_messages}"
         )

@@ -167,8 +167,7 @@ class Ledger:
 
     def exceeded(self) -> list[str]:
         """Say which bounds are reached: a hard one, or else a soft one."""
-        found = (_exceeded(level) for level in self.levels)
-        return [sentence for sentence in found if sentence is not None]
+        return [sentence for sentence in map(_exceeded, self.levels) if sentence is not None]
 
     def warnings(self) -> list[str]:
         """Say which bounds are reached, or why nobody knows."""

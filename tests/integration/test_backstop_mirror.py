@@ -167,7 +167,7 @@ class Pair:
                 if handle is self.scripted:
                     self.made |= {done.seq + at: one for at, one in enumerate(batch.records)}
                     self.last = done.seq + len(batch.records) - 1
-                return done._replace(epoch=0)
+                return msgspec.structs.replace(done, epoch=0)
             case Pin():
                 records = (await self.planned.everything(self.terms)).records
                 seq = records[operation.place % len(records)].seq if records else 1

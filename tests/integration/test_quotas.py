@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from holdfast.client import Client
 from holdfast.errors import QuotaExceeded
@@ -182,7 +183,7 @@ async def test_a_known_id_is_told_whatever_the_client_speaks(
     await session.append(terms, Batch((Prepared(b'"b"', 4),)), FREE)
     first = await session.append(terms, one, FREE)
     known = await session.known(one)
-    assert known == first._replace(duplicate=True)
+    assert known == replace(first, duplicate=True)
     await raw.aclose()
 
 

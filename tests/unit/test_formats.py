@@ -2,7 +2,6 @@
 
 import copy
 import json
-from dataclasses import FrozenInstanceError
 
 import pytest
 from hypothesis import given, settings
@@ -813,7 +812,7 @@ def test_what_holds_itself_is_refused(depth):
 def test_facts_are_values():
     facts = read_facts({"role": "user", "content": "Hi"})
     assert {facts: 1}[said("user", "Hi")] == 1
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError):
         facts.role = "system"
 
 

@@ -18,6 +18,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from msgspec.structs import replace
 
 from holdfast.errors import HoldfastError
 from holdfast.store import SessionStore, lease_token
@@ -220,8 +221,8 @@ class Machine(RuleBasedStateMachine):
 
         async def ask(side: Side) -> None:
             epoch = status[self.sides.index(side)].epoch
-            told = side.caller(token)._replace(seen=self.model.following - 1 + by)
-            caller = told if token else told._replace(epoch=epoch)
+            told = replace(side.caller(token), seen=self.model.following - 1 + by)
+            caller = told if token else replace(told, epoch=epoch)
             await side.handle.append(self.terms, Batch((Prepared(b'"late"', 1),)), caller)
 
         self.ask(expected, ask)

@@ -5,14 +5,15 @@ of it (its role, which tool calls it makes or answers, what a model is charged f
 without I/O and without changing the item.
 """
 
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from holdfast.errors import ConfigurationError
 from holdfast.formats._facts import JSON, ROLES, Facts, Format, Kind, known_role, unrecognised
 from holdfast.formats.anthropic import AnthropicFormat
 from holdfast.formats.bedrock import BedrockFormat
-from holdfast.formats.chat import ChatFormat
+from holdfast.formats.chat import ChatFormat, is_message, message_facts
 from holdfast.formats.gemini import GeminiFormat
 from holdfast.formats.langchain import LangChainFormat
 from holdfast.formats.pydantic_ai import PydanticAIFormat
@@ -31,6 +32,8 @@ FORMATS: Final[tuple[Format, ...]] = (
     ChatFormat(),
     ResponsesFormat(),
 )
+# Where the other formats have their marks, unless in a list of parts.
+_MARKED: Final = frozenset({"type", "kind", "parts"})
 
 
 def read_facts(
@@ -63,10 +66,22 @@ def read_facts(
 
 
 def _by_shape(item: JSON) -> Facts:
+    # Most messages are plain text, which only `chat` can claim: that is seen at one look.
+    if _is_plain(item):
+        return message_facts(item)
     for candidate in FORMATS:
         if candidate.matches(item):
             return candidate.facts(item)
     return unrecognised(item)
+
+
+def _is_plain(item: JSON) -> bool:
+    return (
+        isinstance(item, dict)
+        and isinstance(item.get("content"), str)
+        and _MARKED.isdisjoint(item)
+        and is_message(item)
+    )
 
 
 def _named(name: str) -> Format:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol, TypeAlias
 
+import msgspec
+
 from holdfast.errors import MessageInvalid
 
 # Covariant, so that a list of dicts of strings is one; at run time arrays are lists or tuples.
@@ -49,8 +51,7 @@ class Kind(StrEnum):
     OTHER = "other"
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(msgspec.Struct, frozen=True, gc=False):
     """All that the rest of the library knows about one item.
 
     Args:

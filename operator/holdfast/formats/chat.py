@@ -18,6 +18,8 @@ from holdfast.formats._facts import (
 _FIELDS: Final = frozenset(
     {"audio", "content", "function_call", "reasoning", "reasoning_content", "refusal", "tool_calls"}
 )
+# Of these a model's answer may have some beside its content.
+_OF_ANSWERS: Final = frozenset({"audio", "reasoning", "reasoning_content", "refusal"})
 
 
 class ChatFormat:
@@ -56,7 +58,8 @@ def message_facts(item: JSON) -> Facts:
     opens: list[str] = []
     closes: tuple[str, ...] = ()
     understood = role != "" and read_text(name, texts) and read_parts(item.get("content"), texts)
-    understood = _read_answer(item, texts) and understood
+    if not _OF_ANSWERS.isdisjoint(item):
+        understood = _read_answer(item, texts) and understood
     if calls:
         understood = read_calls(calls, texts, opens) and understood
     if legacy_call is not None:

@@ -1,9 +1,14 @@
-"""What travels between the library and a store."""
+"""What travels between the library and a store.
+
+What each append makes anew is a Struct: a tuple with names takes three times as long to make.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntFlag
 from typing import NamedTuple
+
+import msgspec
 
 from holdfast.values.records import Notes, Stored
 from holdfast.values.results import Lease
@@ -100,7 +105,7 @@ class PolicyDocument(NamedTuple):
     usage: Usage | None = None
 
 
-class Caller(NamedTuple):
+class Caller(msgspec.Struct, frozen=True, gc=False):
     """What a caller knows of the session it writes to.
 
     Attributes:
@@ -114,7 +119,7 @@ class Caller(NamedTuple):
     seen: int = 0
 
 
-class Prepared(NamedTuple):
+class Prepared(msgspec.Struct, frozen=True, gc=False):
     """A message, encoded and counted, ready for a store.
 
     Attributes:
@@ -139,7 +144,7 @@ class Prepared(NamedTuple):
     notes: Notes | None = None
 
 
-class Batch(NamedTuple):
+class Batch(msgspec.Struct, frozen=True, gc=False):
     """Records that are stored together or not at all.
 
     Attributes:
@@ -156,7 +161,7 @@ class Batch(NamedTuple):
     digest: int = 0
 
 
-class Appended(NamedTuple):
+class Appended(msgspec.Struct, frozen=True, gc=False):
     """A store's answer to an append.
 
     `over` says that open tool calls keep the session above its limit for now; `torn` that records

@@ -162,7 +162,7 @@ class PoolCarrier:
                 # read somebody else's answer.
                 await self._discard(line)
                 raise
-            if any(isinstance(reply, ReadOnlyError) for reply in replies):
+            if ReadOnlyError in map(type, replies):
                 # A primary no longer. A new connection to the same address may find the next one.
                 await self._discard(line)
                 await self._drop_idle()

@@ -4,6 +4,8 @@ import struct
 import time
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from holdfast.store.redis.carrier import Argument
 from holdfast.store.redis.layout import SessionKeys, pack_caller, pack_record, pack_terms
 from holdfast.store.redis.replies import accept
@@ -86,7 +88,7 @@ class Handle:
         else:
             seq, length, tokens, evicted, epoch, over, torn = map(int, _APPENDED.unpack(reply[1]))
             done = Appended(seq, False, tokens, length, evicted, epoch, bool(over), bool(torn))
-        return done if durable else done._replace(durable=False, strict=self._runner.strict)
+        return done if durable else replace(done, durable=False, strict=self._runner.strict)
 
     def _pack(self, terms: Terms) -> bytes:
         if terms is not self._terms:

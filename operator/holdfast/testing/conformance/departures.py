@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from holdfast.store import MemoryStore, SessionStore
 from holdfast.store.in_memory import InMemoryStore
@@ -132,7 +133,7 @@ async def _perform(handle: SessionStore, agreed: Any, act: Sequence[Any]) -> obj
             opens = [f"c-{number}"] if kind == "call" else []
             closes = [f"c-{n}" for n in range(number - 8, number)][:1] if kind == "result" else []
             record = prepared(number, tokens, opens=opens, closes=closes)
-            return (await handle.append(agreed, batch(record), FREE))._replace(epoch=0)
+            return replace(await handle.append(agreed, batch(record), FREE), epoch=0)
         case "trim":
             target = int(400 * here)
             return await handle.trim(agreed, tokens=target, messages=int(40 * there))

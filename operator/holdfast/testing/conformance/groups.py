@@ -96,6 +96,27 @@ class TestGroups(StoreContract):
         assert not any(record.flags & Flag.ORPHAN for record in records)
         assert _groups(records) == [0, 1, 1]
 
+    async def test_who_comes_by_itself_joins_what_waits_and_nothing_else(
+        self, handle: SessionStore, other: SessionStore
+    ) -> None:
+        await write(handle, prepared("early", closes=["?c"]))
+        await write(handle, prepared("thought", opens=["c"]))
+        await write(other, prepared("user"))
+        await write(other, prepared("answer", closes=["?c"]))
+        await write(handle, prepared("next answer", closes=["?c"]))
+        records = list(await stored(handle))
+        assert _groups(records) == [0, 1, 2, 1, 4]
+        assert [record.closes for record in records] == [0, 0, 0, 1, 0]
+        assert not any(record.flags & Flag.ORPHAN for record in records)
+
+    async def test_an_answer_that_replaces_everything_joins_nothing(
+        self, handle: SessionStore
+    ) -> None:
+        await write(handle, prepared("thought", opens=["c"]))
+        await handle.replace(terms(), batch(prepared("answer", closes=["?c"])), FREE)
+        [record] = await stored(handle)
+        assert (record.group, record.closes) == (record.seq, 0)
+
     async def test_a_record_joins_the_group_it_is_told_to(self, handle: SessionStore) -> None:
         first, _ = await write(handle, prepared("first"), prepared("aside"))
         (second,) = await write(handle, prepared("second", group=first))

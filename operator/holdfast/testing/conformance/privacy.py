@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from holdfast.errors import ConfigurationError, IdempotencyConflict
 from holdfast.session import Session
@@ -163,11 +164,11 @@ class TestPrivacy(SessionContract):
 
     async def test_a_digest_of_0_is_not_compared(self, underneath: SessionStore) -> None:
         plain = identified("req", prepared("one"))
-        hidden, other = plain._replace(digest=0), identified("req", prepared("two"))
+        hidden, other = replace(plain, digest=0), identified("req", prepared("two"))
         for first, second in ((plain, hidden), (hidden, plain), (hidden, other)):
             fresh = f"{first.digest}{second.digest}".zfill(16)
-            done = await underneath.append(terms(), first._replace(key=fresh), FREE)
-            again = await underneath.append(terms(), second._replace(key=fresh), FREE)
+            done = await underneath.append(terms(), replace(first, key=fresh), FREE)
+            again = await underneath.append(terms(), replace(second, key=fresh), FREE)
             assert (again.seq, again.duplicate) == (done.seq, True)
         assert len(await stored(underneath)) == 3
 

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 import pytest
+from msgspec.structs import replace
 
 from holdfast.client import Client
 from holdfast.errors import IdempotencyConflict, QuotaExceeded
@@ -152,7 +153,7 @@ class TestKnownIds(StoreContract):
         one = identified("one", prepared("a"))
         await handle.append(terms(), one, FREE)
         with pytest.raises(IdempotencyConflict):
-            await handle.known(one._replace(digest=one.digest ^ 1))
+            await handle.known(replace(one, digest=one.digest ^ 1))
 
     async def test_ids_outlive_a_clear(self, handle: SessionStore) -> None:
         one = identified("one", prepared("a"))
@@ -166,7 +167,7 @@ class TestKnownIds(StoreContract):
         bodies = tuple(prepared(number) for number in range(1000))
         for _ in range(5):
             await handle.append(terms(), batch(*bodies), FREE)
-        one = identified("one", prepared("a"))._replace(digest=2**20 - 1, key=digest("x"))
+        one = replace(identified("one", prepared("a")), digest=2**20 - 1, key=digest("x"))
         await handle.append(terms(), one, FREE)
         known = await handle.known(one)
         assert known is not None

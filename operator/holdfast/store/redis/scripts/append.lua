@@ -9,7 +9,10 @@
 -- {DUPLICATE, first seq, count, tokens, epoch}, or a refusal: CONFLICT, NOSESSION, EPOCH, LEASELOST, BUSY, STALEPOLICY,
 -- REGRESSED, FULL, NOROOM, ERASED, LAYOUT. Nothing is written before every check has passed.
 local id, digest = ARGV[3], tonumber(ARGV[4])
-local state = load_state(terms.revision)
+-- Any message of an assistant may answer a thought (`|?digest`). It is by far the most frequent answer, so whether one
+-- waits is asked along with the state.
+local thought = #ARGV == 6 and string.match(ARGV[5], '^|%?(%x+)$', 25)
+local state = thought and load_state(terms.revision, 'o:' .. thought) or load_state(terms.revision)
 
 -- A known id is answered first, whatever became of the lease: the caller only wants to know that it is stored.
 if id ~= '' and not state.wipe then
@@ -51,7 +54,7 @@ for n = 5, #ARGV, 2 do
   local tokens, flags, group = numbers('<ddd', head)
   local record = { tokens = tokens, flags = flags, group = group, rest = ARGV[n + 1] }
   marked = marked or flags % 4 ~= 0
-  if #head > 24 then
+  if #head > 24 and not (thought and (replaced or not state.asked)) then
     record.opens, record.closes = string.match(head, '^([^|]*)|(.*)$', 25)
     answers = answers or {}
     for name in string.gmatch(record.closes, '%x+') do

@@ -17,8 +17,9 @@ local now, now_us = seconds * 1000 + (micros - micros % 1000) / 1000, seconds * 
 
 -- With a revision: the tombstone that a deleted memory left is no session for whoever comes with the policy of a memory
 -- made again. It reads as absent then, and `wipe` says that it is to be removed.
-local function load_state(revision)
-  local fields = call('HMGET', META, 'k', 's', 'l')
+-- One more field of `:meta` may be named, whose value becomes `asked`.
+local function load_state(revision, ...)
+  local fields = call('HMGET', META, 'k', 's', 'l', ...)
   local k, s, l = fields[1], fields[2], fields[3]
   local layout, rule, ids, joined, hist, epoch, created, seen, x, touched
   local wipe = false
@@ -45,7 +46,7 @@ local function load_state(revision)
     exists = true, wipe = false, layout = layout, next = following, tokens = tokens, count = count, bytes = bytes,
     version = version, dropped = dropped, pinned = pinned, pinned_tokens = pinned_tokens, rule = rule, ids = ids,
     joined = joined, hist = hist, epoch = epoch, created = created, revision = seen, x = x, touched = touched,
-    token = token, till = till, fence = fence,
+    token = token, till = till, fence = fence, asked = fields[4],
   }
 end
 
