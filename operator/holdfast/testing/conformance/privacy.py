@@ -165,7 +165,7 @@ class TestPrivacy(SessionContract):
         plain = identified("req", prepared("one"))
         hidden, other = plain._replace(digest=0), identified("req", prepared("two"))
         for first, second in ((plain, hidden), (hidden, plain), (hidden, other)):
-            fresh = f"{first.digest}{second.digest}".zfill(16)
+            fresh = f"{first.digest}{second.digest}".zfill(32)
             done = await underneath.append(terms(), first._replace(key=fresh), FREE)
             again = await underneath.append(terms(), second._replace(key=fresh), FREE)
             assert (again.seq, again.duplicate) == (done.seq, True)
