@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from holdfast.errors import IdempotencyConflict
+from holdfast.errors import IdempotencyConflict, UnknownKeys
 from holdfast.messages import id_key
 from holdfast.policies import terms_of
 from holdfast.policy import Policy
@@ -236,5 +236,28 @@ class TestTheLatestIds:
                 assert (await _appended(handle, agreed, batches[0]))[0] == "new"
                 assert await raw.hlen(both.keys.ids) == 1
             assert [await _asked(handle, one) is None for one in batches] == [False] + [True] * 19
+        finally:
+            await both.store.aclose()
+
+    @pytest.mark.parametrize("foreign", ["a string", "a short field"])
+    async def test_what_is_not_ours_stops_the_first_id_before_anything_is_written(
+        self, valkey_server: Server, foreign: str
+    ) -> None:
+        both, agreed = Stores(valkey_server), terms(256)
+        handle, key = both.handles[1], id_key("first")
+        batch = Batch((Prepared(b'"x"', 1),), key, 7)
+        try:
+            await handle.append(agreed, batch._replace(key="", digest=0), FREE)
+            async with valkey_server.client() as raw:
+                if foreign == "a string":
+                    await raw.set(both.keys.ids, "foreign")
+                else:
+                    await handle.append(agreed, batch, FREE)
+                    await raw.hset(both.keys.ids, key[-2], "x")
+                before = await handle.status()
+                with pytest.raises(UnknownKeys):
+                    await handle.append(agreed, batch._replace(key=key[::-1][:30] + key[-2:]), FREE)
+                assert await handle.status() == before
+                assert await raw.llen(both.keys.log) == before.messages
         finally:
             await both.store.aclose()
