@@ -22,9 +22,9 @@ class Lease(NamedTuple):
 class Meta:
     """What the fields say; all of it, so that two of them are the same only if all fields are.
 
-    Times are in milliseconds since 1970, the epoch in microseconds. `ids` is how many digits name a field of
-    the remembered ids, `id` the number of the next one, `known` how many are known. `others` are the fields that are
-    text and read on demand: the holder, open tool calls, interrupted turns.
+    Times are in milliseconds since 1970, the epoch in microseconds. `ids` is how many digits name a
+    field of the remembered ids, `id` the number of the next one, `known` how many are known. `others`
+    are the fields that are text and read on demand: the holder, open tool calls, interrupted turns.
     """
 
     next: int = 1

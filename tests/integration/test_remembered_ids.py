@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from holdfast.errors import IdempotencyConflict, UnknownKeys
+from holdfast.errors import CorruptRecord, IdempotencyConflict, UnknownKeys
 from holdfast.messages import id_key
 from holdfast.policies import terms_of
 from holdfast.policy import Policy
@@ -255,8 +255,10 @@ class TestTheLatestIds:
                     await handle.append(agreed, batch, FREE)
                     await raw.hset(both.keys.ids, key[-2], "x")
                 before = await handle.status()
-                with pytest.raises(UnknownKeys):
-                    await handle.append(agreed, batch._replace(key=key[::-1][:30] + key[-2:]), FREE)
+                other = batch._replace(key=key[::-1][:30] + key[-2:])
+                for call in (handle.append(agreed, other, FREE), handle.known(other)):
+                    with pytest.raises((UnknownKeys, CorruptRecord)):
+                        await call
                 assert await handle.status() == before
                 assert await raw.llen(both.keys.log) == before.messages
         finally:

@@ -157,12 +157,14 @@ def read_id(
     slow = fields[1]
     if fields[0] is None or slow is None:
         return None
-    _, _, digits, _, _, following, known, *_ = _SLOW.unpack(slow)
-    held = (entries[digits - 1] if digits else None) or b""
-    for at in range(0, len(held), _ID.size):
-        own, score, number = _ID.unpack_from(held, at)
-        if own == digest and (following - number) % _ID_NUMBERS <= known:
-            return divmod(int.from_bytes(score, "little"), _DIGESTS)
+    _, _, digits, _, _, following, known, *_ = map(int, _SLOW.unpack(slow))
+    try:
+        held = (entries[digits - 1] if digits else None) or b""
+        for own, score, number in _ID.iter_unpack(held):
+            if own == digest and (following - number) % _ID_NUMBERS <= known:
+                return divmod(int.from_bytes(score, "little"), _DIGESTS)
+    except _MALFORMED as error:
+        raise _corrupt_counters() from error
     return None
 
 

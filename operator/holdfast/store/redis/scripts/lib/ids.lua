@@ -13,6 +13,9 @@ local function look_up(state, id)
   if not entries or state.ids == 0 then
     return name, ''
   end
+  if #entries % 18 ~= 0 then
+    error({ err = 'CORRUPT the remembered ids do not have their form' })
+  end
   while first < #entries and (state.id - numbers('<H', entries, first + 16)) % 65536 > state.known do
     first = first + 18
   end
