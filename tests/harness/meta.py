@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Self
 
 COUNTERS: Final = struct.Struct("<8d")
-SLOW: Final = struct.Struct("<5B5d")
+SLOW: Final = struct.Struct("<5B2H5d")
 RULES: Final = ("", "ttl", "afterClear", "afterFlush", "maxLifetime", "lease", "buried")
 
 
@@ -22,8 +22,9 @@ class Lease(NamedTuple):
 class Meta:
     """What the fields say; all of it, so that two of them are the same only if all fields are.
 
-    Times are in milliseconds since 1970, the epoch in microseconds. `others` are the fields that are
-    text and read on demand: the holder, open tool calls, interrupted turns.
+    Times are in milliseconds since 1970, the epoch in microseconds. `ids` is how many digits name a
+    field of the remembered ids, `id` the number of the next one, `known` how many are known. `others`
+    are the fields that are text and read on demand: the holder, open tool calls, interrupted turns.
     """
 
     next: int = 1
@@ -36,9 +37,11 @@ class Meta:
     pinned_tokens: int = 0
     layout: int = 1
     rule: str = "ttl"
-    ids: bool = False
+    ids: int = 0
     joined: bool = False
     hist: bool = False
+    id: int = 0
+    known: int = 0
     epoch: int = 0
     created: int = 0
     revision: int = 0
@@ -53,9 +56,9 @@ class Meta:
         next_, tokens, messages, size, version, dropped, pinned, pinned_tokens = _whole(
             COUNTERS.unpack(fields[b"k"])
         )
-        layout, rule, ids, joined, hist, epoch, created, revision, expires_at, touched = _whole(
-            SLOW.unpack(fields[b"s"])
-        )
+        slow = _whole(SLOW.unpack(fields[b"s"]))
+        layout, rule, ids, joined, hist, id_, known, *slow = slow
+        epoch, created, revision, expires_at, touched = slow
         others = {name: value for name, value in fields.items() if name not in (b"k", b"s", b"l")}
         return cls(
             next=next_,
@@ -68,9 +71,11 @@ class Meta:
             pinned_tokens=pinned_tokens,
             layout=layout,
             rule=RULES[rule],
-            ids=bool((0, 1)[ids]),
+            ids=(0, 1, 2)[ids],
             joined=bool((0, 1)[joined]),
             hist=bool((0, 1)[hist]),
+            id=id_,
+            known=known,
             epoch=epoch,
             created=created,
             revision=revision,
@@ -99,6 +104,8 @@ class Meta:
                 self.ids,
                 self.joined,
                 self.hist,
+                self.id,
+                self.known,
                 self.epoch,
                 self.created,
                 self.revision,
@@ -113,7 +120,7 @@ class Meta:
 
 def revision_of(slow: bytes) -> int:
     """Return the policy's revision out of field `s`."""
-    return _whole(SLOW.unpack(slow))[7]
+    return _whole(SLOW.unpack(slow))[9]
 
 
 def _whole(numbers: tuple[float, ...]) -> list[int]:

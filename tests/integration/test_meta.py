@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from holdfast.errors import IdempotencyConflict, TurnInterrupted, UnknownKeys
+from holdfast.messages import id_key
 from holdfast.policies import terms_of
 from holdfast.policy import load_policy
 from holdfast.store.protocol import lease_token
@@ -40,7 +41,9 @@ metas = st.builds(
     version=numbers,
     dropped=numbers,
     revision=numbers,
-    ids=st.booleans(),
+    ids=st.integers(0, 2),
+    id=st.integers(0, 2**16 - 1),
+    known=st.integers(0, 10_000),
     joined=st.booleans(),
     epoch=st.integers(1, 2**51),
     rule=st.sampled_from(["ttl", "afterClear", "afterFlush"]),
@@ -95,7 +98,7 @@ class TestNumbers:
         before = replace(drawn, **await alive(world))
         session, keys = await begin(world, before)
         agreed = terms(before.revision)
-        done = await session.append(agreed, Batch(batch, "1f", 77), FREE)
+        done = await session.append(agreed, Batch(batch, id_key("1f"), 77), FREE)
         tokens = sum(record.tokens for record in batch)
         assert done == Appended(
             before.next,
@@ -119,7 +122,9 @@ class TestNumbers:
             version=before.version + 1,
             pinned=len(safe),
             pinned_tokens=sum(record.tokens for record in safe),
-            ids=True,
+            ids=before.ids or 1,
+            id=(before.id + 1) % 2**16,
+            known=min(before.known + 1, agreed.max_ids),
             rule="ttl",
             expires_at=after.expires_at,
             touched=after.touched,
@@ -129,10 +134,10 @@ class TestNumbers:
         assert {name[2:] for name in after.others} == {call for one in batch for call in one.opens}
         assert [record.seq for record in records] == [before.next + n for n in range(len(batch))]
 
-        again = await session.append(agreed, Batch(batch, "1f", 77), FREE)
+        again = await session.append(agreed, Batch(batch, id_key("1f"), 77), FREE)
         assert (again.seq, again.duplicate, again.tokens) == (before.next, True, done.tokens)
         with pytest.raises(IdempotencyConflict, match=str(before.next)):
-            await session.append(agreed, Batch(batch, "1f", 78), FREE)
+            await session.append(agreed, Batch(batch, id_key("1f"), 78), FREE)
         assert await read_small(world.raw, keys) == after
 
     @SETTINGS
@@ -215,6 +220,8 @@ class TestNumbers:
             version=full.version + 2,
             dropped=full.dropped,
             ids=full.ids,
+            id=full.id,
+            known=full.known,
             joined=full.joined,
             hist=True,
             epoch=cleared.epoch,

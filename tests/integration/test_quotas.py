@@ -178,7 +178,7 @@ async def test_a_known_id_is_told_whatever_the_client_speaks(
     terms = await world.apply()
     raw = redis_client(each_server.port, protocol=protocol, decode_responses=decode)
     session = RedisStore.from_client(raw).session(world.memory, "a")
-    one = Batch((Prepared(b'"a"', 3),), key="0123456789abcdef", digest=2**20 - 1)
+    one = Batch((Prepared(b'"a"', 3),), key="0123456789abcdef" * 2, digest=2**20 - 1)
     assert await session.known(one) is None
     await session.append(terms, Batch((Prepared(b'"b"', 4),)), FREE)
     first = await session.append(terms, one, FREE)

@@ -263,7 +263,7 @@ META = Meta(
     dropped=4,
     pinned=3,
     pinned_tokens=70,
-    ids=True,
+    ids=1,
     epoch=1_700_000_000_000_000,
     created=1_699_999_999_000,
     revision=7,
@@ -364,8 +364,8 @@ BAD_SLOW = {
     "all text": b"1|1700000000000000|1699999999000|0|7",
     "text of its length": b"7" * SLOW.size,
     "an older layout": b"\0" + META[b"s"][1:],
-    "not a number": SLOW.pack(1, 1, 0, 0, 0, 1, 1, 1, math.nan, 1),
-    "without end": SLOW.pack(1, 1, 0, 0, 0, 1, 1, 1, math.inf, math.inf),
+    "not a number": SLOW.pack(1, 1, 0, 0, 0, 0, 0, 1, 1, 1, math.nan, 1),
+    "without end": SLOW.pack(1, 1, 0, 0, 0, 0, 0, 1, 1, 1, math.inf, math.inf),
 }
 
 
@@ -380,7 +380,7 @@ BAD_SLOW = {
         {"k": COUNTERS.pack(1, math.nan, 3, 4, 5, 6, 7, 8)},
         {"k": COUNTERS.pack(1, math.inf, 3, 4, 5, 6, 7, 8)},
         {"s": None},
-        {"s": SLOW.pack(1, len(RULES), 0, 0, 0, 1, 1, 1, 1, 1)},
+        {"s": SLOW.pack(1, len(RULES), 0, 0, 0, 0, 0, 1, 1, 1, 1, 1)},
         *({"s": slow} for slow in BAD_SLOW.values()),
         {"l": b"token"},
         {"l": b"token|when|88"},
@@ -1056,7 +1056,7 @@ async def test_a_session_that_expired_is_noted_again() -> None:
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("key", ["", "1f"])
+@pytest.mark.parametrize("key", ["", "1f" * 16])
 async def test_only_an_append_with_an_id_is_repeated(key: str) -> None:
     hand = Hand(Broken("x"), [[b"OK"], [b"DUPLICATE", 1, 1, 5, 99]])
     session = RedisStore(hand, patience=0.1).session(MEMORY, "42")

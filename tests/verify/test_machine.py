@@ -21,6 +21,7 @@ from hypothesis.stateful import (
 from msgspec.structs import replace
 
 from holdfast.errors import HoldfastError
+from holdfast.messages import id_key
 from holdfast.store import SessionStore, lease_token
 from holdfast.store.in_memory import InMemoryStore
 from holdfast.store.redis import RedisStore
@@ -164,7 +165,7 @@ class Machine(RuleBasedStateMachine):
         )
 
         async def ask(side: Side) -> tuple[int, bool, int]:
-            sent = Batch(prepared, key, digest)
+            sent = Batch(prepared, id_key(key) if key else "", digest)
             done = await side.handle.append(self.terms, sent, side.caller(token))
             return done.seq, done.duplicate, done.evicted
 

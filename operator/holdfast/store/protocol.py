@@ -115,6 +115,8 @@ class SessionStore(Protocol):
     async def known(self, batch: Batch) -> Appended | None:
         """Return the answer to a batch whose id is known, None where it is not. Changes nothing.
 
+        Known are the ids of the last `Terms.max_ids` appends that had one, and no others.
+
         For a caller that will not append, but would have been answered.
 
         Raises:

@@ -149,7 +149,7 @@ class Batch(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         records: in order.
-        key: digest of the caller's id, empty without one.
+        key: digest of the caller's id, 32 hexadecimal digits; empty without one.
         digest: of all bodies, 20 bits: tells a retry from another message under the same id. 0 where
             something was redacted or withheld: then the two are not compared. A digest of the original
             would help to guess a short secret, and one of the rest would differ after the policy's

@@ -5,8 +5,6 @@ from holdfast.store.in_memory.handle import Handle
 from holdfast.store.in_memory.state import SessionState, TurnState
 from holdfast.values import Caller, Erased, Part, Terms
 
-_BATCHED = 16  # ids beyond the most that may be there for a while
-
 
 class Rewrites(Handle):
     """Erase and import."""
@@ -51,10 +49,8 @@ class Rewrites(Handle):
             session.calls.pop(call, None)
         session.calls |= part.opened
         session.labels |= self._labels
-        for key, seq in part.ids if terms.max_ids else ():
-            session.ids[key] = (seq, 0)
-        while len(session.ids) > terms.max_ids + _BATCHED:
-            session.ids.popitem(last=False)
+        for key, seq in part.ids:
+            session.remember(key, seq, 0, terms.max_ids)
         session.version += 1
         session.revision = max(session.revision, terms.revision)
         self._refresh(session, terms)

@@ -209,7 +209,7 @@ class InMemorySession(Leases, Flushes, Rewrites):
         session.revision = max(session.revision, terms.revision)
         if renew:
             self._refresh(session, terms)
-        session.remember(batch, first, terms.max_ids)
+        session.remember(batch.key, first, batch.digest, terms.max_ids)
         return Appended(
             seq=first,
             duplicate=False,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from holdfast.planning.expiry import Rule
-from holdfast.values import Batch, Departed, Flag, Granted, Lease, Status, Stored
+from holdfast.values import Departed, Flag, Granted, Lease, Status, Stored
 
 HISTORY = 256
 """Entries that a session's history keeps."""
@@ -127,11 +127,11 @@ class SessionState:
                 self.records[at] = msgspec.structs.replace(record, flags=flags)
         return abs(sum(record.protected for record in self.records) - before)
 
-    def remember(self, batch: Batch, first: int, most: int) -> None:
-        """Keep the id of a batch; forget the oldest ones."""
-        if batch.key and most:
-            self.ids[batch.key] = (first, batch.digest)
-            while len(self.ids) > most + 16:
+    def remember(self, key: str, first: int, digest: int, most: int) -> None:
+        """Keep an id, in its place where it is known; forget the oldest ones."""
+        if key and most:
+            self.ids[key] = (first, digest)
+            while len(self.ids) > most:
                 self.ids.popitem(last=False)
 
 

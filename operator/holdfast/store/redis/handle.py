@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from holdfast.store.redis.carrier import Argument
-from holdfast.store.redis.layout import SessionKeys, pack_caller, pack_record, pack_terms
+from holdfast.store.redis.layout import SessionKeys, pack_caller, pack_id, pack_record, pack_terms
 from holdfast.store.redis.replies import accept
 from holdfast.store.redis.runner import Runner
 from holdfast.store.redis.script import Script, script
@@ -54,7 +54,7 @@ class Handle:
     async def _store(self, name: str, terms: Terms, batch: Batch, caller: Caller) -> Appended:
         """Run a script that stores a batch, and begin the session where there is none."""
         records = [part for record in batch.records for part in pack_record(record)]
-        packed = self._pack(terms)
+        packed, own_id = self._pack(terms), pack_id(batch.key)
         due = self._index_due(terms)
         create = due and not terms.max_sessions
         doubtful: list[bool] = []  # whether some call may have been carried out unheard
@@ -63,7 +63,7 @@ class Handle:
             def arguments(*, create: bool = create, labelling: bool = due) -> Sequence[Argument]:
                 labels = self._labels if labelling or not self._labelled else ()
                 head = pack_caller(caller, create=create, again=bool(doubtful), labels=labels)
-                return [packed, head, batch.key, batch.digest, *records]
+                return [packed, head, own_id, batch.digest, *records]
 
             reply, durable = await self._runner.run_confirmed(
                 script(name),

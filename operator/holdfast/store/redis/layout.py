@@ -13,6 +13,8 @@ from holdfast.values import Caller, Flag, MemoryAddress, Part, Prepared, Splice,
 LAYOUT = 1
 LABELS = "names"
 """In place of a label's digest: the index of those that there are."""
+ID_BYTES = 9
+"""Of an id's digest in `:ids`."""
 _JSON = msgspec.json.Encoder()
 WAKE_SUFFIX = b":w:"
 
@@ -65,6 +67,7 @@ _CALLER = struct.Struct("<ddB")
 _HEAD = struct.Struct("<ddd")
 _PART = struct.Struct("<5d")
 _SUMMARY = struct.Struct("<dd")
+_SEQ = struct.Struct("<d")
 
 
 def pack_terms(terms: Terms) -> bytes:
@@ -104,6 +107,13 @@ def pack_caller(
     return _CALLER.pack(caller.epoch, caller.seen, bits) + token
 
 
+def pack_id(key: str) -> bytes:
+    """Pack the key of an id, as of a `Batch`: what names its field, and what stands there of it."""
+    if len(key) not in (0, 32):
+        raise ValueError("the key of an id has 32 hexadecimal digits")
+    return key[-2:].encode() + bytes.fromhex(key[: 2 * ID_BYTES])
+
+
 def pack_record(record: Prepared) -> tuple[bytes, bytes]:
     """Pack one message: what the script reads, and the rest of the record as it will be stored."""
     head = _HEAD.pack(record.tokens, record.flags, record.group)
@@ -135,7 +145,7 @@ def pack_splice(splice: Splice, there: Collection[int]) -> list[bytes | str | in
 def pack_part(part: Part) -> list[bytes | str]:
     """Pack a part of an import."""
     held = _PART.pack(part.epoch, part.version, part.messages, part.last_seq, part.dropped)
-    ids = ",".join(f"{key}:{seq}" for key, seq in part.ids)
+    ids = b"".join(pack_id(key) + _SEQ.pack(seq) for key, seq in part.ids)
     opened = ",".join(f"{call}:{group}" for call, group in part.opened.items())
     records = [record.encoded() for record in part.records]
     return [held, ids, opened, ",".join(part.answered), *records]

@@ -30,7 +30,7 @@ from holdfast.errors import (
 from holdfast.store import refusals
 from holdfast.store.protocol import StalePolicy
 from holdfast.store.redis.carrier import Broken
-from holdfast.store.redis.layout import LAYOUT
+from holdfast.store.redis.layout import ID_BYTES, LAYOUT
 from holdfast.values import Caller, Departed, Lease, Snapshot, Status, Stored, Usage
 
 _RECORDS = msgspec.json.Decoder(list[Stored])
@@ -42,7 +42,10 @@ _UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)  # nested deeper
 
 META_FIELDS = (b"k", b"s", b"l", b"h")
 _COUNTERS = struct.Struct("<8d")
-_SLOW = struct.Struct("<5B5d")
+_SLOW = struct.Struct("<5B2H5d")
+_ID = struct.Struct(f"<{ID_BYTES}s7sH")
+_ID_NUMBERS = 2**16
+_DIGESTS = 2**20  # the first sequence number of an id is kept times this, plus the content's digest
 _TEXT = 32  # no layout has so high a number: the field is text, which something else wrote
 _RULES = ("", "ttl", "afterClear", "afterFlush", "maxLifetime", "lease", "buried")
 USAGE_FIELDS = (b"sessions", b"messages", b"tokens", b"bytes", b"at")
@@ -143,6 +146,28 @@ def _corrupt_counters() -> CorruptRecord:
     )
 
 
+def read_id(
+    entries: Sequence[bytes | None], fields: Sequence[bytes | None], digest: bytes
+) -> tuple[int, int] | None:
+    """Find an id among the entries of both fields that it may be in; `lib/ids.lua` says what they are.
+
+    Returns its first sequence number and the digest of its content, or None where it is not known.
+    The counters were read before, by `read_status`.
+    """
+    slow = fields[1]
+    if fields[0] is None or slow is None:
+        return None
+    _, _, digits, _, _, following, known, *_ = map(int, _SLOW.unpack(slow))
+    try:
+        held = (entries[digits - 1] if digits else None) or b""
+        for own, score, number in _ID.iter_unpack(held):
+            if own == digest and (following - number) % _ID_NUMBERS <= known:
+                return divmod(int.from_bytes(score, "little"), _DIGESTS)
+    except _MALFORMED as error:
+        raise _corrupt_counters() from error
+    return None
+
+
 def _status(fields: Sequence[bytes | None], now: int, waiting: int) -> Status:
     counters, slow, lease, holder = fields
     exists = counters is not None
@@ -151,7 +176,7 @@ def _status(fields: Sequence[bytes | None], now: int, waiting: int) -> Status:
     following, tokens, messages, size, version, dropped, pinned, pinned_tokens = map(
         int, _COUNTERS.unpack(counters or b"")
     )
-    _, rule, _, _, _, epoch, _, revision, expires_at, _ = map(int, _SLOW.unpack(slow or b""))
+    _, rule, *_, epoch, _, revision, expires_at, _ = map(int, _SLOW.unpack(slow or b""))
     token, until, fence = text(lease).split("|") if lease is not None else ("", "0", "0")
     held = token != "" and int(until) > now
     return Status(

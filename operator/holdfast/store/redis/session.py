@@ -8,13 +8,14 @@ from redis.exceptions import OutOfMemoryError
 
 from holdfast.errors import StoreUnavailable
 from holdfast.store.redis.handle import NOBODY
-from holdfast.store.redis.layout import WAKE_SUFFIX, pack_caller, pack_splice
+from holdfast.store.redis.layout import WAKE_SUFFIX, pack_caller, pack_id, pack_splice
 from holdfast.store.redis.replies import (
     META_FIELDS,
     accept,
     milliseconds,
     pairs_of,
     read_history,
+    read_id,
     read_snapshot,
     read_status,
     records_in_order,
@@ -44,7 +45,6 @@ from holdfast.values import (
 )
 
 _ALL_TOKENS = 2**53
-_DIGESTS = 2**20  # the score of an id is its sequence number times this, plus the content's digest
 _SPLICES = 5  # more than a session changes under a plan: each removes some of it
 _LONGEST_SLEEP = 2.5  # seconds; below the time-out that clients give their sockets
 _GRANTED = re.compile(r"(\d+)\|(\d+)\|(\d+)\|(\d+)")  # fence, epoch, last seq, end of the lease
@@ -63,19 +63,21 @@ class RedisSession(Rewrites):
 
     async def known(self, batch: Batch) -> Appended | None:
         """Answer a batch whose id is known; see `SessionStore.known`. One round trip."""
-        score, fields, clock = await self._runner.read(
+        own_id = pack_id(batch.key)
+        entries, fields, clock = await self._runner.read(
             [
-                (b"ZSCORE", self._keys.ids, batch.key),
+                (b"HMGET", self._keys.ids, own_id[:1], own_id[:2]),
                 (b"HMGET", self._keys.meta, *META_FIELDS),
                 (b"TIME",),
             ]
         )
-        if score is None:
+        status = read_status(fields, now=milliseconds(clock))
+        found = read_id(entries, fields, own_id[2:])
+        if found is None:
             return None
-        seq, digest = divmod(int(float(score)), _DIGESTS)
+        seq, digest = found
         if digest and batch.digest and digest != batch.digest:
             raise conflict(seq)
-        status = read_status(fields, now=milliseconds(clock))
         return Appended(
             seq, True, status.tokens, status.messages, 0, status.epoch, over=False, torn=False
         )

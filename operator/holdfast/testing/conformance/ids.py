@@ -96,3 +96,4 @@ class TestIds(StoreContract):
             again = await handle.append(agreed, identified(f"{number}", prepared(number)), FREE)
             assert again.duplicate
         assert len(await items(handle)) == 100
+        assert await handle.known(identified("95", prepared(95))) is None

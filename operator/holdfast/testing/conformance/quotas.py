@@ -10,13 +10,13 @@ from msgspec.structs import replace
 
 from holdfast.client import Client
 from holdfast.errors import IdempotencyConflict, QuotaExceeded
+from holdfast.messages import id_key
 from holdfast.session import Session
 from holdfast.store import MemoryStore, SessionStore
 from holdfast.testing.conformance.support import (
     FREE,
     StoreContract,
     batch,
-    digest,
     identified,
     new_token,
     policy,
@@ -167,7 +167,7 @@ class TestKnownIds(StoreContract):
         bodies = tuple(prepared(number) for number in range(1000))
         for _ in range(5):
             await handle.append(terms(), batch(*bodies), FREE)
-        one = replace(identified("one", prepared("a")), digest=2**20 - 1, key=digest("x"))
+        one = replace(identified("one", prepared("a")), digest=2**20 - 1, key=id_key("x"))
         await handle.append(terms(), one, FREE)
         known = await handle.known(one)
         assert known is not None

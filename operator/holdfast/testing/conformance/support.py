@@ -12,6 +12,7 @@ import pytest
 
 from holdfast.client import Client
 from holdfast.keys import session_key
+from holdfast.messages import id_key
 from holdfast.session import Session
 from holdfast.store import MemoryStore, SessionStore, lease_token
 from holdfast.values import (
@@ -72,7 +73,7 @@ def terms(**changes: Any) -> Terms:
 
 
 def digest(text: str) -> str:
-    """Return the digest of a tool call's id or of a caller's id."""
+    """Return the digest of a tool call's id."""
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
@@ -108,7 +109,7 @@ def batch(*records: Prepared) -> Batch:
 def identified(name: str, *records: Prepared) -> Batch:
     """Return a batch under an id; the same records give the same digest."""
     bodies = b"\n".join(record.body for record in records)
-    return Batch(records, key=digest(name), digest=int(digest(bodies.decode())[:5], 16))
+    return Batch(records, key=id_key(name), digest=int(digest(bodies.decode())[:5], 16))
 
 
 def new_token(wait: int = LONG) -> str:

@@ -35,10 +35,12 @@ if elsewhere and not interrupts then
 end
 
 -- Nothing refuses any more. A session that is only waited for begins with the turn.
+local fresh = not state.exists
 if state.wipe then
   call('UNLINK', META, LOG, PIN, IDS, HIST)
+elseif fresh then
+  call('UNLINK', IDS)
 end
-local fresh = not state.exists
 if fresh then
   state.epoch, state.created, state.touched, state.revision = now_us, now, now, terms.revision
 end

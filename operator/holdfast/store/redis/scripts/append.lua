@@ -1,8 +1,9 @@
 #!lua
 -- append: add records to one session, atomically.
--- uses: state, terms, interrupted, caller, records, mend, calls, backstop, protect
+-- uses: state, terms, ids, interrupted, caller, records, mend, calls, backstop, protect
 -- KEYS  meta log pin ids hist                                   (one hash slot)
--- ARGV  1 terms   2 caller   3 key of the id, empty without one   4 digest of the bodies, 0 where it is not to be compared
+-- ARGV  1 terms   2 caller   3 the id as lib/ids has it, empty without one   4 digest of the bodies, 0 where it is not to be
+--       compared
 --       5.. each record in two: tokens, flags, group as doubles, then opens|closes where there are calls;
 --           and the rest of the record, from the comma after the group
 -- Returns {OK, seven doubles: first seq, count, tokens, evicted, epoch, over, torn} or
@@ -15,9 +16,11 @@ local thought = #ARGV == 6 and string.match(ARGV[5], '^|%?(%x+)$', 25)
 local state = thought and load_state(terms.revision, 'o:' .. thought) or load_state(terms.revision)
 
 -- A known id is answered first, whatever became of the lease: the caller only wants to know that it is stored.
+local name, entries, at
 if id ~= '' and not state.wipe then
-  local score = call('ZSCORE', IDS, id)
-  if score then
+  name, entries, at = look_up(state, id)
+  if at then
+    local score = numbers('<I7', entries, at + 9)
     local kept = score % 1048576
     if kept ~= 0 and digest ~= 0 and kept ~= digest then
       return { 'CONFLICT', math.floor(score / 1048576) }
@@ -173,6 +176,8 @@ end
 local fresh = not state.exists
 if state.wipe then
   call('UNLINK', META, LOG, PIN, IDS, HIST)
+elseif fresh then
+  call('UNLINK', IDS)
 end
 if replaced then
   caller.empty(state, replaced.tokens)
@@ -221,11 +226,10 @@ if terms.on_write or fresh or replaced then
   refresh(state, terms.ttl, TTL)
 end
 if id ~= '' and terms.ids > 0 then
-  state.ids = 1
-  call('ZADD', IDS, format('%d', first * 1048576 + digest), id)
-  if math.floor(first / 16) ~= math.floor(state.next / 16) then
-    call('ZREMRANGEBYRANK', IDS, 0, -terms.ids - 1)
+  if not name then
+    name, entries = look_up(state, id)
   end
+  remember(state, id, first * 1048576 + digest, name, entries)
 end
 save_state(state)
 if caller.labels then

@@ -23,6 +23,6 @@ end
 call('UNLINK', unpack(KEYS))
 local at = now + tonumber(ARGV[2])
 call('HSET', META, 'k', pack(K, 1, 0, 0, 0, 0, 0, 0, 0),
-  's', pack(S, LAYOUT, BURIED, 0, 0, 0, math.max(now_us, state.epoch + 1), now, revision, at, now))
+  's', pack(S, LAYOUT, BURIED, 0, 0, 0, 0, 0, math.max(now_us, state.epoch + 1), now, revision, at, now))
 call('PEXPIREAT', META, format('%d', at))
 return { 'DONE' }

@@ -1,9 +1,9 @@
 #!lua
 -- import: add records of an export as they were, to a session that holds nothing or exactly what was imported before.
--- uses: state, terms, interrupted, caller, records
+-- uses: state, terms, ids, interrupted, caller, records
 -- KEYS  meta log pin ids hist
 -- ARGV  1 terms   2 caller   3 what the session holds as seen by the caller: epoch, version, messages, then last seq and
---       dropped records of the export, as doubles   4 ids as key:seq   5 calls that wait after this part as
+--       dropped records of the export, as doubles   4 ids as lib/ids has them, each with its seq, a double   5 calls that wait after this part as
 --       digest:group   6 digests of calls that do not any more, each joined by commas   7.. records as they will be stored
 -- Returns {OK, epoch, version}, {CHANGED} where the session is another one by now, or a refusal as append.
 local epoch, version, count, last, dropped = numbers('<ddddd', ARGV[3])
@@ -30,13 +30,18 @@ for n = 7, #ARGV do
   tokens, bytes = tokens + record.tokens, bytes + record.bytes
 end
 call('LLEN', HIST)
-call('ZCARD', IDS)
+for at = 1, #ARGV[4], 19 do
+  look_up(state, string.sub(ARGV[4], at, at + 10))
+end
 
 -- Every check has passed.
 local fresh = not state.exists
 if count == 0 then
   if state.wipe then
-    call('UNLINK', META, IDS)
+    call('UNLINK', META)
+  end
+  if fresh then
+    call('UNLINK', IDS)
   end
   call('UNLINK', LOG, PIN, HIST)
   state.next, state.dropped, state.hist, state.epoch = last + 1, dropped, 0, math.max(now_us, state.epoch + 1)
@@ -54,11 +59,16 @@ state.tokens, state.count, state.bytes = state.tokens + tokens, state.count + #l
 state.pinned, state.pinned_tokens = state.pinned + #pin, state.pinned_tokens + pinned_tokens
 state.version, state.revision = state.version + 1, math.max(state.revision, terms.revision)
 if terms.ids > 0 then
-  for key, seq in string.gmatch(ARGV[4], '(%x+):(%d+)') do
-    state.ids = 1
-    call('ZADD', IDS, format('%d', seq * 1048576), key)
+  for at = 1, #ARGV[4], 19 do
+    local id, score = string.sub(ARGV[4], at, at + 10), numbers('<d', ARGV[4], at + 11) * 1048576
+    local name, entries, known = look_up(state, id)
+    if known then
+      local before, behind = string.sub(entries, 1, known + 8), string.sub(entries, known + 16)
+      call('HSET', IDS, name, before .. pack('<I7', score) .. behind)
+    else
+      remember(state, id, score, name, entries)
+    end
   end
-  call('ZREMRANGEBYRANK', IDS, 0, -terms.ids - 1)
 end
 refresh(state, terms.ttl, TTL)
 save_state(state)

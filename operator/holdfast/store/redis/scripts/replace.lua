@@ -1,6 +1,6 @@
 #!lua
 -- replace: remove all records and add others in their place, in a new epoch, atomically.
--- uses: state, terms, interrupted, caller, records, mend, calls, backstop, protect, history
+-- uses: state, terms, ids, interrupted, caller, records, mend, calls, backstop, protect, history
 -- then: append
 -- KEYS  meta log pin ids hist
 -- ARGV  as of append; no records leave the session empty
