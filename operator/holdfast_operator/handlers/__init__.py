@@ -5,12 +5,13 @@ from typing import Any
 
 import kopf
 
+from holdfast_operator.handlers.echoes import Echoes
 from holdfast_operator.handlers.keeper import Keeper, key_of
 from holdfast_operator.handlers.wakers import Wakers
 from holdfast_operator.services.objects import mapping
 from holdfast_operator.storage.mirror import Kind, Mirror
 
-__all__ = ["Keeper", "Wakers", "register"]
+__all__ = ["Echoes", "Keeper", "Wakers", "register"]
 
 GROUP, VERSION = "holdfast.dev", "v1alpha1"
 
@@ -22,6 +23,7 @@ def register(
     keeper: Keeper,
     mirror: Mirror,
     wakers: Wakers,
+    echoes: Echoes,
     watch_namespaces: bool,
 ) -> None:
     """Register every handler of the operator.
@@ -32,6 +34,7 @@ def register(
         keeper: of the objects.
         mirror: takes in every state that is seen.
         wakers: rung when something changed.
+        echoes: hears every event.
         watch_namespaces: whether the operator serves all namespaces, and so may watch them.
     """
 
@@ -40,13 +43,19 @@ def register(
         return await login()
 
     for kind in Kind:
-        _register_kind(registry, kind, keeper, mirror, wakers)
+        _register_kind(registry, kind, keeper=keeper, mirror=mirror, wakers=wakers, echoes=echoes)
     if watch_namespaces:
         _register_namespaces(registry, mirror, wakers)
 
 
 def _register_kind(
-    registry: kopf.OperatorRegistry, kind: Kind, keeper: Keeper, mirror: Mirror, wakers: Wakers
+    registry: kopf.OperatorRegistry,
+    kind: Kind,
+    *,
+    keeper: Keeper,
+    mirror: Mirror,
+    wakers: Wakers,
+    echoes: Echoes,
 ) -> None:
     selector = (GROUP, VERSION, kind.value)
 
@@ -55,6 +64,7 @@ def _register_kind(
     @kopf.index(*selector, id=f"seen-{kind.value}", registry=registry)
     def seen(body: kopf.Body, **_: Any) -> None:
         key = key_of(kind, body)
+        echoes.heard(key, body)
         if mirror.put(key, dict(body)):
             wakers.wake(key)
             wakers.wake_all(mirror.dependants(key))
@@ -66,6 +76,7 @@ def _register_kind(
         key, uid = key_of(kind, body), str(body.metadata.uid)
         backend = mirror.backend_of(key)
         keeper.forget(uid)
+        echoes.forget(key)
         if mirror.drop(key, uid):
             wakers.forget(key)
         wakers.wake_all(mirror.dependants(key))

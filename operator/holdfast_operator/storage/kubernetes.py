@@ -22,6 +22,7 @@ from holdfast_operator.storage.mirror import Key
 
 API: Final = "/apis/holdfast.dev/v1alpha1"
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=10, connect=5)
+_JSON: Final = "application/json"
 _JSON_PATCH: Final = "application/json-patch+json"
 _NOTHING: Final[Body] = MappingProxyType({})
 
@@ -98,6 +99,24 @@ class Kubernetes:
             ClusterUnavailable: no answer in time, or one that says "not now".
         """
         return await self._request("GET", path)
+
+    async def create(self, path: str, body: Body) -> Body | None:
+        """Create an object and return it as it is stored; None when there is no such namespace.
+
+        Raises:
+            ClusterConflict: there is one of this name.
+            ClusterForbidden, ClusterUnavailable: as `get`.
+        """
+        return await self._request("POST", path, body, _JSON)
+
+    async def replace(self, path: str, body: Body) -> Body | None:
+        """Replace an object by one with its resourceVersion, and return it; None when it is gone.
+
+        Raises:
+            ClusterConflict: the object changed meanwhile; nothing was written.
+            ClusterForbidden, ClusterUnavailable: as `get`.
+        """
+        return await self._request("PUT", path, body, _JSON)
 
     async def put_status(self, key: Key, version: str, status: Body) -> Body | None:
         """Write the whole status of an object and return the object; None when it is gone.
