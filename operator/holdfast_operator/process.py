@@ -8,10 +8,10 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Coroutine, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import kopf
 
@@ -257,9 +257,9 @@ def _signals(stop: asyncio.Event) -> Generator[None]:
 
 
 @contextlib.asynccontextmanager
-async def _task(work: "asyncio._CoroutineLike[None]") -> AsyncGenerator[None]:
+async def _task(work: Coroutine[Any, Any, None]) -> AsyncGenerator[None]:
     """Run something beside the block, which ends with it."""
-    task = asyncio.ensure_future(work)
+    task = asyncio.create_task(work)
     try:
         yield
     finally:
@@ -268,9 +268,9 @@ async def _task(work: "asyncio._CoroutineLike[None]") -> AsyncGenerator[None]:
             await task
 
 
-async def _unless(stop: asyncio.Event, work: "asyncio._CoroutineLike[None]") -> bool:
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
     """Do something; False when told to stop before it was done."""
-    doing, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    doing, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
     try:
         await asyncio.wait((doing, stopping), return_when=asyncio.FIRST_COMPLETED)
         if not doing.done():

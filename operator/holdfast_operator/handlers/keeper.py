@@ -10,7 +10,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -197,7 +197,7 @@ class Keeper:
                 )
 
     @contextlib.contextmanager
-    def _observed(self, key: Key, step: Looking) -> Iterator[None]:
+    def _observed(self, key: Key, step: Looking) -> Generator[None]:
         began, fault = time.monotonic(), Fault.UNEXPECTED
         try:
             yield
