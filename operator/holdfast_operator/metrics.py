@@ -7,7 +7,7 @@ python -m holdfast_operator.metrics check     says whether it differs from what 
 import argparse
 import sys
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Protocol, cast
@@ -145,9 +145,12 @@ class OperatorMetrics:
         """Count users that were not as their bindings say."""
         self._acl.labels(*_of(backend)).inc(users)
 
-    def rotated(self, binding: Named, at: datetime, /) -> None:
+    def rotated(self, binding: Named, at: datetime | None, /) -> None:
         """Remember since when a password is used."""
-        self._rotated[binding] = at.timestamp()
+        if at is None:
+            self._rotated.pop(binding, None)
+        else:
+            self._rotated[binding] = at.timestamp()
 
     def _counter(self, instrument: Instrument) -> Counter:
         return Counter(
@@ -158,6 +161,7 @@ class OperatorMetrics:
         bodies = self._objects.bodies()
         memories = {_named(key): body for key, body in bodies if key.kind is Kind.RESOURCE}
         backends = {_named(key) for key, _ in bodies if key.kind is Kind.BACKEND}
+        self._forget(memories.keys(), backends)
         yield of.LEADER, iter([((), float(self._leader.leads))])
         yield of.EPOCH, iter([((), float(self._leader.epoch))])
         yield of.OBJECTS, _conditions(bodies)
@@ -168,17 +172,22 @@ class OperatorMetrics:
         left = dict(_rollouts(memories))
         yield of.ROLLOUTS, iter([((), float(len(left)))])
         yield of.ROLLOUT_LEFT, ((_of(name), count) for name, count in left.items())
-        servers = {name: found for name, found in list(self._servers.items()) if name in backends}
+        servers = dict(self._servers)
         yield of.UP, ((_of(name), float(found is not None)) for name, found in servers.items())
         answers = [(_of(name), *found) for name, found in servers.items() if found is not None]
         yield of.LATENCY, ((labels, seconds) for labels, seconds, _ in answers)
         yield of.USED, ((labels, info.used_memory) for labels, _, info in answers)
         yield of.MOST, ((labels, info.max_memory) for labels, _, info in answers)
-        yield (
-            of.ORPHANS,
-            ((_of(name), count) for name, count in list(self._orphans.items()) if name in backends),
-        )
+        yield of.ORPHANS, ((_of(name), count) for name, count in list(self._orphans.items()))
         yield of.ROTATED, ((_of(name), at) for name, at in list(self._rotated.items()))
+
+    def _forget(self, memories: Collection[Named], backends: Collection[Named]) -> None:
+        """Drop what was told of objects that are gone."""
+        for told in (self._servers, self._orphans):
+            for name in [name for name in list(told) if name not in backends]:
+                told.pop(name, None)
+        for name in [name for name in list(self._totals) if name not in memories]:
+            self._totals.pop(name, None)
 
     def _usage(self, memory: Named, body: Body) -> Totals | None:
         """Return what a memory holds: as measured by this process, else as status says."""

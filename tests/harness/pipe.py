@@ -44,6 +44,7 @@ class Pipe:
         self._links: set[_Link] = set()
         self._held: set[_Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
         self._listener: asyncio.Server | None = None
 
     async def __aenter__(self) -> Self:
@@ -62,6 +63,9 @@ class Pipe:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for writer in self._writers:
+            writer.transport.abort()
+        await asyncio.sleep(0)  # in which the sockets are closed
 
     async def accept(self) -> None:
         """Take connections, again on the same port, and forward what they say."""
@@ -108,6 +112,7 @@ class Pipe:
         return b"".join(bytes(link.replies) for link in self._held)
 
     def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
         self._tasks.add(asyncio.create_task(self._serve(reader, writer)))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -73,8 +73,8 @@ class Observer(Protocol):
         """So many users on a backend were not as their bindings say, and are again."""
         ...
 
-    def rotated(self, binding: Named, at: datetime, /) -> None:
-        """The password of a binding is from then."""
+    def rotated(self, binding: Named, at: datetime | None, /) -> None:
+        """The password of a binding is from then; None: the binding is gone."""
         ...
 
 
@@ -108,5 +108,5 @@ class Unobserved:
     def acl_repaired(self, backend: Named, users: int, /) -> None:
         """Nothing."""
 
-    def rotated(self, binding: Named, at: datetime, /) -> None:
+    def rotated(self, binding: Named, at: datetime | None, /) -> None:
         """Nothing."""
