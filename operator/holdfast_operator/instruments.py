@@ -70,6 +70,12 @@ WRITES: Final = Instrument(
     "Writes of a status to the API server.",
     ("kind",),
 )
+API_WRITES: Final = Instrument(
+    "holdfast_operator_api_writes_total",
+    Type.COUNTER,
+    "Requests to the API server that may change something: status, finalizers, events; not the lease.",
+    ("method",),
+)
 SESSIONS: Final = Instrument(
     "holdfast_operator_memory_sessions", Type.GAUGE, "Live sessions of a memory.", _MEMORY
 )
@@ -149,7 +155,7 @@ MOST: Final = Instrument(
 )
 
 INSTRUMENTS: Final = (
-    *(LEADER, EPOCH, LOOKS, FAILURES, OBJECTS, WAITING, WRITES),
+    *(LEADER, EPOCH, LOOKS, FAILURES, OBJECTS, WAITING, WRITES, API_WRITES),
     *(SESSIONS, MESSAGES, TOKENS, BYTES, ROLLOUTS, ROLLOUT_LEFT),
     *(FENCED, REPAIRED, ORPHANS, ACL_REPAIRS, ROTATED),
     *(UP, LATENCY, USED, MOST),

@@ -92,6 +92,7 @@ class OperatorMetrics:
         )
         self._failures = self._counter(of.FAILURES)
         self._writes = self._counter(of.WRITES)
+        self._api_writes = self._counter(of.API_WRITES)
         self._fenced = self._counter(of.FENCED)
         self._repaired = self._counter(of.REPAIRED)
         self._acl = self._counter(of.ACL_REPAIRS)
@@ -112,6 +113,10 @@ class OperatorMetrics:
         self._looks.labels(kind, step.value).observe(seconds)
         if fault is not Fault.NONE:
             self._failures.labels(kind, step.value, fault.value).inc()
+
+    def wrote(self, method: str) -> None:
+        """Count a request to the API server that may change something; from Kopf's session and ours."""
+        self._api_writes.labels(method).inc()
 
     def status_written(self, kind: str, /) -> None:
         """Count a write of a status."""

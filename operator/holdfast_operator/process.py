@@ -16,7 +16,7 @@ from typing import Any, Final, NoReturn
 import kopf
 
 from holdfast_operator.elector import Alone, Elector, minutes_since_1970
-from holdfast_operator.handlers import Echoes, Keeper, Wakers, register
+from holdfast_operator.handlers import Echoes, Keeper, Wakers, counted_session, register
 from holdfast_operator.handlers.keeper import Services
 from holdfast_operator.handlers.settings import operator_settings, quiet_progress
 from holdfast_operator.health import HealthServer, PortTaken, Pulse
@@ -104,14 +104,13 @@ async def serve(options: Options) -> None:
             place, or the health server has no port.
     """
     stop, watched, pulse = asyncio.Event(), _Watched(), Pulse()
-    with contextlib.ExitStack() as stack:
+    async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(_signals(stop))
-        async with (
-            Kubernetes(options.kubeconfig) as kubernetes,
-            _leadership(options) as leader,
-            _task(pulse.beat()),
-        ):
+        async with _leadership(options) as leader, _task(pulse.beat()):
             metrics = OperatorMetrics(watched.mirror, watched.wakers.waiting, leader)
+            kubernetes = await stack.enter_async_context(
+                Kubernetes(options.kubeconfig, metrics.wrote)
+            )
             probes = Probes(pulse, watched.echoes, leader)
             _show_health(options, stack, probes, metrics)
             # From here on tasks are Kopf's: on exit it ends every one it did not find in the loop.
@@ -173,7 +172,7 @@ async def _act(
     registry = kopf.OperatorRegistry()
     register(
         registry,
-        login=lambda: _log_in(kubernetes),
+        login=lambda: _log_in(kubernetes, metrics),
         keeper=keeper,
         mirror=mirror,
         wakers=wakers,
@@ -229,7 +228,7 @@ def _end(reason: str) -> NoReturn:
 
 
 def _show_health(
-    options: Options, stack: contextlib.ExitStack, probes: Probes, metrics: OperatorMetrics
+    options: Options, stack: contextlib.AsyncExitStack, probes: Probes, metrics: OperatorMetrics
 ) -> None:
     port = PORT if options.health_port is None else options.health_port
     if not port:
@@ -283,9 +282,9 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
         await asyncio.gather(doing, stopping, return_exceptions=True)
 
 
-async def _log_in(kubernetes: Kubernetes) -> kopf.ConnectionInfo:
+async def _log_in(kubernetes: Kubernetes, metrics: OperatorMetrics) -> kopf.AiohttpSession:
     details = await kubernetes.connection_details()
-    return kopf.ConnectionInfo(
+    info = kopf.ConnectionInfo(
         server=details.server,
         ca_path=details.ca_path,
         insecure=details.insecure,
@@ -295,3 +294,4 @@ async def _log_in(kubernetes: Kubernetes) -> kopf.ConnectionInfo:
         token=details.token,
         proxy_url=details.proxy,
     )
+    return counted_session(info, metrics.wrote)

@@ -26,21 +26,22 @@ pytestmark = [pytest.mark.cluster, pytest.mark.redis]
 LEASE, DEADLINE = 5, 4
 FAST = [f"--lease-duration={LEASE}", f"--renew-deadline={DEADLINE}", "--retry-period=0.3"]
 LEADS = "This operator leads"
+LEADER, STANDBY = "leader\n", "standby: another operator leads\n"
 OBJECTS = """
 apiVersion: holdfast.dev/v1alpha1
 kind: MemoryBackend
-metadata: {name: shared}
-spec: {endpoints: ["127.0.0.1:%d"]}
+metadata: {name: NAME}
+spec: {endpoints: ["127.0.0.1:PORT"]}
 ---
 apiVersion: holdfast.dev/v1alpha1
 kind: MemoryResource
-metadata: {name: support}
-spec: {backendRef: {name: shared}, retention: {ttl: 24h}}
+metadata: {name: NAME}
+spec: {backendRef: {name: NAME}, retention: {ttl: 24h}}
 ---
 apiVersion: holdfast.dev/v1alpha1
 kind: MemoryResource
-metadata: {name: other}
-spec: {backendRef: {name: shared}, retention: {ttl: 24h}}
+metadata: {name: NAME-2}
+spec: {backendRef: {name: NAME}, retention: {ttl: 24h}}
 """
 
 
@@ -52,10 +53,19 @@ class Replica:
     pipe: Pipe
     port: int
     starts: int = 0
+    started: bool = False
 
     def start(self) -> None:
-        self.starts = len(self.process.log)
+        self.starts, self.started = len(self.process.log), True
         self.process.start()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.started = False
+
+    @property
+    def running(self) -> bool:
+        return self.started and self.process.running
 
     @property
     def log(self) -> str:
@@ -88,7 +98,7 @@ class Replica:
         await until(is_ready, f"ready as {role!r}\n{self.process.tail()}", deadline=60)
 
     async def ended(self) -> None:
-        await until(lambda: not self.process.running, "ended", deadline=60)
+        await until(lambda: not self.running, "ended", deadline=60)
 
 
 @dataclass
@@ -100,13 +110,20 @@ class Pair:
     replicas: list[Replica]
 
     async def leader(self) -> tuple[Replica, Replica]:
-        """Start both; return the leader, and the one that waits."""
-        first, second = self.replicas
-        first.start()
-        await first.ready("leader\n")
-        second.start()
-        await second.ready("standby: another operator leads\n")
-        return first, second
+        """Let both run and be well; return the leader, and the one that waits."""
+        for replica in self.replicas:
+            await replica.pipe.accept()
+            if not replica.running:
+                replica.start()
+        found: list[Replica] = []
+
+        async def one_leads() -> bool:
+            roles = {(await replica.get("/readyz"))[1]: replica for replica in self.replicas}
+            found[:] = [roles[role] for role in (LEADER, STANDBY) if role in roles]
+            return len(found) == 2
+
+        await until(one_leads, "one leads and one waits", deadline=60)
+        return found[0], found[1]
 
     async def kubectl(self, *arguments: str, **more: str) -> str:
         # Not in the event loop: there the pipes forward what the operators say.
@@ -120,9 +137,10 @@ class Pair:
         text = await self.kubectl("get", "lease", ACCOUNT, f"--namespace={HOME}", "-o", "json")
         return json.loads(text)["spec"]["leaseTransitions"]
 
-    async def apply(self, port: int) -> None:
-        namespace = f"--namespace={self.namespace}"
-        await self.kubectl("apply", namespace, "-f", "-", input=OBJECTS % port)
+    async def apply(self, name: str, port: int) -> None:
+        """Make a backend and two memories: `name` and `name-2`."""
+        objects = OBJECTS.replace("NAME", name).replace("PORT", str(port))
+        await self.kubectl("apply", f"--namespace={self.namespace}", "-f", "-", input=objects)
 
     async def edit(self, name: str, ttl: str) -> None:
         patch = json.dumps({"spec": {"retention": {"ttl": ttl}}})
@@ -145,17 +163,19 @@ class Pair:
         await until(there, f"{name} at revision {revision}", deadline=60)
 
 
-@pytest_asyncio.fixture
-async def pair(control_plane: ControlPlane, namespace: str, tmp_path: Path) -> AsyncGenerator[Pair]:
-    """Two operators that are not started yet, and a lease that nobody has."""
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pair(
+    control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncGenerator[Pair]:
+    """Two operators for all tests here; each test leaves them as it likes."""
+    namespace = control_plane.namespace()
     install(control_plane)
     control_plane.kubectl("delete", "lease", ACCOUNT, f"--namespace={HOME}", "--ignore-not-found")
     async with contextlib.AsyncExitStack() as stack:
         replicas: list[Replica] = []
         for name in ("a", "b"):
             pipe = await stack.enter_async_context(Pipe(int(control_plane.url.rpartition(":")[2])))
-            directory = tmp_path / name
-            directory.mkdir()
+            directory = tmp_path_factory.mktemp(f"operator-{name}")
             port = free_port()
             process = OperatorProcess(
                 control_plane,
@@ -196,43 +216,53 @@ async def epoch_of(redis: Redis, pair: Pair, name: str) -> int:
     return int(await redis.hget(f"mem:{{{pair.namespace}/{name}}}:owner", "epoch") or -1)
 
 
-@pytest.mark.asyncio
+@pytest.mark.asyncio(loop_scope="module")
 async def test_another_one_leads_soon_after_a_kill_and_at_once_after_a_stop(
     pair: Pair, valkey_server: Server
 ):
     redis = valkey_server.client()
     first, second = await pair.leader()
-    await pair.apply(valkey_server.port)
-    await pair.revision("support", 1)
+    await pair.apply("handed", valkey_server.port)
+    await pair.revision("handed", 1)
     epoch = await pair.epoch()
-    assert await epoch_of(redis, pair, "support") == epoch
+    assert await epoch_of(redis, pair, "handed") == epoch
     assert "holdfast_leader 1.0" in (await first.get("/metrics"))[1]
+    # Kopf's finalizers on three objects, and a status of each at least.
+    assert writes(await first.get("/metrics")) >= 6
     page = (await second.get("/metrics"))[1]
+    assert writes((200, page)) == 0
     assert "holdfast_leader 0.0" in page
     assert (await second.get("/healthz"))[0] == 200
     assert not second.leads
 
     killed = asyncio.get_running_loop().time()
-    first.process.kill()
+    first.kill()
     await until(lambda: second.leads, "the other one leads", deadline=20)
     assert asyncio.get_running_loop().time() - killed > LEASE - 1, "the lease counts for so long"
-    await pair.edit("support", "2h")
-    await pair.revision("support", 2)
-    assert await epoch_of(redis, pair, "support") == await pair.epoch() > epoch
+    await pair.edit("handed", "2h")
+    await pair.revision("handed", 2)
+    assert await epoch_of(redis, pair, "handed") == await pair.epoch() > epoch
 
     first.start()
-    await first.ready("standby: another operator leads\n")
+    await first.ready(STANDBY)
     await asyncio.to_thread(second.process.terminate)
     await until(lambda: first.leads, "the first one leads again", deadline=20)
     gave_up = second.said_at("The lease is given up")
     assert seconds_between(gave_up, first.said_at(LEADS)) < LEASE - 1, (
         "it did not wait for the lease"
     )
-    await pair.edit("support", "3h")
-    await pair.revision("support", 3)
-    assert await epoch_of(redis, pair, "support") == epoch + 2
+    await pair.edit("handed", "3h")
+    await pair.revision("handed", 3)
+    assert await epoch_of(redis, pair, "handed") == epoch + 2
     await redis.aclose()
     check_logs(pair, [first, second])
+
+
+def writes(answer: tuple[int, str]) -> float:
+    """Return how many requests that may change something the operator sent."""
+    name = "holdfast_operator_api_writes_total{"
+    lines = [line for line in answer[1].splitlines() if line.startswith(name)]
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
 
 
 def check_logs(pair: Pair, replicas: list[Replica]) -> None:
@@ -242,20 +272,21 @@ def check_logs(pair: Pair, replicas: list[Replica]) -> None:
             record = json.loads(line)
             assert {"timestamp", "severity", "logger", "message"} <= set(record)
             assert datetime.fromisoformat(record["timestamp"]).tzinfo is not None
-    records = [json.loads(line) for line in replicas[0].process.log.splitlines()]
+    lines = [line for replica in replicas for line in replica.process.log.splitlines()]
+    records = [json.loads(line) for line in lines]
     [ready] = [
         record
         for record in records
-        if record.get("name") == "support" and ": Available: " in record["message"]
+        if (record.get("kind"), record.get("name")) == ("MemoryResource", "handed")
+        and ": Available: " in record["message"]
     ]
-    assert ready["kind"] == "MemoryResource"
     assert ready["namespace"] == pair.namespace
     assert ready["revision"] == 1
     assert ready["object"]["uid"]
     assert ready["severity"] == "info"
 
 
-@pytest.mark.asyncio
+@pytest.mark.asyncio(loop_scope="module")
 async def test_a_leader_that_cannot_reach_the_api_server_ends_before_another_one_leads(pair: Pair):
     leader, other = await pair.leader()
     for fault in ("hung", "refused", "slow"):
@@ -274,38 +305,38 @@ async def test_a_leader_that_cannot_reach_the_api_server_ends_before_another_one
             break
         await leader.pipe.accept()
         leader.start()
-        await leader.ready("standby: another operator leads\n")
+        await leader.ready(STANDBY)
         leader, other = other, leader
 
 
-@pytest.mark.asyncio
+@pytest.mark.asyncio(loop_scope="module")
 async def test_late_writes_of_a_leader_that_was_paused_change_nothing(
     pair: Pair, valkey_server: Server
 ):
     redis = valkey_server.client()
     async with Pipe(valkey_server.port) as to_redis:
         leader, other = await pair.leader()
-        await pair.apply(to_redis.port)
-        for name in ("support", "other"):
+        await pair.apply("late", to_redis.port)
+        for name in ("late", "late-2"):
             await pair.revision(name, 1)
         refused = await refusals(pair)
 
         # One status is on its way to the API server, and one script on its way to Redis ...
         leader.pipe.hold()
-        await pair.edit("support", "2h")
-        await until(lambda: revision_is(redis, pair, "support", 2), "the policy is written")
+        await pair.edit("late", "2h")
+        await until(lambda: revision_is(redis, pair, "late", 2), "the policy is written")
         sent = leader.pipe.holds
         await until(lambda: leader.pipe.holds > sent or leader.pipe.holds > 1000, "status is sent")
         to_redis.hold()
-        await pair.edit("other", "2h")
+        await pair.edit("late-2", "2h")
         await until(lambda: to_redis.holds > 0, "a script is sent")
         # ... when the process stops for longer than the lease.
         leader.process.pause()
         await until(lambda: other.leads, "another one leads", deadline=30)
-        for name in ("support", "other"):
+        for name in ("late", "late-2"):
             await pair.revision(name, 2)
             assert await epoch_of(redis, pair, name) == await pair.epoch()
-        before = {name: await settled(pair, name) for name in ("support", "other")}
+        before = {name: await settled(pair, name) for name in ("late", "late-2")}
 
         leader.process.resume()
         await leader.ended()
@@ -318,7 +349,7 @@ async def test_late_writes_of_a_leader_that_was_paused_change_nothing(
             return await refusals(pair) > refused
 
         await until(also_there, "the API server refused the status")
-        assert {name: await settled(pair, name) for name in ("support", "other")} == before
+        assert {name: await settled(pair, name) for name in ("late", "late-2")} == before
     await redis.aclose()
 
 

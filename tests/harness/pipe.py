@@ -70,6 +70,7 @@ class Pipe:
     async def accept(self) -> None:
         """Take connections, again on the same port, and forward what they say."""
         self._silent, self._delay = False, 0.0
+        self._held.clear()
         if self._listener is None:
             self._listener = await asyncio.start_server(self._accepted, _HOST, self.port)
             self.port = self._listener.sockets[0].getsockname()[1]
@@ -152,7 +153,7 @@ class Pipe:
         with contextlib.suppress(OSError):
             while chunk := await link.server_reader.read(_CHUNK):
                 link.replies += chunk
-                if not self._silent:
+                if not self._silent and not link.client.is_closing():
                     with contextlib.suppress(OSError):
                         link.client.write(chunk)
                         await link.client.drain()

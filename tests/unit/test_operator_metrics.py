@@ -61,6 +61,8 @@ def value(shown: OperatorMetrics, name: str, **labels: str) -> float | None:
 
 
 def tell_everything(observer: Observer) -> None:
+    if isinstance(observer, OperatorMetrics):
+        observer.wrote("PATCH")
     observer.looked("memoryresources", Step.RECONCILE, 0.2, Fault.NONE)
     observer.looked("memoryresources", Step.FINALIZE, 0.2, Fault.API_SERVER)
     observer.status_written("memoryresources")
@@ -105,6 +107,7 @@ def test_each_metric_shows_what_was_told_or_seen():
         ),
         (f"{prefix}queue_objects", {"kind": "memoryresources"}, 3),
         (f"{prefix}status_writes_total", {"kind": "memoryresources"}, 1),
+        (f"{prefix}api_writes_total", {"method": "PATCH"}, 1),
         (f"{prefix}memory_sessions", OF_SUPPORT, 2),
         (f"{prefix}memory_messages", OF_SUPPORT, 20),
         (f"{prefix}memory_tokens", OF_SUPPORT, 200),

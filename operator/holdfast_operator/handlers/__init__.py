@@ -7,11 +7,12 @@ import kopf
 
 from holdfast_operator.handlers.echoes import Echoes
 from holdfast_operator.handlers.keeper import Keeper, key_of
+from holdfast_operator.handlers.sessions import counted_session
 from holdfast_operator.handlers.wakers import Wakers
 from holdfast_operator.services.objects import mapping
 from holdfast_operator.storage.mirror import Kind, Mirror
 
-__all__ = ["Echoes", "Keeper", "Wakers", "register"]
+__all__ = ["Echoes", "Keeper", "Wakers", "counted_session", "register"]
 
 GROUP, VERSION = "holdfast.dev", "v1alpha1"
 
@@ -19,7 +20,7 @@ GROUP, VERSION = "holdfast.dev", "v1alpha1"
 def register(
     registry: kopf.OperatorRegistry,
     *,
-    login: Callable[[], Awaitable[kopf.ConnectionInfo]],
+    login: Callable[[], Awaitable[kopf.AiohttpSession]],
     keeper: Keeper,
     mirror: Mirror,
     wakers: Wakers,
@@ -39,7 +40,7 @@ def register(
     """
 
     @kopf.on.login(id="login", registry=registry)
-    async def log_in(**_: Any) -> kopf.ConnectionInfo:
+    async def log_in(**_: Any) -> kopf.AiohttpSession:
         return await login()
 
     for kind in Kind:

@@ -1,6 +1,7 @@
 """The API server: few requests, each with a time limit, and errors of our own."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, NamedTuple, Self, cast
@@ -48,10 +49,14 @@ class Kubernetes:
 
     Args:
         kubeconfig: a file; None takes `KUBECONFIG`, the pod's ServiceAccount, or `~/.kube/config`.
+        wrote: called with the method of every request that may change something.
     """
 
-    def __init__(self, kubeconfig: Path | None = None) -> None:
+    def __init__(
+        self, kubeconfig: Path | None = None, wrote: Callable[[str], None] | None = None
+    ) -> None:
         self._kubeconfig = kubeconfig
+        self._wrote = wrote
         self._client: Any = None
 
     async def __aenter__(self) -> Self:
@@ -159,6 +164,8 @@ class Kubernetes:
     async def _exchange(
         self, method: str, path: str, body: object, content: str | None
     ) -> tuple[int, Body]:
+        if self._wrote is not None and method != "GET":
+            self._wrote(method)
         headers = {"Accept": "application/json"}
         if content is not None:
             headers["Content-Type"] = content
