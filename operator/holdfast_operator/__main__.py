@@ -153,6 +153,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ClusterError as error:
         _log.error("%s", error)
         return 1
+    except Exception:  # noqa: BLE001 - the last one to see it: a log of JSON lines stays one
+        _log.exception("unexpected: the operator ends")
+        return 1
     return 0
 
 

@@ -103,6 +103,11 @@ async def serve(options: Options) -> None:
         ClusterError: there is no way to the API server, its definitions cannot be used, the lease has no
             place, or the health server has no port.
     """
+    await _serve(options)
+    _log.info("The operator has ended.")
+
+
+async def _serve(options: Options) -> None:
     stop, watched, pulse = asyncio.Event(), _Watched(), Pulse()
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(_signals(stop))
@@ -134,7 +139,6 @@ async def serve(options: Options) -> None:
                     stop=stop,
                 )
                 probes.role = Role.ENDING
-    _log.info("The operator has ended.")
 
 
 async def _act(

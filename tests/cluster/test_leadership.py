@@ -255,6 +255,12 @@ async def test_another_one_leads_soon_after_a_kill_and_at_once_after_a_stop(
     await pair.revision("handed", 3)
     assert await epoch_of(redis, pair, "handed") == epoch + 2
     await redis.aclose()
+    # Who waits ends at once as well, and leaves the lease alone.
+    second.start()
+    await second.ready(STANDBY)
+    await asyncio.to_thread(second.process.terminate)
+    assert first.running
+    assert await first.get("/readyz") == (200, LEADER)
     check_logs(pair, [first, second])
 
 

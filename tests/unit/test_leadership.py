@@ -250,7 +250,8 @@ class Simulation:
     def won(self, process: Process, lease: Lease, began: float, now: float) -> None:
         first = not process.candidate.leads
         process.candidate.wrote(lease, began)
-        end = process.real(began + TIMES.deadline)
+        local = process.clock(now)
+        end = process.real(local + process.candidate.left(local))
         if first:
             process.intervals.append((now, max(now, end)))
             self.epochs.append((lease.transitions, lease.holder))
@@ -387,6 +388,22 @@ async def test_a_leader_renews_and_what_is_given_up_is_taken_over_at_once():
     assert await waiting
     assert second.epoch == 8
     await second.release()
+
+
+@pytest.mark.asyncio
+async def test_a_lease_counts_from_before_the_request_that_wrote_it():
+    clock = [100.0]
+
+    class Slow(Stored):
+        async def write(self, lease: Lease) -> Lease:
+            clock[0] += 0.15
+            return await super().write(lease)
+
+    leader = Elector(Slow(), "a", FAST, end=Ended(), clock=lambda: clock[0], floor=lambda: 7)
+    assert await leader.acquire(asyncio.Event())
+    assert leader.sure(0.44)
+    assert not leader.sure(0.46)
+    await leader.release()
 
 
 @pytest.mark.asyncio
