@@ -160,7 +160,7 @@ async def _act(
     targets, rollouts = Targets(cluster, backends, epoch=leader.epoch), Rollouts(clock)
     measurements = Measurements(clock, metrics)
     resources = ResourceService(targets, rollouts, measurements, clock, metrics)
-    deletions = DeletionService(targets, rollouts, measurements, clock)
+    deletions = DeletionService(targets, rollouts, measurements, clock, metrics)
     keeper = Keeper(
         {
             Kind.BACKEND: Services(backends.reconcile, backends.finalize),

@@ -254,7 +254,7 @@ class World:
         self.backends = BackendService(self, self.connections, self.clock, self.observer)
         targets = Targets(self, self.backends)
         self.resources = ResourceService(targets, rollouts, measurements, self.clock, self.observer)
-        self.deletions = DeletionService(targets, rollouts, measurements, self.clock)
+        self.deletions = DeletionService(targets, rollouts, measurements, self.clock, self.observer)
 
     def observe(self, observer: Observer) -> None:
         """Start the services anew with an observer."""

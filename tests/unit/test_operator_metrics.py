@@ -10,7 +10,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from holdfast.store.maintenance import ServerInfo, Totals
+from holdfast.store.maintenance import ServerInfo, Superseded, Totals
 from holdfast_operator import metrics
 from holdfast_operator.instruments import INSTRUMENTS, Instrument, Type
 from holdfast_operator.metrics import OperatorMetrics
@@ -170,6 +170,25 @@ async def test_services_tell_what_servers_answer_and_what_memories_hold():
     on.server.fenced = True
     await on.look(memory)
     assert value(shown, "holdfast_operator_fenced_writes_total", **OF_SUPPORT) == 1
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("policy", ["Delete", "Retain"])
+async def test_a_deletion_that_is_another_leaders_says_nothing_and_goes_on_waiting(policy: str):
+    _, shown = world()
+    on = World()
+    on.observe(shown)
+    backend, memory = on.add_backend(), on.add_resource(deletionPolicy=policy)
+    await on.look(backend)
+    await on.settle(memory)
+    on.delete(memory)
+    on.server.fault = Superseded("a newer leader was here")
+    outcome = await on.look(memory)
+    assert (outcome.status, outcome.events, outcome.blocked) == (None, (), True)
+    assert value(shown, "holdfast_operator_fenced_writes_total", **OF_SUPPORT) == 1
+    on.server.fault = None
+    await on.settle(memory)
+    assert not [key for key in on.objects if key[0] == "MemoryResource"]
 
 
 def test_who_does_not_count_is_told_the_same():
