@@ -146,20 +146,33 @@ class Elector:
 
     async def release(self) -> None:
         """Give the lease up, once nothing is written any more. A lease that cannot be told so runs out."""
-        resignation = self._candidate.resignation()
         self._stopped.set()
-        if resignation is None or not self.leads:
+        if not self.leads:
             return
-        self._candidate.resigned()
         try:
-            async with asyncio.timeout(self._times.request):
-                await self._store.write(resignation)
+            # A renewal that was cut off may have been written: then the lease is ours, and another version.
+            given_up = await self._resign() or await self._resign()
         except (ClusterError, TimeoutError):
+            given_up = False
+        self._candidate.resigned()
+        if given_up:
+            _log.info("The lease is given up.")
+        else:
             _log.warning(
                 "The lease could not be given up; another operator leads when it runs out."
             )
-        else:
-            _log.info("The lease is given up.")
+
+    async def _resign(self) -> bool:
+        resignation = self._candidate.resignation()
+        if resignation is None:
+            return False
+        async with asyncio.timeout(self._times.request):
+            try:
+                await self._store.write(resignation)
+            except ClusterConflict:
+                self._candidate.saw(await self._store.read(), self._clock())
+                return False
+        return True
 
     async def _attempt(self) -> bool:
         """Look, and write if there is something to write; False when that failed."""

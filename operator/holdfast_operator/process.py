@@ -151,36 +151,26 @@ async def _act(
     stop: asyncio.Event,
 ) -> None:
     """Be the operator that acts, until told to end."""
-    mirror, wakers, echoes = watched.mirror, watched.wakers, watched.echoes
-    connections, clock = ConnectionPool(), SystemClock()
+    connections, registry = ConnectionPool(), kopf.OperatorRegistry()
     cluster = WatchedCluster(
-        kubernetes, mirror, namespaces=options.namespaces, cluster_id=options.cluster_id
+        kubernetes, watched.mirror, namespaces=options.namespaces, cluster_id=options.cluster_id
     )
-    backends = BackendService(cluster, connections, clock, metrics)
-    targets, rollouts = Targets(cluster, backends, epoch=leader.epoch), Rollouts(clock)
-    measurements = Measurements(clock, metrics)
-    resources = ResourceService(targets, rollouts, measurements, clock, metrics)
-    deletions = DeletionService(targets, rollouts, measurements, clock, metrics)
     keeper = Keeper(
-        {
-            Kind.BACKEND: Services(backends.reconcile, backends.finalize),
-            Kind.RESOURCE: Services(resources.reconcile, deletions.finalize),
-        },
-        mirror,
-        wakers,
+        _services(cluster, connections, leader, metrics),
+        watched.mirror,
+        watched.wakers,
         kubernetes,
         interval=options.interval,
         observer=metrics,
-        echoes=echoes,
+        echoes=watched.echoes,
     )
-    registry = kopf.OperatorRegistry()
     register(
         registry,
         login=lambda: _log_in(kubernetes, metrics),
         keeper=keeper,
-        mirror=mirror,
-        wakers=wakers,
-        echoes=echoes,
+        mirror=watched.mirror,
+        wakers=watched.wakers,
+        echoes=watched.echoes,
         watch_namespaces=not options.namespaces,
     )
     where = ", ".join(options.namespaces) or "all namespaces"
@@ -196,6 +186,25 @@ async def _act(
         )
     finally:
         await connections.aclose()
+
+
+def _services(
+    cluster: WatchedCluster,
+    connections: ConnectionPool,
+    leader: Leadership,
+    metrics: OperatorMetrics,
+) -> dict[Kind, Services]:
+    """Put together what decides."""
+    clock = SystemClock()
+    backends = BackendService(cluster, connections, clock, metrics)
+    targets, rollouts = Targets(cluster, backends, epoch=leader.epoch), Rollouts(clock)
+    measurements = Measurements(clock, metrics)
+    resources = ResourceService(targets, rollouts, measurements, clock, metrics)
+    deletions = DeletionService(targets, rollouts, measurements, clock, metrics)
+    return {
+        Kind.BACKEND: Services(backends.reconcile, backends.finalize),
+        Kind.RESOURCE: Services(resources.reconcile, deletions.finalize),
+    }
 
 
 @contextlib.asynccontextmanager

@@ -417,6 +417,28 @@ async def test_one_that_is_told_to_end_while_it_waits_ends():
 
 
 @pytest.mark.asyncio
+async def test_a_renewal_that_was_cut_off_keeps_nobody_from_giving_up():
+    stored = Stored()
+    leader = elector(stored)
+    assert await leader.acquire(asyncio.Event())
+    assert stored.lease is not None
+    stored.lease = stored.lease._replace(version="written, and nobody waited for the answer")
+    await leader.release()
+    assert stored.lease.holder == ""
+    assert not leader.leads
+
+
+@pytest.mark.asyncio
+async def test_a_lease_that_is_anothers_is_not_given_up():
+    stored, ended = Stored(), Ended()
+    leader = elector(stored, "a", ended)
+    assert await leader.acquire(asyncio.Event())
+    stored.lease = held("b", "99")
+    await leader.release()
+    assert stored.lease == held("b", "99")
+
+
+@pytest.mark.asyncio
 async def test_a_namespace_that_is_not_there_is_said_at_once():
     stored = Stored()
     stored.fault = LeaseHasNoPlace("create it")
