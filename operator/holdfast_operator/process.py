@@ -13,6 +13,7 @@ from holdfast_operator.handlers.keeper import Services
 from holdfast_operator.handlers.settings import operator_settings, quiet_progress
 from holdfast_operator.services.backends import BackendService
 from holdfast_operator.services.deletions import DeletionService
+from holdfast_operator.services.erasures import ErasureService
 from holdfast_operator.services.measurements import Measurements
 from holdfast_operator.services.ports import SystemClock
 from holdfast_operator.services.resources import ResourceService
@@ -72,10 +73,12 @@ async def serve(options: Options) -> None:
         measurements = Measurements(clock)
         resources = ResourceService(targets, rollouts, measurements, clock)
         deletions = DeletionService(targets, rollouts, measurements, clock)
+        erasures = ErasureService(targets, cluster, clock)
         keeper = Keeper(
             {
                 Kind.BACKEND: Services(backends.reconcile, backends.finalize),
                 Kind.RESOURCE: Services(resources.reconcile, deletions.finalize),
+                Kind.ERASURE: Services(erasures.reconcile, erasures.finalize),
             },
             mirror,
             wakers,

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 from holdfast.errors import HoldfastError, UnknownKeys
+from holdfast.store.protocol import MemoryStore
 from holdfast.values import MemoryAddress, Terms
 
 
@@ -210,6 +211,13 @@ class Maintenance(Protocol):
         The policy lives as long as the longest living session, at least an hour. Index and marker live
         longer by the longest idle time, at least a day: as long as anything that is written under that
         policy. Reads the expiry of every session: about 3 s for a million.
+        """
+        ...
+
+    def store(self) -> MemoryStore:
+        """Return the sessions as the library has them, over the same connections. No I/O.
+
+        For what the operator does as any user of the library would; it is closed with these hands.
         """
         ...
 

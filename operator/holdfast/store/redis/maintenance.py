@@ -38,6 +38,7 @@ from holdfast.store.redis.replies import (
 )
 from holdfast.store.redis.runner import Runner, evalsha
 from holdfast.store.redis.script import all_scripts, script
+from holdfast.store.redis.store import RedisStore
 from holdfast.values import MemoryAddress, Terms
 
 _OLDEST = {"redis": (7, 0), "valkey": (7, 2)}
@@ -106,6 +107,7 @@ class RedisMaintenance:
     def __init__(self, carrier: Carrier, *, prefix: str = "mem", patience: float = 2.0) -> None:
         self._carrier = carrier
         self._prefix = prefix
+        self._patience = patience
         self._runner = Runner(carrier, patience=patience)
 
     @classmethod
@@ -289,6 +291,10 @@ class RedisMaintenance:
         # Until the policy ends a writer may renew a session once more.
         arguments = [owner.uid, owner.epoch, longest, longest + idle + _TOMBSTONE]
         await self._own("retain", memory, arguments)
+
+    def store(self) -> RedisStore:
+        """Return the sessions as the library has them; see `Maintenance.store`."""
+        return RedisStore(self._carrier, prefix=self._prefix, patience=self._patience)
 
     async def aclose(self) -> None:
         """Close the connections."""
