@@ -33,19 +33,22 @@ async def ready_memory(world: World, **spec: Any) -> dict[str, Any]:
     return resource
 
 
-async def write(world: World, *ids: str | Mapping[str, str], messages: int = 2) -> None:
+async def write(world: World, *names: str | Mapping[str, str], messages: int = 2) -> None:
     """Write messages to sessions, by id or by the fields of the template."""
     async with Client(world.server.kept, namespace="team") as client:
-        for id in ids:
+        for name in names:
             memory = client.memory("support")
-            session = memory.session(id) if isinstance(id, str) else memory.session(**id)
+            session = memory.session(name) if isinstance(name, str) else memory.session(**name)
             await session.append_many([{"role": "user", "content": "hi"}] * messages)
 
 
-async def lengths(world: World, *ids: str | Mapping[str, str]) -> list[int]:
+async def lengths(world: World, *names: str | Mapping[str, str]) -> list[int]:
     async with Client(world.server.kept, namespace="team") as client:
         memory = client.memory("support")
-        sessions = [memory.session(id) if isinstance(id, str) else memory.session(**id) for id in ids]
+        sessions = [
+            memory.session(name) if isinstance(name, str) else memory.session(**name)
+            for name in names
+        ]
         return [await session.length() for session in sessions]
 
 
