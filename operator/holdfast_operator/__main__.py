@@ -1,8 +1,8 @@
 """`holdfast-operator`: run the operator.
 
 Every option has an environment variable, for a Deployment: HOLDFAST_OPERATOR_NAMESPACES (separated by
-commas), KUBECONFIG, HOLDFAST_OPERATOR_CLUSTER_ID, HOLDFAST_OPERATOR_INTERVAL and
-HOLDFAST_OPERATOR_LOG_FORMAT.
+commas), KUBECONFIG, HOLDFAST_OPERATOR_CLUSTER_ID, HOLDFAST_OPERATOR_INTERVAL,
+HOLDFAST_OPERATOR_ABANDON_AFTER and HOLDFAST_OPERATOR_LOG_FORMAT.
 """
 
 import argparse
@@ -54,6 +54,14 @@ def parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         help="between looks at an object at rest, 1 to 3600 (default: 60)",
     )
     parser.add_argument(
+        "--abandon-after",
+        type=float,
+        metavar="SECONDS",
+        default=environ.get(f"{prefix}ABANDON_AFTER") or "120",
+        help="how long a namespace that is being deleted waits for a server that does not answer before "
+        "its sessions are left to their expiry, 1 to 86400 (default: 120)",
+    )
+    parser.add_argument(
         "--log-format",
         choices=_FORMATS,
         default=environ.get(f"{prefix}LOG_FORMAT") or "text",
@@ -70,6 +78,8 @@ def options(arguments: Sequence[str] | None, environ: Mapping[str, str]) -> "Opt
     found = reader.parse_args(arguments)
     if not 1 <= found.interval <= 3600:
         reader.error("--interval is not between 1 and 3600 seconds")
+    if not 1 <= found.abandon_after <= 86400:
+        reader.error("--abandon-after is not between 1 and 86400 seconds")
     if found.log_format not in _FORMATS:  # argparse does not look at defaults
         reader.error("--log-format is neither text nor json")
     return Options(
@@ -77,6 +87,7 @@ def options(arguments: Sequence[str] | None, environ: Mapping[str, str]) -> "Opt
         kubeconfig=found.kubeconfig,
         cluster_id=found.cluster_id,
         interval=found.interval,
+        abandon_after=found.abandon_after,
         json_logs=found.log_format == "json",
     )
 

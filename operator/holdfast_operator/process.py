@@ -3,6 +3,7 @@
 import logging
 import time
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +38,7 @@ class Options:
         kubeconfig: how to reach the API server; None finds out.
         cluster_id: what tells this cluster from others; None takes the uid of `kube-system`.
         interval: seconds between looks at an object at rest.
+        abandon_after: seconds that a terminating namespace waits for a server that does not answer.
         json_logs: whether logs are JSON lines.
     """
 
@@ -44,6 +46,7 @@ class Options:
     kubeconfig: Path | None = None
     cluster_id: str | None = None
     interval: float = 60.0
+    abandon_after: float = 120.0
     json_logs: bool = False
 
 
@@ -72,7 +75,13 @@ async def serve(options: Options) -> None:
         targets, rollouts = Targets(cluster, backends), Rollouts(clock)
         measurements = Measurements(clock)
         resources = ResourceService(targets, rollouts, measurements, clock)
-        deletions = DeletionService(targets, rollouts, measurements, clock)
+        deletions = DeletionService(
+            targets,
+            rollouts,
+            measurements,
+            clock,
+            give_up=timedelta(seconds=options.abandon_after),
+        )
         erasures = ErasureService(targets, cluster, clock)
         keeper = Keeper(
             {

@@ -252,6 +252,7 @@ def test_options_come_from_the_command_line_before_the_environment():
     ("arguments", "environ"),
     [
         (["--interval=0"], {}),
+        (["--abandon-after=0"], {}),
         ([], {"HOLDFAST_OPERATOR_INTERVAL": "soon"}),
         ([], {"HOLDFAST_OPERATOR_LOG_FORMAT": "xml"}),
     ],
