@@ -46,6 +46,8 @@ from holdfast.store.in_memory import InMemoryStore
 from holdfast.store.redis import RedisStore
 from holdfast.store.redis.carrier import Broken, Command, PoolCarrier
 from holdfast.store.redis.cluster import ClusterCarrier
+from holdfast.store.redis.layout import session_keys
+from holdfast.store.redis.migrating import Migration
 from holdfast.store.redis.replies import accept, raise_for, read_status
 from holdfast.store.redis.runner import Runner
 from holdfast.store.redis.script import script
@@ -1011,6 +1013,15 @@ def store_cases() -> Iterator[Case]:
         errors.UnknownKeys,
         "the session was written by a newer version (layout 2): upgrade holdfast",
         lambda: accept([b"LAYOUT", 2], SEEN),
+    )
+    yield Case(
+        "an older layout, and no right to change it",
+        errors.StoreUnavailable,
+        "the session still has an older layout, and these credentials may not change it: the operator "
+        "does, try again in a moment",
+        lambda: Migration(
+            Runner(Scripted([NoPermissionError(SECRET)]), patience=0), script("migrate")
+        ).one(session_keys(SUPPORT, "s", "mem")),
     )
     yield Case(
         "a policy of a newer layout",

@@ -29,6 +29,7 @@ from holdfast.store.redis.layout import (
     memory_keys,
     pack_terms,
 )
+from holdfast.store.redis.migrating import Migration
 from holdfast.store.redis.replies import (
     META_FIELDS,
     milliseconds,
@@ -37,7 +38,7 @@ from holdfast.store.redis.replies import (
     text,
 )
 from holdfast.store.redis.runner import Runner, evalsha
-from holdfast.store.redis.script import all_scripts, script
+from holdfast.store.redis.script import Script, all_scripts, script
 from holdfast.store.redis.store import RedisStore
 from holdfast.values import MemoryAddress, Terms
 
@@ -102,13 +103,23 @@ class RedisMaintenance:
         carrier: brings commands to the server.
         prefix: first part of every key, `spec.keyPrefix` of the MemoryBackend.
         patience: seconds a call is repeated while the server cannot serve.
+        migration: as of `RedisStore`.
     """
 
-    def __init__(self, carrier: Carrier, *, prefix: str = "mem", patience: float = 2.0) -> None:
+    def __init__(
+        self,
+        carrier: Carrier,
+        *,
+        prefix: str = "mem",
+        patience: float = 2.0,
+        migration: Script | None = None,
+    ) -> None:
         self._carrier = carrier
         self._prefix = prefix
         self._patience = patience
+        self._steps = migration or script("migrate")
         self._runner = Runner(carrier, patience=patience)
+        self._migration = Migration(self._runner, self._steps)
 
     @classmethod
     def connect(
@@ -294,7 +305,12 @@ class RedisMaintenance:
 
     def store(self) -> RedisStore:
         """Return the sessions as the library has them; see `Maintenance.store`."""
-        return RedisStore(self._carrier, prefix=self._prefix, patience=self._patience)
+        return RedisStore(
+            self._carrier,
+            prefix=self._prefix,
+            patience=self._patience,
+            migration=self._steps,
+        )
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -349,7 +365,8 @@ class RedisMaintenance:
             for first in range(0, len(leg.entries), CHUNK):
                 part = leg.entries[first : first + CHUNK]
                 keys = [index.keys_of(entry) for entry in part]
-                replies = iter(await self._runner.each([command(one) for one in keys if one]))
+                found = [one for one in keys if one]
+                replies = iter(await self._migration.each(found, command))
                 for entry, one in zip(part, keys, strict=True):
                     word, reply = _answer(next(replies), read) if one else ("GONE", None)
                     answers.setdefault(word, []).append((entry, reply))
