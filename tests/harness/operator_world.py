@@ -171,6 +171,14 @@ class FakeServer:
         self._call("put_usage")
         self.usage[memory] = totals
 
+    async def names(
+        self, memory: MemoryAddress, *, cursor: int, limit: int
+    ) -> tuple[int, Sequence[str]]:
+        self._call("names")
+        names = await self.kept.labelled(memory, ())
+        end = cursor + limit
+        return end if end < len(names) else 0, names[cursor:end]
+
     async def begin_deletion(self, memory: MemoryAddress, owner: Owner) -> int | None:
         self._call("begin_deletion")
         held = self.memory(memory)

@@ -36,7 +36,7 @@ from holdfast.client import Client, connect
 from holdfast.counting import MOST_HANGING, OwnCounter
 from holdfast.errors import HoldfastError
 from holdfast.formats import read_facts
-from holdfast.keys import memory_address, memory_prefix, session_key, template_key
+from holdfast.keys import memory_address, memory_prefix, session_key, template_key, template_pattern
 from holdfast.messages import Preparer, encode_item
 from holdfast.policies import PolicyFeed
 from holdfast.policy import load_policy
@@ -986,6 +986,12 @@ def store_cases() -> Iterator[Case]:
         errors.RecordNotFound,
         "the session holds no record with this sequence number" + SESSION,
         lambda: session().pin(7),
+    )
+    yield Case(
+        "a field that the template does not have",
+        errors.SessionKeyError,
+        "the key template 'user:{user_id}' has the fields user_id",
+        lambda: template_pattern("user:{user_id}", {"user": SECRET}),
     )
     yield Case(
         "an unreadable address",

@@ -108,19 +108,24 @@ async def test_nothing_of_a_dry_run_is_written_before_it_is_done(world: World):
     assert [event.reason for event in outcome.events] == ["Counted"]
 
 
-async def test_all_fields_name_a_session_that_no_label_leads_to(world: World):
+async def test_a_search_goes_on_where_a_step_ended(world: World, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(erasures, "SEARCHED", 2)
+    monkeypatch.setattr(erasures, "BUDGET", 0.0)
+    await ready_memory(world, keyTemplate=TEMPLATE)
+    others = [{"tenant": f"t{number}", "user_id": "somebody"} for number in range(7)]
+    await write(world, *others, *three_users())
+    receipt = await carry_out(world, world.add_erasure(fields=USER))
+    assert receipt["sessions"] == 2
+    assert await lengths(world, *three_users(), *others) == [0, 0, 2, *[2] * 7]
+
+
+async def test_all_fields_are_one_session_and_need_no_search(world: World):
     await ready_memory(world, keyTemplate="user:{user_id}")
     await write(world, {"user_id": "user-42"})
-    hidden = world.server.kept.labelled
-    world.server.kept.labelled = _nothing  # type: ignore[method-assign]
     receipt = await carry_out(world, world.add_erasure(fields=USER))
-    world.server.kept.labelled = hidden  # type: ignore[method-assign]
     assert receipt["sessions"] == 1
+    assert "names" not in world.server.calls
     assert await lengths(world, {"user_id": "user-42"}) == [0]
-
-
-async def _nothing(*_: object) -> list[str]:
-    return []
 
 
 async def test_who_has_nothing_gets_a_receipt_about_nothing(world: World):

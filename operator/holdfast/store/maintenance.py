@@ -7,6 +7,7 @@ Protocol and values only, so that services of the operator need no client to be 
 done by `holdfast.store.redis.maintenance`.
 """
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
@@ -171,6 +172,15 @@ class Maintenance(Protocol):
 
     async def put_usage(self, memory: MemoryAddress, owner: Owner, totals: Totals) -> None:
         """Write what was measured to `:usage`; nothing when the marker is not ours."""
+        ...
+
+    async def names(
+        self, memory: MemoryAddress, *, cursor: int, limit: int
+    ) -> tuple[int, Sequence[str]]:
+        """Return the encoded keys of about `limit` sessions, and the cursor as of a `Step`.
+
+        Some may not exist any more, and over a whole walk one may come twice.
+        """
         ...
 
     async def begin_deletion(self, memory: MemoryAddress, owner: Owner) -> int | None:

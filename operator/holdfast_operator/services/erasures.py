@@ -5,19 +5,26 @@ is known to have begun, goes on from the beginning, and does not claim that ther
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import islice
 from typing import Final, NamedTuple, TypeAlias
 
 from holdfast.erasure import receipt
 from holdfast.errors import HoldfastError, PolicyInvalid
-from holdfast.keys import label_digests, session_key, template_fields, template_key
+from holdfast.keys import (
+    label_digests,
+    session_key,
+    template_fields,
+    template_key,
+    template_pattern,
+)
 from holdfast.policies import terms_of
 from holdfast.policy import Policy
 from holdfast.store import MemoryStore, StalePolicy
 from holdfast.store.maintenance import Ownership
-from holdfast.values import Erased, MemoryAddress, Terms
+from holdfast.values import Erased, Terms
 from holdfast_operator.erasure import ErasureProgress, ErasureReceipt, ErasureStatus
 from holdfast_operator.reasons import ConditionType, ReadyReason
 from holdfast_operator.resources import MemoryErasure, MemoryResource
@@ -51,6 +58,8 @@ BUDGET: Final = 1.0
 """Seconds of work in one step."""
 AT_ONCE: Final = 16
 """Sessions that are dealt with at the same time."""
+SEARCHED: Final = 1000
+"""Entries of the index that are looked at in one round trip."""
 
 _AGAIN: Final = 1.0
 _LONGEST: Final = timedelta(hours=1)
@@ -71,7 +80,9 @@ class Figures(NamedTuple):
 class _Walk:
     """Goes once over the sessions that are meant: what is left, and what was found."""
 
-    left: list[str] | None = None
+    left: dict[str, None] = field(default_factory=dict[str, None])
+    cursor: int = 0
+    searched: bool = False
     facts: Facts = field(default_factory=list[tuple[str, Erased]])
 
 
@@ -203,7 +214,7 @@ class ErasureService:
         if document is None or not document.active:
             raise _not_ready(resource.metadata.name, str(ReadyReason.DELETING))
         terms = terms_of(Policy.from_document(document.document), document.revision)
-        order = _Order(erasure, resource.spec.key_template, store, target.memory, terms)
+        order = _Order(erasure, resource.spec.key_template, target, store, terms)
         work = self._works.setdefault(uid_of(erasure.metadata), _Work())
         if erasure.status.progress is None:
             return await self._count(order, work)
@@ -260,23 +271,27 @@ class ErasureService:
         What has succeeded beside a failure is noted; only what failed comes again.
         """
         since = self._clock.monotonic() if since is None else since
-        if walk.left is None:
-            walk.left = await order.sessions()
+        while not walk.searched:
+            walk.cursor, found = await order.search(walk.cursor)
+            walk.left |= dict.fromkeys(found)
+            walk.searched = walk.cursor == 0
+            if self._clock.monotonic() - since >= BUDGET:
+                return False
         while walk.left:
-            part = walk.left[-AT_ONCE:]
+            part = list(islice(walk.left, AT_ONCE))
             answers = await asyncio.gather(*map(act, part), return_exceptions=True)
             failures: list[BaseException] = []
             for key, answer in zip(part, answers, strict=True):
                 if isinstance(answer, BaseException):
                     failures.append(answer)
                 else:
-                    walk.left.remove(key)
+                    del walk.left[key]
                     walk.facts.append((f"{order.memory}/{key}", answer))
             if failures:
                 raise failures[0]
             if self._clock.monotonic() - since >= BUDGET:
                 return False
-        walk.left = None
+        walk.searched = False
         return True
 
     def _progress(self, erasure: MemoryErasure, progress: ErasureProgress) -> Outcome:
@@ -350,8 +365,8 @@ class _Order:
     Args:
         erasure: the object.
         template: the memory's key template.
-        store: where the sessions are.
-        memory: whose.
+        target: where the memory is.
+        store: its sessions.
         terms: of the policy in force.
     """
 
@@ -359,29 +374,33 @@ class _Order:
         self,
         erasure: MemoryErasure,
         template: str | None,
+        target: Target,
         store: MemoryStore,
-        memory: MemoryAddress,
         terms: Terms,
     ) -> None:
         self.erasure = erasure
-        self.memory = memory
+        self.memory = target.memory
+        self._hands = target.hands
         self._template = template
         self._store = store
         self._terms = terms
         self._fields = {item.name: item.value for item in erasure.spec.fields}
         self._labels = label_digests(self._fields)
 
-    async def sessions(self) -> list[str]:
-        """Return the keys of the sessions that are meant.
+    async def search(self, cursor: int) -> tuple[int, Sequence[str]]:
+        """Return keys of sessions that are meant, and where the search goes on; 0 at its end.
 
-        With all fields of the template the one key is known, also where no label leads to it any more.
+        The index of all sessions is walked, not that of a label: labels are noted by writes alone, and
+        a session may be read for years.
         """
         if self.erasure.spec.session is not None:
-            return [session_key(self.erasure.spec.session)]
-        found = set(await self._store.labelled(self.memory, self._labels))
-        if self._template is not None and set(template_fields(self._template)) == set(self._fields):
-            found.add(template_key(self._template, self._fields))
-        return sorted(found)
+            return 0, [session_key(self.erasure.spec.session)]
+        assert self._template is not None, "only a memory with a template has fields"
+        if set(template_fields(self._template)) == set(self._fields):
+            return 0, [template_key(self._template, self._fields)]
+        cursor, names = await self._hands.names(self.memory, cursor=cursor, limit=SEARCHED)
+        wanted = template_pattern(self._template, self._fields)
+        return cursor, [name for name in names if wanted.fullmatch(name)]
 
     async def look(self, key: str) -> Erased:
         """Return what an erasure would find in a session."""

@@ -9,6 +9,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from holdfast.errors import CorruptRecord, ServerTooOld, StoreUnavailable, UnknownKeys
+from holdfast.keys import is_session_key
 from holdfast.store.maintenance import (
     LayoutTooNew,
     Owner,
@@ -246,6 +247,14 @@ class RedisMaintenance:
         )
         dropped = await self._index(memory).forget(visit.entries("GONE"), idle=_ABANDONED)
         return visit.step(changed=dropped, dropped=dropped), totals
+
+    async def names(
+        self, memory: MemoryAddress, *, cursor: int, limit: int
+    ) -> tuple[int, Sequence[str]]:
+        """Name sessions; see `Maintenance.names`. One round trip."""
+        leg = await self._index(memory).leg(cursor, limit)
+        names = (entry.name.decode("ascii", "replace") for entry in leg.entries)
+        return leg.cursor, list(filter(is_session_key, names))
 
     async def begin_deletion(self, memory: MemoryAddress, owner: Owner) -> int | None:
         """Refuse writers from now on; see `Maintenance.begin_deletion`. One round trip."""
