@@ -11,7 +11,7 @@ from holdfast.errors import StoreUnavailable
 from holdfast.store import SessionStore
 from holdfast.store.in_memory import InMemoryStore
 from holdfast.values import Erased, Terms
-from holdfast_operator.services import erasures
+from holdfast_operator.services import erasures, orders
 from tests.harness.operator_world import World, condition, ready
 
 pytestmark = pytest.mark.asyncio
@@ -109,7 +109,7 @@ async def test_nothing_of_a_dry_run_is_written_before_it_is_done(world: World):
 
 
 async def test_a_search_goes_on_where_a_step_ended(world: World, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(erasures, "SEARCHED", 2)
+    monkeypatch.setattr(orders, "SEARCHED", 2)
     monkeypatch.setattr(erasures, "BUDGET", 0.0)
     await ready_memory(world, keyTemplate=TEMPLATE)
     others = [{"tenant": f"t{number}", "user_id": "somebody"} for number in range(7)]

@@ -5,7 +5,7 @@ is known to have begun, goes on from the beginning, and does not claim that ther
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import islice
@@ -14,17 +14,13 @@ from typing import Final, NamedTuple, TypeAlias
 from holdfast.erasure import receipt
 from holdfast.errors import HoldfastError, PolicyInvalid
 from holdfast.keys import (
-    label_digests,
-    session_key,
     template_fields,
-    template_key,
-    template_pattern,
 )
 from holdfast.policies import terms_of
 from holdfast.policy import Policy
-from holdfast.store import MemoryStore, StalePolicy
+from holdfast.store import StalePolicy
 from holdfast.store.maintenance import Ownership
-from holdfast.values import Erased, Terms
+from holdfast.values import Erased
 from holdfast_operator.erasure import ErasureProgress, ErasureReceipt, ErasureStatus
 from holdfast_operator.reasons import ConditionType, ReadyReason
 from holdfast_operator.resources import MemoryErasure, MemoryResource
@@ -50,6 +46,7 @@ from holdfast_operator.services.objects import (
     uid_of,
     unreadable,
 )
+from holdfast_operator.services.orders import Order
 from holdfast_operator.services.outcome import Obstacle, Outcome, changed
 from holdfast_operator.services.ports import Body, Clock, Cluster
 from holdfast_operator.services.targets import Target, Targets
@@ -58,8 +55,6 @@ BUDGET: Final = 1.0
 """Seconds of work in one step."""
 AT_ONCE: Final = 16
 """Sessions that are dealt with at the same time."""
-SEARCHED: Final = 1000
-"""Entries of the index that are looked at in one round trip."""
 
 _AGAIN: Final = 1.0
 _LONGEST: Final = timedelta(hours=1)
@@ -214,7 +209,7 @@ class ErasureService:
         if document is None or not document.active:
             raise _not_ready(resource.metadata.name, str(ReadyReason.DELETING))
         terms = terms_of(Policy.from_document(document.document), document.revision)
-        order = _Order(erasure, resource.spec.key_template, target, store, terms)
+        order = Order(erasure, resource.spec.key_template, target, store, terms)
         work = self._works.setdefault(uid_of(erasure.metadata), _Work())
         if erasure.status.progress is None:
             return await self._count(order, work)
@@ -222,7 +217,7 @@ class ErasureService:
             self._take_up(erasure.status.progress, work)
         return await self._erase(order, work)
 
-    async def _count(self, order: "_Order", work: _Work) -> Outcome:
+    async def _count(self, order: Order, work: _Work) -> Outcome:
         """Count what is there, and note it, before anything is erased."""
         if not await self._walk(order, work.counting, order.look):
             return Outcome(again=0.0)
@@ -240,7 +235,7 @@ class ErasureService:
         work.begun = work.broken_off = True
         work.before = Figures(progress.sessions, progress.messages, progress.bytes)
 
-    async def _erase(self, order: "_Order", work: _Work) -> Outcome:
+    async def _erase(self, order: Order, work: _Work) -> Outcome:
         """Erase, twice: writers may have begun sessions during the first pass."""
         progress = order.erasure.status.progress
         assert progress is not None, "nothing is erased before it is there"
@@ -264,7 +259,7 @@ class ErasureService:
         return self._done(order.erasure, [], Figures(*map(max, zip(found, gone, strict=True))))
 
     async def _walk(
-        self, order: "_Order", walk: _Walk, act: Act, *, since: float | None = None
+        self, order: Order, walk: _Walk, act: Act, *, since: float | None = None
     ) -> bool:
         """Go on over the sessions; False when the time for one step is over.
 
@@ -357,60 +352,6 @@ class ErasureService:
         )
         told = {**changes, "conditions": found, "observed_generation": generation}
         return erasure.status.model_copy(update=told)
-
-
-class _Order:
-    """What an erasure names, on its server.
-
-    Args:
-        erasure: the object.
-        template: the memory's key template.
-        target: where the memory is.
-        store: its sessions.
-        terms: of the policy in force.
-    """
-
-    def __init__(
-        self,
-        erasure: MemoryErasure,
-        template: str | None,
-        target: Target,
-        store: MemoryStore,
-        terms: Terms,
-    ) -> None:
-        self.erasure = erasure
-        self.memory = target.memory
-        self._hands = target.hands
-        self._template = template
-        self._store = store
-        self._terms = terms
-        self._fields = {item.name: item.value for item in erasure.spec.fields}
-        self._labels = label_digests(self._fields)
-
-    async def search(self, cursor: int) -> tuple[int, Sequence[str]]:
-        """Return keys of sessions that are meant, and where the search goes on; 0 at its end.
-
-        The index of all sessions is walked, not that of a label: labels are noted by writes alone, and
-        a session may be read for years.
-        """
-        if self.erasure.spec.session is not None:
-            return 0, [session_key(self.erasure.spec.session)]
-        assert self._template is not None, "only a memory with a template has fields"
-        if set(template_fields(self._template)) == set(self._fields):
-            return 0, [template_key(self._template, self._fields)]
-        cursor, names = await self._hands.names(self.memory, cursor=cursor, limit=SEARCHED)
-        wanted = template_pattern(self._template, self._fields)
-        return cursor, [name for name in names if wanted.fullmatch(name)]
-
-    async def look(self, key: str) -> Erased:
-        """Return what an erasure would find in a session."""
-        found = await self._store.session(self.memory, key).status()
-        return Erased(found.exists, found.epoch, found.last_seq, found.messages, found.bytes)
-
-    async def erase(self, key: str) -> Erased:
-        """Erase a session, whoever holds its turn."""
-        session = self._store.session(self.memory, key, self._labels)
-        return await session.erase(self._terms, force=True)
 
 
 def _memory_of(erasure: MemoryErasure) -> tuple[str, str]:
