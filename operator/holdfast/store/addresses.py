@@ -1,7 +1,7 @@
 """What an address says: which servers, how they are found, who we are, and how TLS is checked."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, TypeAlias
 from urllib.parse import parse_qs, unquote
@@ -37,7 +37,7 @@ class Login:
     """Who we are to a server. None: nobody in particular."""
 
     username: str | None = None
-    password: str | None = None
+    password: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
