@@ -1,6 +1,7 @@
 """Rules of users: what they grant, and that nothing in a name can widen them."""
 
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -174,6 +175,17 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def test_the_documented_rule_is_the_rule() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "access.md").read_text()
+    said = dict(re.findall(r"^\| ([a-z ,]+?) \| (.*`) \|$", text.replace(r"\|", "|"), re.MULTILINE))
+    named = {row: set(re.findall("`([^`]+)`", cell)) for row, cell in said.items()}
+    reading = set(commands(Mode.STANDALONE, read_only=True))
+    assert named["read"] == reading
+    writing = set(commands(Mode.STANDALONE, read_only=False))
+    assert named["read and write"] == writing - reading
+    assert "client|setinfo" in text
 
 
 names = st.from_regex(r"[a-z0-9]([-.a-z0-9]{0,6}[a-z0-9])?", fullmatch=True)
