@@ -1,4 +1,4 @@
-"""The operator's hands in a Cluster, behind Sentinel, over TLS, and where a server denies what is optional."""
+"""The operator's hands in a Cluster, behind Sentinel, over TLS, and where much is denied."""
 
 import secrets
 import tempfile
