@@ -15,7 +15,7 @@ from typing import Any, Final
 import yaml
 
 from holdfast_operator.reasons import reasons_document
-from holdfast_operator.resources import MemoryBackend, MemoryResource, Resource
+from holdfast_operator.resources import MemoryBackend, MemoryBinding, MemoryResource, Resource
 from holdfast_operator.schema import Schema, object_schema, rule_schemas
 from holdfast_operator.status import PENDING
 
@@ -85,6 +85,17 @@ DEFINITIONS: Final = (
             Column("TTL", ".spec.retention.ttl"),
             Column("Sessions", ".status.usage.sessions", "integer"),
             Column("Tokens", ".status.usage.tokens", "integer"),
+            Column("Age", ".metadata.creationTimestamp", "date"),
+        ),
+    ),
+    Definition(
+        model=MemoryBinding,
+        short_name="membind",
+        columns=(
+            Column("Ready", f"{_READY}.status"),
+            Column("Reason", f"{_READY}.reason"),
+            Column("ServiceAccount", ".spec.serviceAccountName"),
+            Column("Secret", ".status.binding.name"),
             Column("Age", ".metadata.creationTimestamp", "date"),
         ),
     ),

@@ -160,6 +160,21 @@ class ReadyReason(Reason):
         "The backend is to be deleted and memories still use it.",
         "Delete or move those that the message names.",
     )
+    MEMORY_NOT_FOUND = (
+        "MemoryNotFound",
+        "There is no MemoryResource of a name that the binding gives.",
+        "Create it, or take it out of the binding; access to the others is given.",
+    )
+    MEMORY_NOT_READY = (
+        "MemoryNotReady",
+        "A MemoryResource of the binding cannot be used now.",
+        "See its own conditions; the binding follows by itself.",
+    )
+    SEVERAL_BACKENDS = (
+        "SeveralBackends",
+        "The memories of the binding are kept on more than one MemoryBackend.",
+        "Make one binding for each backend.",
+    )
     ISOLATION_NOT_ACKNOWLEDGED = (
         "IsolationNotAcknowledged",
         "With access mode Shared every tenant can read every other tenant's keys.",
@@ -210,6 +225,21 @@ class CredentialsReason(Reason):
         "A new password is in the Secret, and the old one still works for a while.",
         "Wait; pods that mount the Secret as files follow by themselves.",
     )
+    PROVIDED = (
+        "Provided",
+        "The user in credentialsRef can do what the binding says and no more, and the Secret has it.",
+        "Nothing.",
+    )
+    SHARED = (
+        "Shared",
+        "The Secret holds the backend's own user, which can read every tenant's keys.",
+        "Nothing, if that is accepted; else use another access.mode.",
+    )
+    ACCESS_DIFFERS = (
+        "AccessDiffers",
+        "The user in credentialsRef lacks something, or can do more than the binding says.",
+        "Give the user the rule in status.requiredACL on every node.",
+    )
     SECRET_NAME_TAKEN = (
         "SecretNameTaken",
         "A Secret of the needed name exists and was not made for this binding.",
@@ -247,8 +277,33 @@ class NotInForceReason(Reason):
     )
 
 
+_WITHOUT_CREDENTIALS: Final = (
+    CredentialsReason.ACCESS_DIFFERS,
+    CredentialsReason.SECRET_NAME_TAKEN,
+    CredentialsReason.NO_PERMISSION,
+    CredentialsReason.FIELDS_NOT_PREFIX,
+)
+"""Why a binding is not Ready though its memories and their backend are."""
+
+_NO_CREDENTIALS_YET: Final = (
+    ReadyReason.INVALID_SPEC,
+    ReadyReason.BACKEND_NOT_FOUND,
+    ReadyReason.BACKEND_NOT_ALLOWED,
+    ReadyReason.BACKEND_NOT_VISIBLE,
+    ReadyReason.BACKEND_NOT_READY,
+    ReadyReason.BACKEND_UNREACHABLE,
+    ReadyReason.AUTHENTICATION_FAILED,
+    ReadyReason.PERMISSION_DENIED,
+    ReadyReason.SECRET_MISSING,
+    ReadyReason.SECRET_INVALID,
+    ReadyReason.SECRET_NOT_OFFERED,
+    ReadyReason.MEMORY_NOT_FOUND,
+    ReadyReason.MEMORY_NOT_READY,
+    ReadyReason.SEVERAL_BACKENDS,
+)
+
 REASONS: Final[Mapping[ConditionType, tuple[Reason, ...]]] = {
-    ConditionType.READY: tuple(ReadyReason),
+    ConditionType.READY: (*ReadyReason, *_WITHOUT_CREDENTIALS),
     ConditionType.BACKEND_REACHABLE: (
         ReadyReason.AVAILABLE,
         ReadyReason.BACKEND_UNREACHABLE,
@@ -256,7 +311,7 @@ REASONS: Final[Mapping[ConditionType, tuple[Reason, ...]]] = {
         ReadyReason.TLS_FAILED,
     ),
     ConditionType.POLICY_APPLIED: tuple(PolicyReason),
-    ConditionType.CREDENTIALS_READY: tuple(CredentialsReason),
+    ConditionType.CREDENTIALS_READY: (*CredentialsReason, *_NO_CREDENTIALS_YET),
     ConditionType.RECONCILING: (
         ReadyReason.DELETING,
         PolicyReason.ROLLING_OUT,
@@ -274,10 +329,9 @@ REASONS: Final[Mapping[ConditionType, tuple[Reason, ...]]] = {
         ReadyReason.KEYS_OWNED_BY_OTHER,
         ReadyReason.WRONG_KEY_TYPE,
         ReadyReason.LAYOUT_TOO_NEW,
+        ReadyReason.SEVERAL_BACKENDS,
         ReadyReason.ISOLATION_NOT_ACKNOWLEDGED,
-        CredentialsReason.SECRET_NAME_TAKEN,
-        CredentialsReason.NO_PERMISSION,
-        CredentialsReason.FIELDS_NOT_PREFIX,
+        *_WITHOUT_CREDENTIALS,
     ),
     ConditionType.CONFLICT: (ReadyReason.KEYS_OWNED_BY_OTHER,),
     ConditionType.PAUSED: tuple(PausedReason),

@@ -17,6 +17,7 @@ from holdfast_operator.resources import (
     ConditionStatus,
     EffectiveLimits,
     MemoryBackend,
+    MemoryBinding,
     MemoryResource,
     NamespaceUsage,
     ReadyReason,
@@ -40,8 +41,9 @@ from tests.harness.control_plane import ControlPlane
 pytestmark = pytest.mark.cluster
 
 API = "/apis/holdfast.dev/v1alpha1/namespaces"
-KINDS: dict[str, type[MemoryBackend] | type[MemoryResource]] = {
+KINDS: dict[str, type[MemoryBackend] | type[MemoryBinding] | type[MemoryResource]] = {
     "MemoryBackend": MemoryBackend,
+    "MemoryBinding": MemoryBinding,
     "MemoryResource": MemoryResource,
 }
 
@@ -78,6 +80,7 @@ def server(control_plane: ControlPlane) -> Iterator[Server]:
         "--for=condition=Established",
         "--timeout=60s",
         "crd/memorybackends.holdfast.dev",
+        "crd/memorybindings.holdfast.dev",
         "crd/memoryresources.holdfast.dev",
     )
     client = Server(control_plane)

@@ -21,6 +21,7 @@ from holdfast_operator.resources import (
     ConditionType,
     CredentialsReason,
     MemoryBackend,
+    MemoryBinding,
     MemoryResource,
     NotInForceReason,
     PolicyReason,
@@ -29,8 +30,9 @@ from holdfast_operator.resources import (
 from holdfast_operator.schema import SchemaError, object_schema
 from tests.fixtures.cases import ROOT, Case, Expected, case_name, invalid_cases, valid_cases
 
-KINDS: dict[str, type[MemoryBackend] | type[MemoryResource]] = {
+KINDS: dict[str, type[MemoryBackend] | type[MemoryBinding] | type[MemoryResource]] = {
     "MemoryBackend": MemoryBackend,
+    "MemoryBinding": MemoryBinding,
     "MemoryResource": MemoryResource,
 }
 # YAML alone can say a key twice; a mapping has lost that.
@@ -187,7 +189,7 @@ def test_any_value_in_a_field_is_read_or_refused(value: Any) -> None:
 
 def test_what_is_committed_is_what_the_models_say() -> None:
     files = crds.generated_files(ROOT / "crds", ROOT / "docs")
-    assert len(files) == 3
+    assert len(files) == 4
     assert "\n".join(crds.differences(files)) == ""
 
 
@@ -347,6 +349,7 @@ def test_the_columns_are_the_promised_ones() -> None:
         "Age",
     ]
     assert columns["MemoryBackend"][:2] == ["Ready", "Reason"]
+    assert columns["MemoryBinding"] == ["Ready", "Reason", "ServiceAccount", "Secret", "Age"]
 
 
 # --- reasons
@@ -378,6 +381,9 @@ def test_reasons_are_a_closed_list() -> None:
         "DeletionBlocked",
         "Deleting",
         "InUse",
+        "MemoryNotFound",
+        "MemoryNotReady",
+        "SeveralBackends",
         "IsolationNotAcknowledged",
     }
     assert set(PolicyReason) == {
@@ -390,6 +396,9 @@ def test_reasons_are_a_closed_list() -> None:
     assert set(CredentialsReason) == {
         "Issued",
         "Rotating",
+        "Provided",
+        "Shared",
+        "AccessDiffers",
         "SecretNameTaken",
         "NoPermission",
         "FieldsNotPrefix",
