@@ -1,6 +1,7 @@
 """The operator's process: parts are put together here, and Kopf is run."""
 
 import logging
+import secrets
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +13,20 @@ from holdfast_operator.handlers import Keeper, Wakers, register
 from holdfast_operator.handlers.keeper import Services
 from holdfast_operator.handlers.settings import operator_settings, quiet_progress
 from holdfast_operator.services.backends import BackendService
+from holdfast_operator.services.bindings import BindingService
 from holdfast_operator.services.deletions import DeletionService
 from holdfast_operator.services.measurements import Measurements
 from holdfast_operator.services.ports import SystemClock
 from holdfast_operator.services.resources import ResourceService
 from holdfast_operator.services.rollouts import Rollouts
 from holdfast_operator.services.targets import Targets
+from holdfast_operator.services.users import SweptBackends
 from holdfast_operator.storage.backends import ConnectionPool
 from holdfast_operator.storage.cluster import WatchedCluster
 from holdfast_operator.storage.definitions import wait_for_definitions
 from holdfast_operator.storage.kubernetes import Kubernetes
 from holdfast_operator.storage.mirror import Kind, Mirror
+from holdfast_operator.storage.secrets import BindingSecrets
 
 _log: Final = logging.getLogger("holdfast.operator")
 
@@ -72,10 +76,15 @@ async def serve(options: Options) -> None:
         measurements = Measurements(clock)
         resources = ResourceService(targets, rollouts, measurements, clock)
         deletions = DeletionService(targets, rollouts, measurements, clock)
+        swept = SweptBackends(backends, cluster, clock)
+        bindings = BindingService(
+            cluster, BindingSecrets(kubernetes), backends, clock, _make_password
+        )
         keeper = Keeper(
             {
-                Kind.BACKEND: Services(backends.reconcile, backends.finalize),
+                Kind.BACKEND: Services(swept.reconcile, swept.finalize),
                 Kind.RESOURCE: Services(resources.reconcile, deletions.finalize),
+                Kind.BINDING: Services(bindings.reconcile, bindings.finalize),
             },
             mirror,
             wakers,
@@ -105,6 +114,10 @@ async def serve(options: Options) -> None:
         finally:
             await connections.aclose()
     _log.info("The operator has ended.")
+
+
+def _make_password() -> str:
+    return secrets.token_urlsafe(32)
 
 
 async def _log_in(kubernetes: Kubernetes) -> kopf.ConnectionInfo:

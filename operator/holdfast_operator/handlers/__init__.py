@@ -64,13 +64,12 @@ def _register_kind(
         if type != "DELETED":
             return
         key, uid = key_of(kind, body), str(body.metadata.uid)
-        backend = mirror.backend_of(key)
+        needed = mirror.needed_by(key)
         keeper.forget(uid)
         if mirror.drop(key, uid):
             wakers.forget(key)
         wakers.wake_all(mirror.dependants(key))
-        if backend is not None:
-            wakers.wake(backend)
+        wakers.wake_all(needed)
 
     @kopf.daemon(*selector, id=f"keep-{kind.value}", registry=registry, cancellation_timeout=1.0)
     async def keep(body: kopf.Body, stopped: kopf.DaemonStopped, **_: Any) -> None:

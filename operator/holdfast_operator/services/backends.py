@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from holdfast.errors import AccessDenied, HoldfastError, PolicyInvalid, ScriptsMissing, ServerTooOld
+from holdfast.store.access import Access
 from holdfast.store.maintenance import Maintenance, ServerInfo
 from holdfast_operator.reasons import (
     REASONS,
@@ -26,6 +27,7 @@ from holdfast_operator.services.conditions import (
     paused,
     transition,
 )
+from holdfast_operator.services.entries import Trust
 from holdfast_operator.services.objects import (
     PAUSED,
     is_set,
@@ -183,6 +185,32 @@ class BackendService:
         metadata = backend.metadata
         current = self._connections.current(uid_of(metadata), metadata.generation or 0)
         return current if current is not None else await self._connect(backend)
+
+    async def access(self, backend: MemoryBackend) -> Access:
+        """Return the hands on the users of a backend.
+
+        Raises:
+            Obstacle: there is no connection to be had.
+            ClusterUnavailable: the API server does not answer.
+        """
+        await self.connection(backend)
+        return self._connections.users(uid_of(backend.metadata))
+
+    async def login(self, backend: MemoryBackend) -> Credentials:
+        """Return the operator's own login to a backend; only for one with access.mode Shared.
+
+        Raises:
+            Obstacle: its Secret.
+            ClusterUnavailable: the API server does not answer.
+        """
+        if backend.spec.auth_ref is None:
+            return Credentials("", "")
+        home = namespace_of(backend.metadata)
+        return credentials(await self._secret(home, backend.spec.auth_ref.name))
+
+    async def trust(self, backend: MemoryBackend) -> Trust:  # noqa: ARG002 - of modes yet to come
+        """Return what a client of a backend needs beside its login."""
+        return Trust()
 
     def obstacle(self, error: HoldfastError) -> Obstacle:
         """Return what an error of a server means, in our own words."""

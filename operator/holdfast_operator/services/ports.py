@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
 
 from holdfast.errors import AccessDenied
+from holdfast.store.access import Access
 from holdfast.store.maintenance import Maintenance
 
 Body = Mapping[str, Any]
@@ -58,12 +59,41 @@ class Secret:
         version: changes with every edit.
         labels: how its owner offers it.
         data: the entries, decoded.
+        annotations: what is noted on it.
+        type: what kind of entries it has.
+        controller: uid of the object that it is part of; empty without one.
+        immutable: its entries can never be changed.
     """
 
     name: str
     version: str
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     data: Mapping[str, bytes] = field(default_factory=dict[str, bytes], repr=False)
+    annotations: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    type: str = ""
+    controller: str = ""
+    immutable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SecretDraft:
+    """A Secret of a MemoryBinding as it should be. Its data show in no representation.
+
+    Attributes:
+        namespace: of both.
+        binding: name of the MemoryBinding that controls it.
+        uid: of that MemoryBinding.
+        name: of the Secret.
+        annotations: ours; those of others stay.
+        data: all entries there should be.
+    """
+
+    namespace: str
+    binding: str
+    uid: str
+    name: str
+    annotations: Mapping[str, str] = field(repr=False)
+    data: Mapping[str, bytes] = field(repr=False)
 
 
 class Address(NamedTuple):
@@ -101,8 +131,8 @@ class Clock(Protocol):
 class Cluster(Protocol):
     """What is in the cluster.
 
-    `backend` and `resources_on` answer from what was seen last; the others may ask, and raise
-    `ClusterUnavailable` or `ClusterForbidden`.
+    `backend`, `resource`, `binding` and `resources_on` answer from what was seen last; the others may
+    ask, and raise `ClusterUnavailable` or `ClusterForbidden`.
     """
 
     def watches(self, namespace: str) -> bool:
@@ -111,6 +141,14 @@ class Cluster(Protocol):
 
     def backend(self, namespace: str, name: str) -> Body | None:
         """Return a MemoryBackend."""
+        ...
+
+    def resource(self, namespace: str, name: str) -> Body | None:
+        """Return a MemoryResource."""
+        ...
+
+    def binding(self, namespace: str, name: str) -> Body | None:
+        """Return a MemoryBinding."""
         ...
 
     def resources_on(self, namespace: str, name: str) -> Sequence[Body]:
@@ -127,6 +165,33 @@ class Cluster(Protocol):
 
     async def cluster_id(self) -> str:
         """Return what tells this cluster from any other."""
+        ...
+
+
+class Secrets(Protocol):
+    """Writes the Secrets of bindings. No other Secret is ever written.
+
+    Raises, from every call: `ClusterConflict` (it is not as it was read, so nothing was written),
+    `ClusterForbidden`, `ClusterUnavailable`.
+    """
+
+    async def create(self, draft: SecretDraft) -> None:
+        """Make the Secret. One of that name that is there already is a conflict."""
+        ...
+
+    async def replace(self, draft: SecretDraft, version: str) -> None:
+        """Give the Secret these entries. Labels and annotations of others stay.
+
+        Two requests.
+
+        Args:
+            draft: as it should be.
+            version: the one that was read.
+        """
+        ...
+
+    async def delete(self, namespace: str, name: str, version: str) -> None:
+        """Remove the Secret; nothing when there is none."""
         ...
 
 
@@ -155,6 +220,14 @@ class Connections(Protocol):
             version: of the Secret; empty without one.
             address: where.
             login: as whom.
+        """
+        ...
+
+    def users(self, backend: str) -> Access:
+        """Return the hands on the users of a backend, over its open connection.
+
+        Raises:
+            LookupError: there is no connection.
         """
         ...
 

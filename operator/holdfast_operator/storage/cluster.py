@@ -1,12 +1,9 @@
 """The cluster, from what the watches have seen and what has to be asked for."""
 
-import base64
-import binascii
 import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
-from holdfast_operator.services.objects import mapping
 from holdfast_operator.services.ports import (
     Body,
     ClusterUnavailable,
@@ -14,6 +11,7 @@ from holdfast_operator.services.ports import (
     Secret,
 )
 from holdfast_operator.storage.kubernetes import Kubernetes
+from holdfast_operator.storage.secrets import read_secret, secret_path
 from holdfast_operator.storage.mirror import Key, Kind, Mirror, read_namespace
 
 _FRESH: Final = 10.0
@@ -56,6 +54,14 @@ class WatchedCluster:
         """Return a MemoryBackend as it was seen last."""
         return self._mirror.get(Key(Kind.BACKEND, namespace, name))
 
+    def resource(self, namespace: str, name: str) -> Body | None:
+        """Return a MemoryResource as it was seen last."""
+        return self._mirror.get(Key(Kind.RESOURCE, namespace, name))
+
+    def binding(self, namespace: str, name: str) -> Body | None:
+        """Return a MemoryBinding as it was seen last."""
+        return self._mirror.get(Key(Kind.BINDING, namespace, name))
+
     def resources_on(self, namespace: str, name: str) -> Sequence[Body]:
         """Return the MemoryResources that name a backend, as they were seen last."""
         return self._mirror.resources_on(namespace, name)
@@ -79,16 +85,8 @@ class WatchedCluster:
 
     async def secret(self, namespace: str, name: str) -> Secret | None:
         """Return a Secret by its name. One request; nothing is kept."""
-        body = await self._kubernetes.get(f"/api/v1/namespaces/{namespace}/secrets/{name}")
-        if body is None:
-            return None
-        metadata = mapping(body.get("metadata"))
-        return Secret(
-            name=name,
-            version=str(metadata.get("resourceVersion")),
-            labels={str(key): str(value) for key, value in mapping(metadata.get("labels")).items()},
-            data={str(key): _decoded(value) for key, value in mapping(body.get("data")).items()},
-        )
+        body = await self._kubernetes.get(secret_path(namespace, name))
+        return None if body is None else read_secret(body)
 
     async def cluster_id(self) -> str:
         """Return what tells this cluster from others. One request at most, once."""
@@ -98,10 +96,3 @@ class WatchedCluster:
                 raise ClusterUnavailable("there is no namespace kube-system: give --cluster-id")
             self._cluster_id = namespace.uid
         return self._cluster_id
-
-
-def _decoded(text: object) -> bytes:
-    try:
-        return base64.b64decode(str(text))
-    except binascii.Error:
-        return b""

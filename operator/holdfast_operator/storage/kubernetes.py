@@ -22,6 +22,7 @@ from holdfast_operator.storage.mirror import Key
 
 API: Final = "/apis/holdfast.dev/v1alpha1"
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=10, connect=5)
+_JSON: Final = "application/json"
 _JSON_PATCH: Final = "application/json-patch+json"
 _NOTHING: Final[Body] = MappingProxyType({})
 
@@ -117,6 +118,43 @@ class Kubernetes:
             {"op": "add", "path": "/status", "value": status},
         ]
         return await self._request("PATCH", path, operations, _JSON_PATCH)
+
+    async def create(self, path: str, body: Body) -> None:
+        """Make an object.
+
+        Args:
+            path: of its kind in its namespace.
+            body: the object.
+
+        Raises:
+            ClusterConflict: there is one of that name.
+            ClusterForbidden, ClusterUnavailable: as `get`.
+        """
+        await self._request("POST", path, body, _JSON)
+
+    async def replace(self, path: str, body: Body) -> None:
+        """Write a whole object, which names the resourceVersion it was read with.
+
+        Raises:
+            ClusterConflict: it changed meanwhile, or is gone, or may not change so.
+            ClusterForbidden, ClusterUnavailable: as `get`.
+        """
+        if await self._request("PUT", path, body, _JSON) is None:
+            raise ClusterConflict(f"the object is gone: PUT {path}")
+
+    async def delete(self, path: str, version: str) -> None:
+        """Delete an object; nothing when there is none.
+
+        Args:
+            path: the object's.
+            version: its resourceVersion.
+
+        Raises:
+            ClusterConflict: it changed meanwhile; it is still there.
+            ClusterForbidden, ClusterUnavailable: as `get`.
+        """
+        options = {"preconditions": {"resourceVersion": version}}
+        await self._request("DELETE", path, options, _JSON)
 
     async def _request(
         self, method: str, path: str, body: object = None, content: str | None = None

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from holdfast_operator.services.objects import backend_ref, mapping
+from holdfast_operator.services.objects import backend_ref, mapping, memory_refs
 from holdfast_operator.services.ports import Body, Namespace
 
 
@@ -14,6 +14,7 @@ class Kind(StrEnum):
 
     BACKEND = "memorybackends"
     RESOURCE = "memoryresources"
+    BINDING = "memorybindings"
 
 
 class Key(NamedTuple):
@@ -33,7 +34,7 @@ class Mirror:
 
     def __init__(self) -> None:
         self._bodies: dict[Key, Body] = {}
-        self._refs: dict[Key, Key] = {}
+        self._refs: dict[Key, tuple[Key, ...]] = {}
         self._dependants: defaultdict[Key, set[Key]] = defaultdict(set)
         self._namespaces: dict[str, tuple[int, Namespace]] = {}
 
@@ -44,8 +45,7 @@ class Mirror:
         if known is not None and _version(known) >= _version(body):
             return False
         self._bodies[key] = _slim(body)
-        if key.kind is Kind.RESOURCE:
-            self._depend(key, backend_ref(body))
+        self._depend(key, _needs(key, body))
         return True
 
     def drop(self, key: Key, uid: str) -> bool:
@@ -54,7 +54,7 @@ class Mirror:
         if known is not None and _uid(known) != uid:
             return False
         self._bodies.pop(key, None)
-        self._depend(key, None)
+        self._depend(key, ())
         return True
 
     def get(self, key: Key) -> Body | None:
@@ -65,18 +65,20 @@ class Mirror:
         """Name the objects of a kind in a namespace."""
         return [key for key in self._bodies if key.kind is kind and key.namespace == namespace]
 
-    def dependants(self, backend: Key) -> list[Key]:
-        """Name the memories that name a backend, in order."""
-        return sorted(self._dependants.get(backend, ()))
+    def dependants(self, key: Key) -> list[Key]:
+        """Name what depends on an object: of a backend its memories, and last their bindings."""
+        direct = sorted(self._dependants.get(key, ()))
+        further = {item for near in direct for item in self._dependants.get(near, ())}
+        return [*direct, *sorted(further.difference(direct))]
 
     def resources_on(self, namespace: str, name: str) -> Sequence[Body]:
         """Return the memories that name a backend."""
-        keys = self.dependants(Key(Kind.BACKEND, namespace, name))
-        return [self._bodies[key] for key in keys]
+        keys = self._dependants.get(Key(Kind.BACKEND, namespace, name), ())
+        return [self._bodies[key] for key in sorted(keys)]
 
-    def backend_of(self, resource: Key) -> Key | None:
-        """Name the backend that a memory names."""
-        return self._refs.get(resource)
+    def needed_by(self, key: Key) -> tuple[Key, ...]:
+        """Name what an object names: a memory its backend, a binding its memories."""
+        return self._refs.get(key, ())
 
     def put_namespace(self, body: Body) -> None:
         """Take in a namespace."""
@@ -97,16 +99,28 @@ class Mirror:
         known = self._namespaces.get(name)
         return None if known is None else known[1]
 
-    def _depend(self, resource: Key, ref: tuple[str, str] | None) -> None:
-        old = self._refs.pop(resource, None)
-        if old is not None:
-            self._dependants[old].discard(resource)
+    def _depend(self, key: Key, needs: tuple[Key, ...]) -> None:
+        for old in self._refs.pop(key, ()):
+            self._dependants[old].discard(key)
             if not self._dependants[old]:
                 del self._dependants[old]
-        if ref is not None:
-            backend = Key(Kind.BACKEND, *ref)
-            self._refs[resource] = backend
-            self._dependants[backend].add(resource)
+        if needs:
+            self._refs[key] = needs
+        for need in needs:
+            self._dependants[need].add(key)
+
+
+def _needs(key: Key, body: Body) -> tuple[Key, ...]:
+    """Name the objects that an object names."""
+    match key.kind:
+        case Kind.BACKEND:
+            return ()
+        case Kind.RESOURCE:
+            ref = backend_ref(body)
+            return (Key(Kind.BACKEND, *ref),) if ref is not None else ()
+        case Kind.BINDING:
+            names = dict.fromkeys(memory_refs(body))
+            return tuple(Key(Kind.RESOURCE, key.namespace, name) for name in names)
 
 
 def read_namespace(body: Body) -> Namespace:
