@@ -28,6 +28,7 @@ from holdfast_operator.services.ports import Address, Body, Credentials, Namespa
 from holdfast_operator.services.resources import ResourceService
 from holdfast_operator.services.rollouts import Rollouts
 from holdfast_operator.services.targets import Targets
+from tests.harness.access_world import FakeAccess
 
 OFFERED = {"holdfast.dev/credentials": "backend"}
 PENDING = {
@@ -91,6 +92,7 @@ class FakeServer:
         self.protected: set[str] = set()
         self.logins: list[tuple[Address, Credentials]] = []
         self.usage: dict[MemoryAddress, Totals] = {}
+        self.access = FakeAccess()
 
     def memory(self, address: MemoryAddress) -> Memory:
         return self.memories.setdefault(address, Memory())

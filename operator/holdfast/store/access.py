@@ -158,6 +158,13 @@ class Access(Protocol):
         """
         ...
 
+    async def unlocked(self) -> bool:
+        """Whether some node lets in who gives no password: then no user keeps anybody out.
+
+        That is how a server is that was never told otherwise. One round trip a node.
+        """
+        ...
+
     async def put(self, user: AccessUser) -> bool:
         """Make the user exactly so on every node; return whether anything had to be changed anywhere.
 

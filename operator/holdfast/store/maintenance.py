@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 from holdfast.errors import HoldfastError, UnknownKeys
+from holdfast.store.access import Access
 from holdfast.values import MemoryAddress, Terms
 
 
@@ -108,6 +109,11 @@ class Maintenance(Protocol):
     Raises, from every call: `StoreUnavailable`, `AccessDenied`, `UnknownKeys` (a key of the memory has
     another type; its subclass `LayoutTooNew`: a newer version wrote it), `ServerTooOld` (from `server`).
     """
+
+    @property
+    def access(self) -> Access:
+        """The users of the same servers, over the same connections."""
+        ...
 
     async def server(self) -> ServerInfo:
         """Ask the server what it is. One round trip."""

@@ -4,11 +4,9 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
-from redis.asyncio import ConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-
 from holdfast.errors import CorruptRecord, ServerTooOld, StoreUnavailable, UnknownKeys
+from holdfast.store.access import Access
+from holdfast.store.addresses import Address, Login, Mode
 from holdfast.store.maintenance import (
     LayoutTooNew,
     Owner,
@@ -18,7 +16,9 @@ from holdfast.store.maintenance import (
     Superseded,
     Totals,
 )
-from holdfast.store.redis.carrier import Carrier, Command, PoolCarrier, Reply
+from holdfast.store.redis.access import RedisAccess
+from holdfast.store.redis.carrier import Carrier, Command, Reply
+from holdfast.store.redis.connecting import make_carrier
 from holdfast.store.redis.index import CHUNK, Entry, Index
 from holdfast.store.redis.layout import (
     LABELS,
@@ -101,12 +101,21 @@ class RedisMaintenance:
         carrier: brings commands to the server.
         prefix: first part of every key, `spec.keyPrefix` of the MemoryBackend.
         patience: seconds a call is repeated while the server cannot serve.
+        access: the users of the same servers; None where nobody needs them.
     """
 
-    def __init__(self, carrier: Carrier, *, prefix: str = "mem", patience: float = 2.0) -> None:
+    def __init__(
+        self,
+        carrier: Carrier,
+        *,
+        prefix: str = "mem",
+        patience: float = 2.0,
+        access: Access | None = None,
+    ) -> None:
         self._carrier = carrier
         self._prefix = prefix
         self._runner = Runner(carrier, patience=patience)
+        self._access = access
 
     @classmethod
     def connect(
@@ -131,20 +140,18 @@ class RedisMaintenance:
             prefix: first part of every key.
             timeout: seconds for a connection, for an exchange, and for repeating a call.
         """
-        pool = ConnectionPool(
-            host=host,
-            port=port,
-            db=database,
-            username=username,
-            password=password,
-            retry=Retry(NoBackoff(), 0),
-            retry_on_error=[],
-            socket_connect_timeout=timeout,
-            socket_timeout=None,
-            max_connections=_CONNECTIONS,
+        address = Address(
+            Mode.STANDALONE, ((host, port),), login=Login(username, password), database=database
         )
-        carrier = PoolCarrier(pool, owned=True, timeout=timeout)
-        return cls(carrier, prefix=prefix, patience=timeout)
+        carrier = make_carrier(address, timeout=timeout, connections=_CONNECTIONS)
+        access = RedisAccess.of(address, carrier, prefix=prefix, timeout=timeout)
+        return cls(carrier, prefix=prefix, patience=timeout, access=access)
+
+    @property
+    def access(self) -> Access:
+        """The users of the same servers; see `Maintenance.access`."""
+        assert self._access is not None, "made without: whoever made these hands said so"
+        return self._access
 
     async def server(self) -> ServerInfo:
         """Ask the server what it is; see `Maintenance.server`."""

@@ -89,6 +89,12 @@ def text(value: bytes | str | None) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
+def named(reply: Any) -> dict[str, Any]:
+    """Return what is a map, or in RESP2 a list of names each with its value."""
+    pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
+    return {text(name): value for name, value in pairs}
+
+
 def _holder(value: bytes | None) -> str | None:
     """Return a holder's name, which was cut to a number of bytes; None for nobody's."""
     return value.decode(errors="replace") if value else None
