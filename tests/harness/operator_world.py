@@ -258,6 +258,12 @@ class World:
     def backend(self, namespace: str, name: str) -> Body | None:
         return self.objects.get(("MemoryBackend", namespace, name))
 
+    def resource(self, namespace: str, name: str) -> Body | None:
+        return self.objects.get(("MemoryResource", namespace, name))
+
+    def binding(self, namespace: str, name: str) -> Body | None:
+        return self.objects.get(("MemoryBinding", namespace, name))
+
     def resources_on(self, namespace: str, name: str) -> Sequence[Body]:
         return [
             body

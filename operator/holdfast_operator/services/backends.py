@@ -193,8 +193,7 @@ class BackendService:
             Obstacle: there is no connection to be had.
             ClusterUnavailable: the API server does not answer.
         """
-        await self.connection(backend)
-        return self._connections.users(uid_of(backend.metadata))
+        return (await self.connection(backend)).access
 
     async def login(self, backend: MemoryBackend) -> Credentials:
         """Return the operator's own login to a backend; only for one with access.mode Shared.

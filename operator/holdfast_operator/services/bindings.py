@@ -112,7 +112,7 @@ class BindingService:
         self._clock = clock
         self._users = Users(cluster, backends)
         self._credentials = CredentialsService(
-            cluster, secrets, backends, self._users, clock, make_password
+            cluster, secrets, backends, clock, users=self._users, make_password=make_password
         )
         self._faults: dict[str, int] = {}
 
@@ -259,8 +259,9 @@ class BindingService:
         return [name for name in where if not await self._users.remove(binding, name)]
 
     def _is_new(self, binding: MemoryBinding, obstacle: Obstacle) -> bool:
-        """Whether the binding was made a moment ago, as what it names perhaps: then we are about to be
-        woken, and there is nothing to tell people yet.
+        """Whether the binding was made a moment ago, as what it names perhaps.
+
+        Then there is nothing to tell people yet: what it waits for is about to wake us.
         """
         age = self._clock.now() - moment(binding.metadata.creation_timestamp)
         pending = reason_of(binding.status, ConditionType.READY) == str(ReadyReason.PENDING)

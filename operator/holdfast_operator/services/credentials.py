@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
-from holdfast.errors import AccessDenied, HoldfastError
+from holdfast.errors import AccessDenied
 from holdfast.store.access import Access, AccessUser
 from holdfast.store.addresses import Login
 from holdfast_operator.backend import AccessMode
@@ -17,7 +17,7 @@ from holdfast_operator.reasons import ConditionType, CredentialsReason, ReadyRea
 from holdfast_operator.resources import MemoryBinding
 from holdfast_operator.services import passwords
 from holdfast_operator.services.backends import BackendService
-from holdfast_operator.services.conditions import FALSE, TRUE, Finding, timestamp
+from holdfast_operator.services.conditions import TRUE, Finding, timestamp
 from holdfast_operator.services.entries import SECRET_TYPE, entries, secret_name
 from holdfast_operator.services.objects import namespace_of, uid_of
 from holdfast_operator.services.outcome import Event, EventType, Obstacle
@@ -77,8 +77,8 @@ class CredentialsService:
         cluster: Secrets are read from it.
         secrets: writes those of bindings.
         backends: hands out the connections.
-        users: names and removes users.
         clock: for the age of passwords.
+        users: names and removes users.
         make_password: gives 32 random bytes in the URL-safe alphabet, 43 characters.
     """
 
@@ -87,8 +87,9 @@ class CredentialsService:
         cluster: Cluster,
         secrets: Secrets,
         backends: BackendService,
-        users: Users,
         clock: Clock,
+        *,
+        users: Users,
         make_password: Callable[[], str],
     ) -> None:
         self._cluster = cluster
@@ -258,11 +259,11 @@ class CredentialsService:
         self, binding: MemoryBinding, place: Place, secret: Secret | None
     ) -> list[str]:
         """Remove the user from backends it was on before; return those that could not be asked."""
-        away: list[str] = []
-        for reference in noted_backends(secret):
-            if reference != place.reference and not await self._users.remove(binding, reference):
-                away.append(reference)
-        return away
+        return [
+            reference
+            for reference in noted_backends(secret)
+            if reference != place.reference and not await self._users.remove(binding, reference)
+        ]
 
     async def _forget_own(
         self, binding: MemoryBinding, place: Place, secret: Secret | None

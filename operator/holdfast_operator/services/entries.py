@@ -1,7 +1,6 @@
 """What a binding's Secret holds: the entries of servicebinding.io, and ours. Pure functions."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
@@ -27,7 +26,7 @@ class Trust:
     """
 
     ca: bytes = b""
-    sentinel: Credentials = Credentials("", "")
+    sentinel: Credentials | None = None
 
     def __repr__(self) -> str:
         """Return a text without what is inside."""
@@ -71,7 +70,8 @@ def entries(
         texts["server-name"] = spec.tls.server_name
     if spec.mode is BackendMode.SENTINEL and spec.sentinel is not None:
         texts["master-name"] = spec.sentinel.master_name
-        texts["sentinel-username"], texts["sentinel-password"] = trust.sentinel
+        if trust.sentinel is not None:
+            texts["sentinel-username"], texts["sentinel-password"] = trust.sentinel
     found = {name: text.encode() for name, text in texts.items() if text}
     return found | ({"ca.crt": trust.ca} if trust.ca else {})
 
@@ -93,7 +93,7 @@ def _uri(backend: MemoryBackend, login: Credentials) -> str:
 def _memories(binding: MemoryBinding, key_prefix: str) -> str:
     """Return the memories as the library reads them. A prefix says namespace and key prefix."""
     home = namespace_of(binding.metadata)
-    found: list[Mapping[str, object]] = [
+    found = [
         {
             "name": memory.name,
             "prefix": memory_prefix(

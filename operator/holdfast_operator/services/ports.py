@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
 
 from holdfast.errors import AccessDenied
-from holdfast.store.access import Access
 from holdfast.store.maintenance import Maintenance
 
 Body = Mapping[str, Any]
@@ -220,14 +219,6 @@ class Connections(Protocol):
             version: of the Secret; empty without one.
             address: where.
             login: as whom.
-        """
-        ...
-
-    def users(self, backend: str) -> Access:
-        """Return the hands on the users of a backend, over its open connection.
-
-        Raises:
-            LookupError: there is no connection.
         """
         ...
 

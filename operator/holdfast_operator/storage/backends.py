@@ -6,7 +6,6 @@ from typing import Final
 from redis.exceptions import AuthenticationError
 
 from holdfast.errors import AccessDenied
-from holdfast.store.access import Access
 from holdfast.store.maintenance import Maintenance
 from holdfast.store.redis.maintenance import RedisMaintenance
 from holdfast_operator.services.ports import Address, Credentials
@@ -19,7 +18,7 @@ TIMEOUT: Final = 2.0
 class _Open:
     generation: int
     version: str
-    hands: RedisMaintenance
+    hands: Maintenance
 
 
 class ConnectionPool:
@@ -54,10 +53,6 @@ class ConnectionPool:
         if found is not None:
             await found.hands.aclose()
         return hands
-
-    def users(self, backend: str) -> Access:
-        """Return the hands on the users of a backend, over its open connection."""
-        return self._open[backend].hands.access
 
     async def close(self, backend: str) -> None:
         """Close the connection to a backend, if there is one."""

@@ -11,8 +11,8 @@ from holdfast_operator.services.ports import (
     Secret,
 )
 from holdfast_operator.storage.kubernetes import Kubernetes
-from holdfast_operator.storage.secrets import read_secret, secret_path
 from holdfast_operator.storage.mirror import Key, Kind, Mirror, read_namespace
+from holdfast_operator.storage.secrets import read_secret, secret_path
 
 _FRESH: Final = 10.0
 """Seconds for which a namespace that is not watched is not asked for again."""
