@@ -44,7 +44,7 @@ from holdfast.session import Session
 from holdfast.store import refusals
 from holdfast.store.in_memory import InMemoryStore
 from holdfast.store.redis import RedisStore
-from holdfast.store.redis.carrier import Broken, Command, PoolCarrier
+from holdfast.store.redis.carrier import Broken, Carrier, Command, PoolCarrier
 from holdfast.store.redis.cluster import ClusterCarrier
 from holdfast.store.redis.replies import accept, raise_for, read_status
 from holdfast.store.redis.runner import Runner
@@ -313,6 +313,9 @@ class Scripted:
 
     async def block(self, command: Command, seconds: float) -> None:
         raise AssertionError("nobody waits here")
+
+    async def nodes(self) -> Sequence[Carrier]:
+        return [self]
 
     async def aclose(self) -> None:
         pass

@@ -4,7 +4,7 @@ import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter, itemgetter
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import msgspec
 from redis.exceptions import (
@@ -91,8 +91,9 @@ def text(value: bytes | str | None) -> str:
 
 def named(reply: Any) -> dict[str, Any]:
     """Return what is a map, or in RESP2 a list of names each with its value."""
-    pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
-    return {text(name): value for name, value in pairs}
+    if isinstance(reply, dict):
+        return {text(name): value for name, value in cast("dict[Any, Any]", reply).items()}
+    return {text(name): value for name, value in zip(reply[::2], reply[1::2], strict=True)}
 
 
 def _holder(value: bytes | None) -> str | None:
