@@ -57,7 +57,12 @@ def attempts(command: Known, own: str, others: str) -> Iterator[tuple[str, ...]]
     for size in [need] if command.arity > 0 else range(need, need + 4):
         forms = {
             *(tuple([filler] * size) for filler in (*_FILLERS, others, own)),
-            *((key, *[filler] * (size - 1)) for key in (own, others) for filler in _FILLERS if size),
+            *(
+                (key, *[filler] * (size - 1))
+                for key in (own, others)
+                for filler in _FILLERS
+                if size
+            ),
             *((filler, others, *["0"] * (size - 2)) for filler in ("0", "1", "x") if size > 1),
             *((own, *[others] * (size - 1)) for _ in range(min(size, 1))),
             *(("2", own, others, *["0"] * (size - 3)) for _ in range(size > 2)),

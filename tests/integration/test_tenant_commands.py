@@ -252,8 +252,12 @@ async def test_no_script_reaches_beyond_the_grant(place: Place, kind: str) -> No
     other = "user:421" if grant.fixed else "known"
     memory = "team-a/support" if grant.fixed else "team-b/support"
     own = [f"mem:{{team-a/support/{session}}}:{kind}" for kind in ("meta", "log", "pin", "ids")]
-    there = [f"mem:{{{memory}/{other}}}:{kind}" for kind in ("meta", "log", "pin", "ids", "hist", "q")]
-    policies = [f"mem:{{team-a/support}}:{kind}" for kind in ("policy", "owner", "usage", "sessions")]
+    there = [
+        f"mem:{{{memory}/{other}}}:{kind}" for kind in ("meta", "log", "pin", "ids", "hist", "q")
+    ]
+    policies = [
+        f"mem:{{team-a/support}}:{kind}" for kind in ("policy", "owner", "usage", "sessions")
+    ]
     watch = Watch(place, own=writes)
     await watch.begin()
     for one in all_scripts():
