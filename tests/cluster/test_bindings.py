@@ -93,9 +93,10 @@ class Team:
         """Wait until a condition of a binding has this reason, and return the condition."""
         last: dict[str, Any] = {}
 
-        def look() -> bool:
+        async def look() -> bool:
             nonlocal last
-            last = self.get(f"membind/{name}")
+            # In a thread: the loop may be at work for clients meanwhile.
+            last = await asyncio.to_thread(self.get, f"membind/{name}")
             return condition(last, of).get("reason") == reason
 
         try:
@@ -285,7 +286,8 @@ async def test_a_rotation_under_load_fails_no_request(team: Team, redis: Redis):
         group.create_task(follow())
         for number in range(8):
             group.create_task(work(number, stale=number < 2))
-        team.kubectl("annotate", "membind/agent", "holdfast.dev/rotate-requested-at=one")
+        now = ("annotate", "membind/agent", "holdfast.dev/rotate-requested-at=one")
+        await asyncio.to_thread(team.kubectl, *now)
         await until(lambda: files[0] != first, "a new password")
         await team.reason("Rotating", of="CredentialsReady")
         before = next(done)
