@@ -7,6 +7,12 @@ from redis.asyncio import Redis
 
 _FILLERS = ("0", "1", "x", "*", "-1")
 
+_BLOCKING = {
+    "blpop": ("OWN 0.01", "OTHERS 0.01", "OWN OTHERS 0.01", "OTHERS OWN 0.01", "OTHERS x"),
+    "wait": ("0 0", "1 10", "9 1", "x x", "-1 -1"),
+}
+"""Those that a tenant may run, and with which it would only keep its own connection."""
+
 
 class Known(NamedTuple):
     """A command as the server describes it.
@@ -53,6 +59,11 @@ def _known(info: Sequence[Any]) -> Known:
 
 def attempts(command: Known, own: str, others: str) -> Iterator[tuple[str, ...]]:
     """Return forms of a command that reach for a key of one's own and for one of others."""
+    if command.name in _BLOCKING:
+        given = {"OWN": own, "OTHERS": others}
+        for line in _BLOCKING[command.name]:
+            yield (*command.words, *(given.get(word, word) for word in line.split()))
+        return
     need = max(abs(command.arity) - len(command.words), 0)
     for size in [need] if command.arity > 0 else range(need, need + 4):
         forms = {

@@ -229,7 +229,11 @@ class ClusterCarrier:
             self._owners = owners
             await self._tidy()
             return node, replies
-        raise all_away(failures) or failure
+        if away := all_away(failures):
+            raise away
+        if failure in failures:
+            raise failure
+        raise failure from next(iter(failures), None)  # which says more, such as that TLS failed
 
     def _to_ask(self) -> Iterator[Node]:
         """The nodes that may know, each once: best first who told us that something changed."""

@@ -15,6 +15,7 @@ from redis.exceptions import (
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
+    ResponseError,
     TryAgainError,
 )
 
@@ -301,6 +302,14 @@ def concerns_keys(error: Exception) -> bool:
     Besides what the scripts themselves say, a script that stumbles over what it read.
     """
     return _STORED.search(str(error)) is not None
+
+
+def refuses_command(error: Exception) -> bool:
+    """Whether a server denies a command to these credentials, or does not know it.
+
+    What is raised for nothing in particular counts: each managed service has words of its own.
+    """
+    return isinstance(error, NoPermissionError) or type(error) is ResponseError
 
 
 def raise_for(error: Exception) -> NoReturn:

@@ -165,7 +165,11 @@ class SentinelCarrier:
                 failures.append(failure)
                 continue
             return replies
-        raise all_away(failures) or failure
+        if away := all_away(failures):
+            raise away
+        if failure in failures:
+            raise failure
+        raise failure from next(iter(failures), None)  # which says more, such as that TLS failed
 
     def _who(self) -> Command:
         return (b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", self._name)
