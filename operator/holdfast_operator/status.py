@@ -210,7 +210,7 @@ class BindingStatus(Status):
     binding: BoundSecret | None = Field(
         default=None, description="The Secret with which the workload connects."
     )
-    required_acl: Annotated[Text, MaxLen(16384)] | None = Field(
+    required_acl: Annotated[Text, MaxLen(131072)] | None = Field(
         default=None,
         description=(
             "Rule that the server must have for the user in credentialsRef, without name and"

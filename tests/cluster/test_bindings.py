@@ -1,5 +1,5 @@
 """Bindings on a real API server and a real Valkey: the operator is a process with the rights it ships with,
-confined by the admission policies it ships with. It looks at objects at rest every two seconds."""
+confined by the admission policies it ships with. It looks at objects at rest every second."""
 
 import asyncio
 import base64
@@ -37,7 +37,7 @@ def operator(
     control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OperatorProcess]:
     directory = tmp_path_factory.mktemp("operator")
-    with running_operator(control_plane, directory, arguments=["--interval=2"]) as process:
+    with running_operator(control_plane, directory, arguments=["--interval=1"]) as process:
         control_plane.apply(POLICIES)
         yield process
         assert not [line for line in process.errors() if "Traceback" in line], process.tail()

@@ -1,23 +1,38 @@
 """MemoryBindings: users, Secrets, rotation, withdrawal and deletion, over a small world in memory."""
 
 import dataclasses
+import itertools
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from hypothesis import given
+from hypothesis import strategies as st
 
 from holdfast.errors import AccessDenied, StoreUnavailable
-from holdfast.store.access import AccessUser, Grant, password_hash
+from holdfast.store.access import MOST_PASSWORDS, AccessUser, Grant, password_hash
 from holdfast.values import MemoryAddress
 from holdfast_operator.services import backends
 from holdfast_operator.services.outcome import Outcome
+from holdfast_operator.services.passwords import (
+    FORMER,
+    HASH,
+    MADE,
+    UNTIL,
+    Rules,
+    next_password,
+    noted_hash,
+    read_password,
+)
+from holdfast_operator.services.ports import ClusterConflict
 from tests.harness.binding_world import NAME, BindingWorld, memory
 from tests.harness.operator_world import condition, ready
 
 ASKED = "holdfast.dev/rotate-requested-at"
 SUPPORT = Grant(MemoryAddress("team", "support"))
-LONG = 31 * 24 * 3600
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 @pytest_asyncio.fixture
@@ -433,6 +448,82 @@ async def test_a_sealed_secret_is_made_anew(world: BindingWorld):
     assert world.writes[-2:] == [("delete", NAME), ("create", NAME)]
 
 
+@pytest.mark.asyncio
+async def test_a_secret_that_changes_meanwhile_is_looked_at_again(
+    world: BindingWorld, monkeypatch: pytest.MonkeyPatch
+):
+    binding = await bound(world)
+    first, put = world.entry("password"), world.access.put
+
+    async def put_late(user: AccessUser) -> bool:
+        changed = await put(user)
+        world.edit_secret(host="elsewhere")
+        return changed
+
+    world.annotate(binding, rotate_requested_at="1")
+    with monkeypatch.context() as patched, pytest.raises(ClusterConflict):
+        patched.setattr(world.access, "put", put_late)
+        await world.look(binding)
+    assert world.entry("password") == first
+    assert world.works()
+    await world.look(binding)
+    user = world.user()
+    assert user is not None
+    assert user.passwords == (password_hash(world.entry("password")), password_hash(first))
+
+
+STEPS = st.lists(
+    st.tuples(st.integers(0, 4000), st.sampled_from(["", "a", "b"]), st.booleans()), max_size=12
+)
+
+
+@given(STEPS)
+def test_a_password_is_taken_from_before_it_is_told_until_grace_ends(
+    steps: list[tuple[int, str, bool]],
+):
+    """Whatever is asked for and whenever, through the notes of a Secret, with looks that are lost."""
+    interval, grace = timedelta(hours=1), timedelta(minutes=10)
+    numbers, now = itertools.count(), datetime(2026, 1, 1, tzinfo=UTC)
+
+    def make() -> str:
+        return f"{next(numbers):043d}"
+
+    told = next_password(None, Rules(interval, grace), now=now, make=make)
+    replaced: tuple[str, datetime] | None = None
+    for seconds, request, lost in steps:
+        now += timedelta(seconds=seconds)
+        notes, data = told.notes(), {"password": told.text.encode()}
+        read = read_password(data, notes)
+        assert read == told
+        new = next_password(read, Rules(interval, grace, request), now=now, make=make)
+        taken = new.hashes(now)
+        assert len(taken) <= MOST_PASSWORDS
+        assert password_hash(told.text) in taken, "what the Secret says now is taken meanwhile"
+        if new is read or lost:  # lost: the process ended before it wrote the Secret
+            taken = told.hashes(now)
+            in_grace = replaced is not None and now < replaced[1] + grace
+            assert taken[1:] == ((replaced[0],) if in_grace and replaced else ())
+            continue
+        assert new.text != told.text
+        replaced, told = (password_hash(told.text), now), new
+
+
+@given(
+    st.binary(max_size=60), st.dictionaries(st.sampled_from([HASH, MADE, FORMER, UNTIL]), st.text())
+)
+def test_whatever_is_in_a_secret_is_read_or_replaced(password: bytes, notes: dict[str, str]):
+    read = read_password({"password": password}, notes)
+    assert read is None
+    made = next_password(
+        read,
+        Rules(timedelta(hours=1), timedelta(minutes=10)),
+        now=NOON,
+        lost=noted_hash(notes),
+        make=lambda: "x" * 43,
+    )
+    AccessUser("am:00000000:a:b:00000000", (SUPPORT,), made.hashes(NOON))
+
+
 # Secrets of others
 
 
@@ -604,6 +695,14 @@ async def test_provided_credentials_are_tried_and_handed_on(
     assert (world.entry("username"), world.entry("password")) == ("u", "p")
     assert world.access.held == {}, "no user is made"
     assert binding["status"]["requiredACL"] == "-@all 1"
+    # What it gave on can only be kept from others.
+    world.access.refused = True
+    await mark_not_allowed(world)
+    await world.look(binding)
+    assert credentials_of(binding) == ("False", "BackendNotAllowed")
+    assert ("team", NAME) not in world.secrets
+    world.delete(binding)
+    assert (await world.look(binding)).again is None, "there is no user to wait for"
 
 
 @pytest.mark.asyncio

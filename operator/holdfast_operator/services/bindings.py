@@ -38,6 +38,7 @@ from holdfast_operator.services.objects import (
     unreadable,
 )
 from holdfast_operator.services.outcome import Event, EventType, Obstacle, Outcome, changed
+from holdfast_operator.services.passwords import noted_hash
 from holdfast_operator.services.ports import (
     Body,
     Clock,
@@ -249,6 +250,10 @@ class BindingService:
         except Withdrawn:
             if secret is not None or look.binding.status.binding is not None:
                 await self._revoke(look.binding, secret)
+            if secret is not None and not noted_hash(secret.annotations):
+                # A user that we cannot take back: at least nobody else gets its password from us.
+                home = namespace_of(look.binding.metadata)
+                await self._secrets.delete(home, secret.name, secret.version)
             raise
         return place
 

@@ -5,7 +5,7 @@ import logging
 import re
 from typing import Final
 
-from holdfast.errors import HoldfastError, PolicyInvalid
+from holdfast.errors import AccessDenied, HoldfastError, PolicyInvalid
 from holdfast.store.access import UserName, user_name, users_of
 from holdfast_operator.backend import AccessMode
 from holdfast_operator.reasons import ConditionType
@@ -66,8 +66,12 @@ class Users:
         if body is None:
             return True
         try:
-            access = await self._backends.access(MemoryBackend.from_body(body))
+            backend = MemoryBackend.from_body(body)
+            access = await self._backends.access(backend)
             await access.revoke(await self.name(binding))
+        except AccessDenied:
+            # Where others make the users there is none of ours, and none that we could remove.
+            return backend.spec.access.mode is not AccessMode.MANAGED_ACL
         except (PolicyInvalid, Obstacle, HoldfastError):
             return False
         return True
