@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from holdfast.errors import AccessDenied, StoreUnavailable
 from holdfast.store.access import MOST_PASSWORDS, AccessUser, Grant, password_hash
 from holdfast.values import MemoryAddress
-from holdfast_operator.services import backends
 from holdfast_operator.services.outcome import Outcome
 from holdfast_operator.services.passwords import (
     FORMER,
@@ -32,6 +31,7 @@ from tests.harness.operator_world import condition, ready
 
 ASKED = "holdfast.dev/rotate-requested-at"
 SUPPORT = Grant(MemoryAddress("team", "support"))
+OFFER = {"holdfast.dev/credentials": "binding"}
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
@@ -671,10 +671,7 @@ async def test_a_sweep_that_fails_is_no_fault_of_the_backend(world: BindingWorld
 
 
 @pytest.mark.asyncio
-async def test_provided_credentials_are_tried_and_handed_on(
-    world: BindingWorld, monkeypatch: pytest.MonkeyPatch
-):
-    allow_every_mode(monkeypatch)
+async def test_provided_credentials_are_tried_and_handed_on(world: BindingWorld):
     world.edit(backend_of(world), access={"mode": "ProvidedCredentials"})
     await world.look(backend_of(world))
     binding = world.add_binding()
@@ -707,10 +704,7 @@ async def test_provided_credentials_are_tried_and_handed_on(
 
 
 @pytest.mark.asyncio
-async def test_the_operators_own_login_is_not_a_bindings_to_hand_on(
-    world: BindingWorld, monkeypatch: pytest.MonkeyPatch
-):
-    allow_every_mode(monkeypatch)
+async def test_the_operators_own_login_is_not_a_bindings_to_hand_on(world: BindingWorld):
     world.edit(backend_of(world), access={"mode": "ProvidedCredentials"})
     await world.look(backend_of(world))
     label = {"holdfast.dev/credentials": "backend"}
@@ -724,7 +718,6 @@ async def test_the_operators_own_login_is_not_a_bindings_to_hand_on(
 async def test_a_login_that_the_server_refuses_is_the_bindings_fault(
     world: BindingWorld, monkeypatch: pytest.MonkeyPatch
 ):
-    allow_every_mode(monkeypatch)
     world.edit(backend_of(world), access={"mode": "ProvidedCredentials"})
     await world.look(backend_of(world))
     world.put_secret("given", labels=OFFER, username="u", password="wrong")
@@ -740,11 +733,8 @@ async def test_a_login_that_the_server_refuses_is_the_bindings_fault(
 
 
 @pytest.mark.asyncio
-async def test_a_shared_login_is_handed_on_only_where_that_is_accepted(
-    world: BindingWorld, monkeypatch: pytest.MonkeyPatch
-):
+async def test_a_shared_login_is_handed_on_only_where_that_is_accepted(world: BindingWorld):
     binding = await bound(world)
-    allow_every_mode(monkeypatch)
     world.add_secret("login", username="all", password="hands")
     shared = {"mode": "Shared", "acknowledgeNoIsolation": True}
     world.edit(backend_of(world), access=shared, authRef={"name": "login"})
@@ -759,13 +749,6 @@ async def test_a_shared_login_is_handed_on_only_where_that_is_accepted(
     assert credentials_of(binding) == ("True", "Issued")
     assert world.entry("password") != "hands"
     assert world.works()
-
-
-OFFER = {"holdfast.dev/credentials": "binding"}
-
-
-def allow_every_mode(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "require_supported", lambda _: None)
 
 
 # A process that dies

@@ -1182,6 +1182,19 @@ def several_servers_cases() -> Iterator[Case]:
         lambda: behind(Scripted(Broken("x"))),
     )
     yield Case(
+        "no sentinel at all",
+        errors.ConfigurationError,
+        "what answers is no Sentinel: give the addresses of the sentinels, or write the server's as "
+        "redis://",
+        lambda: behind(Scripted([ResponseError("unknown command 'SENTINEL'")])),
+    )
+    yield Case(
+        "a server that wants a password",
+        errors.AccessDenied,
+        "the server wants a user name and a password: give them with the address",
+        lambda: run([AuthenticationError(SECRET)]),
+    )
+    yield Case(
         "an unknown primary",
         errors.StoreUnavailable,
         "the sentinels know no primary of the name 'main'",
@@ -1439,6 +1452,7 @@ ELSEWHERE = {
     "policy/faults.py",
     "store/maintenance.py",
     "store/redis/maintenance.py",
+    "store/redis/fleet.py",
     "store/redis/index.py",
 }
 RAISING = CLASSES.keys() | {"_not_found"}

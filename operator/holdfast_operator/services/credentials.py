@@ -11,14 +11,14 @@ from typing import Final
 
 from holdfast.errors import AccessDenied
 from holdfast.store.access import Access, AccessUser
-from holdfast.store.addresses import Login
+from holdfast.store.addresses import Address, Login
 from holdfast_operator.backend import AccessMode
 from holdfast_operator.reasons import ConditionType, CredentialsReason, ReadyReason
 from holdfast_operator.resources import MemoryBinding
 from holdfast_operator.services import passwords
 from holdfast_operator.services.backends import BackendService
 from holdfast_operator.services.conditions import TRUE, Finding, timestamp
-from holdfast_operator.services.entries import SECRET_TYPE, entries, secret_name
+from holdfast_operator.services.entries import SECRET_TYPE, Trust, entries, secret_name
 from holdfast_operator.services.objects import namespace_of, uid_of
 from holdfast_operator.services.outcome import Event, EventType, Obstacle
 from holdfast_operator.services.passwords import Rules, next_password, noted_hash, read_password
@@ -226,7 +226,7 @@ class CredentialsService:
         await self._forget_own(binding, place, secret)
         if binding.spec.credentials_ref is not None:
             raise _wrong_reference(place, "shares one user: take spec.credentialsRef away")
-        login = await self._backends.login(place.backend)
+        login = _credentials((await self._backends.address(place.backend)).login)
         message = "The Secret holds the backend's own user: nothing keeps tenants apart."
         finding = Finding(ConditionType.CREDENTIALS_READY, TRUE, CredentialsReason.SHARED, message)
         given = Given(finding, changes={"required_acl": None, "rotation": None})
@@ -282,8 +282,8 @@ class CredentialsService:
     ) -> None:
         metadata = binding.metadata
         home, name = namespace_of(metadata), secret_name(metadata.name)
-        trust = await self._backends.trust(place.backend)
-        data = entries(binding, place.backend, found.login, trust)
+        address = await self._backends.address(place.backend)
+        data = entries(binding, place.backend, found.login, _trust(address))
         draft = SecretDraft(home, metadata.name, uid_of(metadata), name, notes, data)
         found.given.changes["binding"] = BoundSecret(name=name)
         try:
@@ -352,6 +352,15 @@ def no_permission(namespace: str) -> Obstacle:
         f"{where} create rolebinding {role} --role={role} "
         "--serviceaccount=holdfast-system:holdfast-operator",
     )
+
+
+def _credentials(login: Login) -> Credentials:
+    return Credentials(login.username or "", login.password or "")
+
+
+def _trust(address: Address) -> Trust:
+    authority = address.tls.authority if address.tls is not None else None
+    return Trust((authority or "").encode())
 
 
 def _wrong_reference(place: Place, what: str) -> Obstacle:

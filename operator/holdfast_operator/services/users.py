@@ -67,12 +67,15 @@ class Users:
             return True
         try:
             backend = MemoryBackend.from_body(body)
+        except PolicyInvalid:
+            return False
+        try:
             access = await self._backends.access(backend)
             await access.revoke(await self.name(binding))
         except AccessDenied:
             # Where others make the users there is none of ours, and none that we could remove.
             return backend.spec.access.mode is not AccessMode.MANAGED_ACL
-        except (PolicyInvalid, Obstacle, HoldfastError):
+        except (Obstacle, HoldfastError):
             return False
         return True
 

@@ -4,9 +4,11 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
+from holdfast_operator.services.objects import mapping
 from holdfast_operator.services.ports import (
     Body,
     ClusterUnavailable,
+    ConfigMap,
     Namespace,
     Secret,
 )
@@ -87,6 +89,18 @@ class WatchedCluster:
         """Return a Secret by its name. One request; nothing is kept."""
         body = await self._kubernetes.get(secret_path(namespace, name))
         return None if body is None else read_secret(body)
+
+    async def config_map(self, namespace: str, name: str) -> ConfigMap | None:
+        """Return a ConfigMap by its name. One request; nothing is kept."""
+        body = await self._kubernetes.get(f"/api/v1/namespaces/{namespace}/configmaps/{name}")
+        if body is None:
+            return None
+        metadata, data = mapping(body.get("metadata")), mapping(body.get("data"))
+        return ConfigMap(
+            name=name,
+            version=str(metadata.get("resourceVersion")),
+            data={str(key): str(value) for key, value in data.items()},
+        )
 
     async def cluster_id(self) -> str:
         """Return what tells this cluster from others. One request at most, once."""

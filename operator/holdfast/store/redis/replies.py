@@ -9,6 +9,7 @@ from typing import Any, NoReturn, cast
 import msgspec
 from redis.exceptions import (
     AskError,
+    AuthenticationError,
     BusyLoadingError,
     ClusterDownError,
     NoPermissionError,
@@ -320,6 +321,10 @@ def raise_for(error: Exception) -> NoReturn:
     if isinstance(error, NoPermissionError) or message.startswith("ACL"):
         raise AccessDenied(
             "the credentials do not allow this call: check the binding's access and memory"
+        ) from error
+    if isinstance(error, AuthenticationError):
+        raise AccessDenied(
+            "the server wants a user name and a password: give them with the address"
         ) from error
     if isinstance(error, OutOfMemoryError):
         raise StoreUnavailable(

@@ -12,7 +12,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ClusterDownError, ReadOnlyError, ResponseError
 
 from holdfast.breaker import all_away
-from holdfast.errors import AccessDenied, HoldfastError, StoreUnavailable
+from holdfast.errors import AccessDenied, ConfigurationError, HoldfastError, StoreUnavailable
 from holdfast.store.addresses import Node
 from holdfast.store.redis.carrier import Broken, Carrier, Command, PoolCarrier, Reply
 from holdfast.store.redis.replies import named, raise_for, text
@@ -139,6 +139,7 @@ class SentinelCarrier:
         Raises:
             StoreUnavailable: none answers, or none knows the name.
             AccessDenied: they refuse the credentials.
+            ConfigurationError: they are no sentinels.
         """
         failure: HoldfastError = StoreUnavailable(
             "no sentinel can be reached: check that they run, and their addresses"
@@ -150,11 +151,12 @@ class SentinelCarrier:
                 async with asyncio.timeout(_QUESTION):
                     replies = await sentinel.exchange(questions)
                 if isinstance(replies[0], Exception):
+                    _require_sentinel(replies[0])
                     raise_for(replies[0])
             except (Broken, StoreUnavailable, TimeoutError) as error:
                 failures.append(error)
                 continue
-            except AccessDenied as error:
+            except (AccessDenied, ConfigurationError) as error:
                 failure = error
                 failures.append(error)
                 continue
@@ -176,6 +178,14 @@ class SentinelCarrier:
 
     def _who_follows(self) -> Command:
         return (b"SENTINEL", b"REPLICAS", self._name)
+
+
+def _require_sentinel(error: Exception) -> None:
+    if isinstance(error, ResponseError) and "unknown command" in str(error):
+        raise ConfigurationError(
+            "what answers is no Sentinel: give the addresses of the sentinels, or write the server's as "
+            "redis://"
+        ) from error
 
 
 def _node(address: Reply) -> Node:
