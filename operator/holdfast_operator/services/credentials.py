@@ -283,7 +283,8 @@ class CredentialsService:
         metadata = binding.metadata
         home, name = namespace_of(metadata), secret_name(metadata.name)
         address = await self._backends.address(place.backend)
-        data = entries(binding, place.backend, found.login, _trust(address))
+        trust = _trust(address, place.backend.spec.access.mode, found.login)
+        data = entries(binding, place.backend, found.login, trust)
         draft = SecretDraft(home, metadata.name, uid_of(metadata), name, notes, data)
         found.given.changes["binding"] = BoundSecret(name=name)
         try:
@@ -358,9 +359,20 @@ def _credentials(login: Login) -> Credentials:
     return Credentials(login.username or "", login.password or "")
 
 
-def _trust(address: Address) -> Trust:
+def _trust(address: Address, mode: AccessMode, login: Credentials) -> Trust:
+    """Return what a workload needs beside its login.
+
+    The operator's own login to the Sentinels could make them fail over: only where everything is shared
+    it is shared too. The users that we make are known to the Sentinels as well; what others make, or
+    do not make there, is theirs to say.
+    """
     authority = address.tls.authority if address.tls is not None else None
-    return Trust((authority or "").encode())
+    sentinel = None
+    if address.sentinel_login.password and mode is AccessMode.MANAGED_ACL:
+        sentinel = login
+    elif address.sentinel_login.password and mode is AccessMode.SHARED:
+        sentinel = _credentials(address.sentinel_login)
+    return Trust((authority or "").encode(), sentinel)
 
 
 def _wrong_reference(place: Place, what: str) -> Obstacle:
