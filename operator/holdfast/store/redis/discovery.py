@@ -105,7 +105,8 @@ class _Asking(RedisAccess):
 
     def _rules(self, user: AccessUser, extra: Sequence[str]) -> tuple[str, ...]:
         hashes = (f"#{each}" for each in user.passwords)
-        known = (part for part in extra if not part.startswith(_DATABASE))
+        # A Sentinel has no databases, and newer ones say that it is all of them.
+        known = ("alldbs" if part.startswith(_DATABASE) else part for part in extra)
         return ("reset", "on", *hashes, *_ALLOWED, *known)
 
 
