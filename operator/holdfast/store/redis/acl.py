@@ -29,9 +29,9 @@ CONNECTING: Final = ("client|setinfo",)
 
 _READING: Final = (
     *("evalsha_ro", "exec", "hgetall", "hmget", "lrange", "multi", "ping", "time", "zcard"),
-    "zrange",
+    *("zrange", "zscore"),
 )
-_WRITING: Final = ("blpop", "evalsha", "exists", "hexists", "wait", "zscore")
+_WRITING: Final = ("blpop", "evalsha", "exists", "hexists", "wait")
 _BY_MODE: Final = {
     Mode.STANDALONE: (),
     Mode.SENTINEL: ("role",),  # whether this is the primary: an old one answers reads with what was

@@ -14,6 +14,8 @@ from redis.asyncio.connection import (
 )
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.credentials import CredentialProvider
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from holdfast.store.addresses import Login, Node, Tls
 
@@ -48,10 +50,12 @@ def make_pool(
         where = {"host": place[0], "port": place[1], "connection_class": Connection}
         if tls is not None:
             where |= {"connection_class": TlsConnection, "tls": tls}
+    if login.source is not None:
+        where |= {"credential_provider": _Renewed(login.source)}
+    else:
+        where |= {"username": login.username, "password": login.password}
     return ConnectionPool(
         **where,
-        username=login.username,
-        password=login.password,
         db=database,
         retry=Retry(NoBackoff(), 0),
         retry_on_error=[],
@@ -60,6 +64,24 @@ def make_pool(
         max_connections=connections,
         redis_connect_func=on_connect,
     )
+
+
+class _Renewed(CredentialProvider):
+    """Says who we are with every new connection: the files that say it are renewed."""
+
+    def __init__(self, source: Callable[[], tuple[str | None, str | None]]) -> None:
+        self._source = source
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        try:
+            username, password = self._source()
+        except (OSError, UnicodeDecodeError) as error:
+            # An error of redis-py's own: it closes the connection, which nobody logged in on.
+            raise RedisConnectionError("the files that say who we are cannot be read") from error
+        return (username or "default", password or "")
+
+    async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
+        return self.get_credentials()
 
 
 class TlsConnection(SSLConnection):
