@@ -7,8 +7,9 @@ import contextlib
 import itertools
 import json
 import re
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -17,6 +18,7 @@ import pytest_asyncio
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+import holdfast
 from holdfast.client import Client
 from holdfast.errors import AccessDenied, HoldfastError
 from holdfast.store.access import password_hash
@@ -128,6 +130,36 @@ class Team:
             return False
         finally:
             await user.aclose()
+
+
+class Files:
+    """A binding's folder as kubelet keeps it: all files change at once, by turning a link."""
+
+    def __init__(self, root: Path, entries: dict[str, str]) -> None:
+        self._folder = root / "agent"
+        self._folder.mkdir()
+        self._entries: dict[str, str] = {}
+        self._numbers = itertools.count()
+        self.renew(entries)
+        for name in entries:
+            (self._folder / name).symlink_to(Path("..data") / name)
+
+    @property
+    def login(self) -> Login:
+        return Login(self._entries["username"], self._entries["password"])
+
+    def renew(self, entries: dict[str, str]) -> None:
+        """Show these entries, unless they are there already."""
+        if not entries or entries == self._entries:
+            return
+        data = self._folder / f"..{next(self._numbers)}"
+        data.mkdir()
+        for name, text in entries.items():
+            (data / name).write_text(text, encoding="utf-8")
+        link = self._folder / "..next"
+        link.symlink_to(data.name)
+        link.rename(self._folder / "..data")
+        self._entries = entries
 
 
 def manifest(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
@@ -260,52 +292,60 @@ async def test_what_is_edited_or_lost_is_put_right(team: Team, redis: Redis):
     assert await passwords_of(redis, third) == hashes(third)
 
 
-async def test_a_rotation_under_load_fails_no_request(team: Team, redis: Redis):
-    """Who reads the files again is let in, and so is, until grace ends, who has the old ones."""
+async def test_a_rotation_under_load_fails_no_request(
+    team: Team, redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Who reads the files again is let in, and so is, until grace ends, who has the old password."""
     first = await team.bound()
-    files, failed, ended = [first], list[str](), asyncio.Event()
-    done = itertools.count()
+    files = Files(tmp_path, team.entries())
+    monkeypatch.setenv("SERVICE_BINDING_ROOT", str(tmp_path))
+    failed, done, ended = list[str](), itertools.count(), asyncio.Event()
 
     async def follow() -> None:
-        """Read the files again and again, as kubelet brings them."""
+        """Bring the Secret to the files again and again, as kubelet does."""
         while not ended.is_set():
-            files[0] = await asyncio.to_thread(team.login)
+            files.renew(await asyncio.to_thread(team.entries))
 
-    async def work(number: int, *, stale: bool) -> None:
+    async def work(number: int, connect: Callable[[], Client], *, rounds: int) -> None:
         while not ended.is_set():
-            try:
-                async with team.client(first if stale else files[0]) as client:
-                    session = client.memory("support").session(f"s{number}")
-                    for _ in range(5):
+            async with connect() as client:
+                session = client.memory("support").session(f"s{number}")
+                for _ in range(rounds):
+                    try:
                         await session.append({"role": "user", "content": "hi"})
-                        next(done)
-            except HoldfastError as error:
-                failed.append(error.code)
+                    except HoldfastError as error:
+                        failed.append(error.code)
+                    next(done)
 
-    async with asyncio.TaskGroup() as group:
+    with_files = holdfast.connect
+    async with with_files() as lasting, asyncio.TaskGroup() as group:
         group.create_task(follow())
-        for number in range(8):
-            group.create_task(work(number, stale=number < 2))
+        for number in range(6):
+            group.create_task(work(number, with_files, rounds=5))
+        for number in range(6, 8):  # their files never change
+            group.create_task(work(number, lambda: team.client(first), rounds=5))
+        session = lasting.memory("support").session("lasting")
+        await session.append({"role": "user", "content": "hi"}, id="before")
         now = ("annotate", "membind/agent", "holdfast.dev/rotate-requested-at=one")
         await asyncio.to_thread(team.kubectl, *now)
-        await until(lambda: files[0] != first, "a new password")
+        await until(lambda: files.login != first, "a new password")
         await team.reason("Rotating", of="CredentialsReady")
-        before = next(done)
+        second, before = files.login, next(done)
         await until(lambda: next(done) > before + 200, "work goes on")
         ended.set()
+        assert await passwords_of(redis, first) == hashes(first, second)
+        rotation = (await asyncio.to_thread(team.get, "membind/agent"))["status"]["rotation"]
+        assert rotation["lastHandledRequest"] == "one"
+        # As if grace were over: the old password is taken no longer.
+        past = "holdfast.dev/former-password-until=2020-01-01T00:00:00Z"
+        await asyncio.to_thread(team.kubectl, "annotate", "secret", SECRET, "--overwrite", past)
+        await team.reason("Issued", of="CredentialsReady")
+        assert await passwords_of(redis, second) == hashes(second)
+        assert not await team.let_in(first)
+        # A client of before goes on over connections it has to make anew.
+        await redis.execute_command("CLIENT", "KILL", "USER", first.username)
+        await session.append({"role": "user", "content": "hi"}, id="after")
     assert failed == []
-    second = team.login()
-    assert await passwords_of(redis, first) == hashes(first, second)
-    rotation = team.get("membind/agent")["status"]["rotation"]
-    assert rotation["lastHandledRequest"] == "one"
-    # As if grace were over: the old password is taken no longer.
-    team.kubectl(
-        "annotate", "secret", SECRET, "--overwrite",
-        "holdfast.dev/former-password-until=2020-01-01T00:00:00Z",
-    )  # fmt: skip
-    await team.reason("Issued", of="CredentialsReady")
-    assert await passwords_of(redis, second) == hashes(second)
-    assert not await team.let_in(first)
 
 
 async def test_a_secret_that_is_not_ours_is_not_touched(team: Team, redis: Redis):
