@@ -20,18 +20,23 @@ from redis.exceptions import RedisError
 
 import holdfast
 from holdfast.client import Client
+from holdfast.embedded import reserve_port
 from holdfast.errors import AccessDenied, HoldfastError
 from holdfast.store.access import password_hash
 from holdfast.store.redis import RedisStore
+from tests.harness.certificates import CertificateAuthority
+from tests.harness.cluster_of_servers import ClusterOfServers
 from tests.harness.control_plane import ControlPlane
 from tests.harness.operator_process import RBAC, ROOT, OperatorProcess, running_operator
-from tests.harness.servers import Server
+from tests.harness.parts import missing
+from tests.harness.servers import Product, Server, find_redis
 from tests.harness.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.redis, pytest.mark.asyncio]
 
 POLICIES = ROOT / "charts/holdfast/files/admission"
 SECRET = "agent-holdfast"
+PASSWORD = "correct-horse-battery-staple"
 
 
 @pytest.fixture(scope="module")
@@ -177,13 +182,20 @@ def condition(body: dict[str, Any], of: str) -> dict[str, Any]:
     return next((item for item in conditions if item["type"] == of), {})
 
 
-def make_team(plane: ControlPlane, namespace: str, server: Server, *, granted: bool = True) -> Team:
+def make_team(
+    plane: ControlPlane,
+    namespace: str,
+    server: Server,
+    *,
+    granted: bool = True,
+    backend: dict[str, Any] | None = None,
+) -> Team:
     team = Team(plane, namespace, server)
     if granted:
         plane.apply(RBAC / "binding-secrets.yaml", namespace=namespace)
     kept = {"backendRef": {"name": "shared"}, "retention": {"ttl": "24h"}}
     team.apply(
-        manifest("MemoryBackend", "shared", {"endpoints": [f"127.0.0.1:{server.port}"]}),
+        manifest("MemoryBackend", "shared", backend or {"endpoints": [f"127.0.0.1:{server.port}"]}),
         *(manifest("MemoryResource", name, kept) for name in ("support", "notes")),
     )
     return team
@@ -299,7 +311,7 @@ async def test_a_rotation_under_load_fails_no_request(
     first = await team.bound()
     files = Files(tmp_path, team.entries())
     monkeypatch.setenv("SERVICE_BINDING_ROOT", str(tmp_path))
-    failed, done, ended = list[str](), itertools.count(), asyncio.Event()
+    failed, done, ended = list[str](), list[int](), asyncio.Event()
 
     async def follow() -> None:
         """Bring the Secret to the files again and again, as kubelet does."""
@@ -315,7 +327,7 @@ async def test_a_rotation_under_load_fails_no_request(
                         await session.append({"role": "user", "content": "hi"})
                     except HoldfastError as error:
                         failed.append(error.code)
-                    next(done)
+                    done.append(number)
 
     with_files = holdfast.connect
     async with with_files() as lasting, asyncio.TaskGroup() as group:
@@ -330,8 +342,8 @@ async def test_a_rotation_under_load_fails_no_request(
         await asyncio.to_thread(team.kubectl, *now)
         await until(lambda: files.login != first, "a new password")
         await team.reason("Rotating", of="CredentialsReady")
-        second, before = files.login, next(done)
-        await until(lambda: next(done) > before + 200, "work goes on")
+        second, before = files.login, len(done)
+        await until(lambda: len(done) > before + 200, "work goes on")
         ended.set()
         assert await passwords_of(redis, first) == hashes(first, second)
         rotation = (await asyncio.to_thread(team.get, "membind/agent"))["status"]["rotation"]
@@ -460,6 +472,91 @@ async def test_a_user_that_is_left_behind_is_swept(
     finally:
         with contextlib.suppress(RedisError):
             await redis.acl_deluser(other)
+
+
+async def append_from_files(team: Team, root: Path) -> None:
+    """Connect as a workload does that mounts the Secret, and write."""
+    Files(root, team.entries())
+    async with holdfast.connect() as client:
+        await client.memory("support").session("s").append({"role": "user", "content": "hi"})
+
+
+async def test_every_node_of_a_cluster_has_the_user(
+    control_plane: ControlPlane,
+    operator: OperatorProcess,
+    namespace: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("SERVICE_BINDING_ROOT", str(tmp_path / "files"))
+    (tmp_path / "files").mkdir()
+    async with ClusterOfServers(tmp_path / "servers", replicas=1) as cluster:
+        spec = {"mode": "Cluster", "endpoints": [f"127.0.0.1:{cluster.nodes[0].port}"]}
+        team = make_team(control_plane, namespace, cluster.nodes[0], backend=spec)
+        login = await team.bound()
+        nodes = [*cluster.nodes, *cluster.replicas]
+        for node in nodes:
+            async with node.client() as raw:
+                assert await passwords_of(raw, login) == hashes(login)
+        await append_from_files(team, tmp_path / "files")
+        await nodes[-1].restart()  # which forgets its users
+
+        async def known() -> bool:
+            try:
+                async with nodes[-1].client() as raw:
+                    return await passwords_of(raw, login) == hashes(login)
+            except RedisError:
+                return False
+
+        await until(known, "the replica has the user again", deadline=60)
+        await asyncio.to_thread(team.kubectl, "delete", "membind", "agent", "--timeout=60s")
+        for node in nodes:
+            async with node.client() as raw:
+                assert login.username not in await raw.acl_users()
+
+
+async def test_a_server_with_tls_and_a_password_is_reached_with_what_the_secret_holds(
+    control_plane: ControlPlane,
+    operator: OperatorProcess,
+    namespace: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    if find_redis() is None:
+        missing("redis-server 7", "apt-get install redis-server")
+    monkeypatch.setenv("SERVICE_BINDING_ROOT", str(tmp_path / "files"))
+    (tmp_path / "files").mkdir()
+    authority = CertificateAuthority(tmp_path, "ours")
+    pair = authority.server("server", hosts=["redis.example"])
+    with reserve_port(None) as port:
+        options = ["--tls-port", str(port), "--tls-ca-cert-file", str(authority.certificate)]
+        options += ["--tls-cert-file", str(pair.certificate), "--tls-key-file", str(pair.key)]
+        options += ["--tls-auth-clients", "no", "--requirepass", PASSWORD]
+        async with Server(Product.REDIS, tmp_path / "server", arguments=options) as server:
+            control_plane.apply(RBAC / "backend-secrets.yaml", namespace=namespace)
+            label = {"holdfast.dev/credentials": "backend"}
+            secret = {"stringData": {"password": PASSWORD}}
+            papers = {"data": {"ca.crt": authority.certificate.read_text()}}
+            tls = {"mode": "Enabled", "caRef": {"kind": "ConfigMap", "name": "ca"}}
+            spec = {
+                "endpoints": [f"127.0.0.1:{port}"],
+                "authRef": {"name": "login"},
+                "tls": tls | {"serverName": "redis.example"},
+            }
+            Team(control_plane, namespace, server).apply(
+                core("Secret", "login", label) | secret, core("ConfigMap", "ca", {}) | papers
+            )
+            team = make_team(control_plane, namespace, server, backend=spec)
+            await team.bound()
+            entries = team.entries()
+            assert entries["ca.crt"] == authority.certificate.read_text()
+            assert entries["server-name"] == "redis.example"
+            assert PASSWORD not in json.dumps(entries)
+            await append_from_files(team, tmp_path / "files")
+
+
+def core(kind: str, name: str, labels: dict[str, str]) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "labels": labels}}
 
 
 async def _not(answer: Any) -> bool:
