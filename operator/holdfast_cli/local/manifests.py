@@ -15,7 +15,7 @@ from holdfast.policy.faults import Fault
 from holdfast.policy.fields import Label, ObjectName
 from holdfast.policy.rules import Part, Reading
 from holdfast_cli.local.faults import validate
-from holdfast_operator.resources import MemoryBackend, MemoryResource
+from holdfast_operator.resources import MemoryBackend, MemoryBinding, MemoryResource
 from holdfast_operator.services.ports import Body
 
 NAMESPACE: Final = "local"
@@ -29,10 +29,12 @@ Signature = Mapping[Path, tuple[int, int, int]]
 
 _SUFFIXES: Final = frozenset({".yaml", ".yml", ".json"})
 _REPLACED: Final = frozenset({"apiVersion", "kind", "metadata", "status"})
-_MODELS: Final[Mapping[str, type[MemoryBackend] | type[MemoryResource]]] = {
+_MODELS: Final[Mapping[str, type[MemoryBackend] | type[MemoryBinding] | type[MemoryResource]]] = {
     BACKEND: MemoryBackend,
     RESOURCE: MemoryResource,
+    "MemoryBinding": MemoryBinding,
 }
+_CARRIED_OUT: Final = frozenset({BACKEND, RESOURCE})
 
 
 class Key(NamedTuple):
@@ -155,7 +157,7 @@ def read_manifests(files: Sequence[Path]) -> Manifests:
         for found in _read_file(file):
             if isinstance(found, PolicyInvalid):
                 faults.append(found)
-            elif found.key.kind not in _MODELS:
+            elif found.key.kind not in _CARRIED_OUT:
                 later.append(found)
             elif (first := objects.get(found.key)) is not None:
                 message = f"{found.key} is declared already, at {first.file}:{first.line}"
