@@ -169,12 +169,14 @@ async def read_everything(store: RedisStore, memory: MemoryAddress) -> None:
     assert (await session.page(agreed, after=0, limit=10)).records
     assert (await session.snapshot()).records
     assert (await session.status()).messages
+    await session.known(support.identified("id", support.prepared("one")))
     await session.departed()
     await store.labelled(memory, ["0" * 32])
 
 
 async def ask_whether_it_is_back(store: RedisStore, memory: MemoryAddress) -> None:
     """Let the breaker of some server ask, as after a pause."""
+    await store.session(memory, "a").status()
     for breaker in store.breakers:
         while breaker.state is BreakerState.CLOSED:
             breaker.failed("the test says so")
@@ -202,7 +204,9 @@ async def use(tenant: Tenant, heard: Heard) -> None:
             session, batch = durable.session(tenant.memory, "a"), support.batch(support.prepared())
             await session.append(support.terms(), batch, support.FREE)
         await read_everything(store, tenant.memory)
-        await ask_whether_it_is_back(store, tenant.memory)
+    impatient = RedisStore.from_url(tenant.login, timeout=0.5)
+    async with contextlib.aclosing(impatient):
+        await ask_whether_it_is_back(impatient, tenant.memory)
     sent = heard.names - {"sentinel"}  # which goes to the sentinels: they have users of their own
     scripts = [script(name) for name in SESSION_SCRIPTS]
     run = [one for one in scripts if one.sha in heard.scripts]

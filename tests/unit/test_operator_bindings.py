@@ -233,6 +233,19 @@ async def test_a_server_that_lets_nobody_make_users_is_named(world: BindingWorld
     assert world.secrets == {}
 
 
+@pytest.mark.asyncio
+async def test_a_server_that_lets_anybody_in_is_named(world: BindingWorld):
+    binding = await bound(world)
+    told = condition(binding, "CredentialsReady")
+    assert told is not None
+    assert "default" not in told["message"]
+    world.access.open = True
+    await world.look(binding)
+    told = condition(binding, "CredentialsReady")
+    assert told is not None
+    assert "until its user default is locked" in told["message"]
+
+
 # Withdrawing
 
 

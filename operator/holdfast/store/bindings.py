@@ -97,14 +97,14 @@ def find_binding(root: str) -> Binding:
     try:
         folders = sorted(path for path in Path(root).iterdir() if path.is_dir())
     except OSError:
-        raise ConfigurationError(f"{ROOT} names no directory that can be read: {root!r}") from None
+        raise ConfigurationError(f"{ROOT} names no directory that can be read") from None
     folders = [path for path in folders if not path.name.startswith("..")]
     ours = [path for path in folders if _Files(path).get("type") == TYPE]
     if len(ours) != 1:
         looked = ", ".join(repr(path.name) for path in folders) or "no folder"
         found = "several bindings" if ours else "no binding"
         raise ConfigurationError(
-            f"{found} of the type {TYPE!r} under {ROOT} ({root!r}), which has {looked}: give exactly one"
+            f"{found} of the type {TYPE!r} under {ROOT}, which has {looked}: give exactly one"
         )
     return _read(ours[0])
 

@@ -154,13 +154,14 @@ class CredentialsService:
         name = await self._users.name(binding)
         try:
             changed = await access.put(AccessUser(name, place.grants, password.hashes(now)))
+            unlocked = await access.unlocked()
         except AccessDenied as error:
             raise Obstacle(
                 ReadyReason.PERMISSION_DENIED,
                 f"The server of MemoryBackend {place.reference} does not let the operator make users: "
                 "allow its user ACL, or set access.mode ProvidedCredentials there.",
             ) from error
-        given = self._issued(binding, password)
+        given = self._issued(binding, password, unlocked=unlocked)
         if password is not current:
             message = f"The Secret {secret_name(binding.metadata.name)} has a new password."
             given.events.append(Event(EventType.NORMAL, "PasswordChanged", message))
@@ -169,13 +170,20 @@ class CredentialsService:
             given.events.append(Event(EventType.NORMAL, "AccessApplied", message))
         return _Login(Credentials(name, password.text), password.notes(), given)
 
-    def _issued(self, binding: MemoryBinding, password: passwords.Password) -> Given:
+    def _issued(
+        self, binding: MemoryBinding, password: passwords.Password, *, unlocked: bool
+    ) -> Given:
         name = secret_name(binding.metadata.name)
         message = f"The Secret {name} holds user and password."
         reason, rotating = CredentialsReason.ISSUED, password.in_grace(self._clock.now())
         if rotating and password.until is not None:
             reason = CredentialsReason.ROTATING
             message += f" The one before is taken until {timestamp(password.until)}."
+        if unlocked:
+            message += (
+                " The server also lets in who gives no password: until its user default is locked, nobody "
+                "is kept out."
+            )
         return Given(
             Finding(ConditionType.CREDENTIALS_READY, TRUE, reason, message),
             changes={
