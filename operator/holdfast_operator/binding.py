@@ -22,6 +22,13 @@ class MemoryAccess(StrEnum):
 FieldName = Annotated[
     Text, MinLen(1), MaxLen(31), Pattern("^[a-z][a-z0-9_]*$"), Unit("name of a template's field")
 ]
+ResourceName = Annotated[
+    Text,
+    MinLen(1),
+    MaxLen(63),
+    Pattern("^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"),
+    Unit("name of an object"),
+]
 RotationInterval = Annotated[Duration, between("1h", "3650d"), Unit("duration such as 720h")]
 RotationGrace = Annotated[Duration, between("2m", "24h"), Unit("duration such as 10m")]
 
@@ -31,7 +38,7 @@ class MemoryRef(Part):
 
     atomic: ClassVar[bool] = True
 
-    name: Label = Field(description="Name of the MemoryResource.")
+    name: ResourceName = Field(description="Name of the MemoryResource.")
 
 
 class FixedField(Part):

@@ -45,6 +45,7 @@ from holdfast_operator.services.ports import (
     Cluster,
     ClusterForbidden,
     ClusterUnavailable,
+    Namespace,
     Secret,
     Secrets,
 )
@@ -82,6 +83,7 @@ class _Look:
     """What one reconcile found: it becomes the status."""
 
     binding: MemoryBinding
+    home: Namespace
     changes: dict[str, object] = field(default_factory=dict[str, object])
     findings: list[Finding] = field(default_factory=list[Finding])
     events: list[Event] = field(default_factory=list[Event])
@@ -138,7 +140,7 @@ class BindingService:
             raise ClusterUnavailable("the namespace is gone, and its object will be")
         if home.terminating:
             return Outcome()  # it takes no new Secret, and this object is about to be deleted
-        look, suspect = _Look(binding), None
+        look, suspect = _Look(binding, home), None
         try:
             await self._look(look)
         except Obstacle as obstacle:
@@ -240,10 +242,8 @@ class BindingService:
 
     async def _place(self, look: _Look, secret: Secret | None) -> Place:
         """Return where the memories are; take all access away where none may be left."""
-        home = await self._cluster.namespace(namespace_of(look.binding.metadata))
-        assert home is not None, "it was there a moment ago"
         try:
-            look.place = place = walk(look.binding, self._cluster, home)
+            look.place = place = walk(look.binding, self._cluster, look.home)
             if not place.grants:
                 fault = place.faults[0]
                 raise Withdrawn(fault.reason, fault.message)
