@@ -321,6 +321,8 @@ class TestSentinel:
             tenant = await stack.enter_async_context(tenant_of(own.url))
             await tenant.apply()
             access, client = tenant.hands.access, tenant.client()
+            login = Login(tenant.user.name, PASSWORD)
+            assert await access.probe(login, tenant.user.grants) == ()
             await stack.enter_async_context(client)
             await client.memory("support").session("a").append(user("one"))
             primary, replica = await own.primary(), await own.replica()
