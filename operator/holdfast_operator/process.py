@@ -13,11 +13,12 @@ from holdfast_operator.handlers.keeper import Services
 from holdfast_operator.handlers.settings import operator_settings, quiet_progress
 from holdfast_operator.services.backends import BackendService
 from holdfast_operator.services.deletions import DeletionService
-from holdfast_operator.services.measurements import Measurements
+from holdfast_operator.services.pacing import Paces
 from holdfast_operator.services.ports import SystemClock
 from holdfast_operator.services.resources import ResourceService
-from holdfast_operator.services.rollouts import Rollouts
+from holdfast_operator.services.surveys import Surveys
 from holdfast_operator.services.targets import Targets
+from holdfast_operator.services.walks import Walks
 from holdfast_operator.storage.backends import ConnectionPool
 from holdfast_operator.storage.cluster import WatchedCluster
 from holdfast_operator.storage.definitions import wait_for_definitions
@@ -67,11 +68,12 @@ async def serve(options: Options) -> None:
         cluster = WatchedCluster(
             kubernetes, mirror, namespaces=options.namespaces, cluster_id=options.cluster_id
         )
-        backends = BackendService(cluster, connections, clock)
-        targets, rollouts = Targets(cluster, backends), Rollouts(clock)
-        measurements = Measurements(clock)
-        resources = ResourceService(targets, rollouts, measurements, clock)
-        deletions = DeletionService(targets, rollouts, measurements, clock)
+        paces = Paces(clock)
+        walks = Walks.on(clock, paces)
+        backends = BackendService(cluster, connections, clock, Surveys(cluster, clock, paces))
+        targets = Targets(cluster, backends)
+        resources = ResourceService(targets, walks, clock)
+        deletions = DeletionService(targets, walks, clock)
         keeper = Keeper(
             {
                 Kind.BACKEND: Services(backends.reconcile, backends.finalize),

@@ -26,6 +26,7 @@ from holdfast_operator.services.conditions import (
     paused,
     transition,
 )
+from holdfast_operator.services.last_users import LastUsers
 from holdfast_operator.services.objects import (
     PAUSED,
     is_set,
@@ -35,7 +36,7 @@ from holdfast_operator.services.objects import (
     uid_of,
     unreadable,
 )
-from holdfast_operator.services.outcome import Obstacle, Outcome, changed
+from holdfast_operator.services.outcome import Event, Obstacle, Outcome, changed
 from holdfast_operator.services.ports import (
     Body,
     Clock,
@@ -55,7 +56,8 @@ from holdfast_operator.services.servers import (
     require_supported,
     sentence,
 )
-from holdfast_operator.status import BackendStatus, ResourceStatus, ServerStatus
+from holdfast_operator.services.surveys import Surveys
+from holdfast_operator.status import BackendStatus, ResourceStatus, ServerStatus, Sweep
 
 CHECK: Final = 10.0
 """Seconds between looks at a server that answers: one round trip, and nothing else to notice a loss."""
@@ -69,6 +71,7 @@ _ANSWERED: Final = frozenset(
 class _Seen:
     """A server that can be used, and what it said of itself."""
 
+    hands: Maintenance
     info: ServerInfo
     message: str
 
@@ -80,9 +83,14 @@ class BackendService:
         cluster: what is in the cluster.
         connections: to the servers.
         clock: for transitions and intervals.
+        surveys: of the keys on the servers.
     """
 
-    def __init__(self, cluster: Cluster, connections: Connections, clock: Clock) -> None:
+    def __init__(
+        self, cluster: Cluster, connections: Connections, clock: Clock, surveys: Surveys
+    ) -> None:
+        self._surveys = surveys
+        self._last_users = LastUsers(clock)
         self._cluster = cluster
         self._connections = connections
         self._clock = clock
@@ -104,6 +112,8 @@ class BackendService:
             held = paused(before, generation=generation, now=now)
             return Outcome(changed(before, before.model_copy(update={"conditions": held})))
         changes: dict[str, object] = {"observed_generation": generation}
+        events: tuple[Event, ...] = ()
+        more = False
         try:
             seen = await self._look(backend)
         except Obstacle as obstacle:
@@ -121,6 +131,7 @@ class BackendService:
                 product=info.product, version=info.version, mode=info.mode
             )
             changes |= self._figures(backend, info)
+            changes["last_sweep"], events, more = await self._survey(backend, seen)
         ignored = not_in_force(backend.spec)
         if ignored:
             findings.append(_ignored(ignored))
@@ -130,8 +141,17 @@ class BackendService:
         after = before.model_copy(update=changes)
         again = healing_interval(after, now)
         if again is None and findings[0].status is TRUE:
-            again = CHECK
-        return Outcome(changed(before, after), again=again, events=transition(before, after))
+            again = 0.0 if more else CHECK
+        events = (*transition(before, after), *events)
+        return Outcome(changed(before, after), again=again, events=events)
+
+    async def _survey(
+        self, backend: MemoryBackend, seen: _Seen
+    ) -> tuple[Sweep | None, tuple[Event, ...], bool]:
+        try:
+            return await self._surveys.advance(backend, seen.hands)
+        except HoldfastError:
+            return backend.status.last_sweep, (), False  # the next look says what is wrong
 
     async def finalize(self, body: Body) -> Outcome:
         """Let a MemoryBackend go once no memory uses it. No data are deleted.
@@ -141,12 +161,14 @@ class BackendService:
         """
         metadata, before = metadata_of(body), status_of(body, BackendStatus)
         home = namespace_of(metadata)
-        users = sorted(
-            f"{user.namespace}/{user.name}"
-            for user in map(metadata_of, self._users(home, metadata.name))
-        )
-        namespace = await self._cluster.namespace(home) if users else None
-        if users and namespace is not None and not namespace.terminating:
+        uid, bodies = uid_of(metadata), self._users(home, metadata.name)
+        namespace = await self._cluster.namespace(home) if bodies else None
+        if namespace is None:
+            bodies = []
+        elif namespace.terminating:
+            bodies = self._last_users.waited_for(uid, home, bodies)
+        users = sorted(f"{user.namespace}/{user.name}" for user in map(metadata_of, bodies))
+        if users:
             message = (
                 f"{len(users)} memories are kept here: {listed(users)}. Delete them first; the sessions "
                 "of a memory with deletionPolicy Retain stay on the server."
@@ -168,8 +190,9 @@ class BackendService:
                 events=transition(before, after),
                 blocked=True,
             )
-        uid = uid_of(metadata)
         self._figures_written.pop(uid, None)
+        self._surveys.forget(uid)
+        self._last_users.forget(uid)
         await self._connections.close(uid)
         return Outcome()
 
@@ -232,7 +255,7 @@ class BackendService:
                 "The server has reached its memory limit and refuses writes: give it more memory, or "
                 "shorten retention.",
             )
-        return _Seen(info, available(backend.spec, info))
+        return _Seen(hands, info, available(backend.spec, info))
 
     async def _connect(self, backend: MemoryBackend) -> Maintenance:
         spec, metadata = backend.spec, backend.metadata

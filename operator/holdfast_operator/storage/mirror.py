@@ -74,6 +74,10 @@ class Mirror:
         keys = self.dependants(Key(Kind.BACKEND, namespace, name))
         return [self._bodies[key] for key in keys]
 
+    def memories(self) -> list[Body]:
+        """Return every memory."""
+        return [body for key, body in self._bodies.items() if key.kind is Kind.RESOURCE]
+
     def backend_of(self, resource: Key) -> Key | None:
         """Name the backend that a memory names."""
         return self._refs.get(resource)

@@ -1,0 +1,154 @@
+"""Walking over all keys under a prefix: what no index leads to is found only so.
+
+SCAN, bounded by its COUNT. It promises about keys what ZSCAN does about entries: whatever is there from
+the walk's beginning to its end comes at least once.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from holdfast.store.maintenance import Orphan, Survey
+from holdfast.store.redis.carrier import Reply
+from holdfast.store.redis.index import Entry, Index
+from holdfast.store.redis.layout import SessionKeys, memory_keys, session_keys
+from holdfast.store.redis.replies import text
+from holdfast.store.redis.runner import Runner
+from holdfast.store.redis.sweeping import ABANDONED, check, run_expire
+from holdfast.values import MemoryAddress
+
+_STATE = frozenset({b"meta", b"log", b"pin", b"ids", b"hist"})
+_NAME = rb"[a-z0-9][-.a-z0-9]{0,62}"
+_SOON = 3_600_000
+"""Milliseconds: an orphan that ends by then is not worth a word."""
+_DAY, _WEEK = 86_400_000, 7 * 86_400_000
+
+
+class Task(NamedTuple):
+    """What a survey is to do; see `Maintenance.survey`."""
+
+    served: frozenset[MemoryAddress]
+    elsewhere: frozenset[MemoryAddress]
+    cluster: str
+    expire: frozenset[MemoryAddress]
+    mend: bool
+
+
+class _Batch(NamedTuple):
+    """Keys of one step, sorted by whose they are."""
+
+    sessions: dict[MemoryAddress, set[bytes]]  # of memories that are served
+    passing: list[bytes]  # their waiters and wake-ups, which live for a moment
+    others: dict[MemoryAddress, list[tuple[bytes, bytes, bytes]]]  # key, session, what it is
+
+
+class Surveyor:
+    """Looks at keys under one prefix.
+
+    Args:
+        runner: runs scripts and reads.
+        prefix: first part of every key.
+        task: what to do with what is found.
+    """
+
+    def __init__(self, runner: Runner, prefix: str, task: Task) -> None:
+        self._runner = runner
+        self._prefix = prefix
+        self._task = task
+        own = re.escape(prefix.encode())
+        self._form = re.compile(
+            rb"%b:\{(%b)/(%b)(?:/([-A-Za-z0-9_.:%%]+))?\}:(.+)" % (own, _NAME, _NAME), re.DOTALL
+        )
+
+    async def step(self, cursor: int, limit: int) -> Survey:
+        """Look at about `limit` keys; see `Maintenance.survey`."""
+        match = f"{self._prefix}:{{*"
+        [(after, keys)] = await self._runner.read(
+            [(b"SCAN", cursor, b"MATCH", match, b"COUNT", limit)]
+        )
+        batch = self._sorted(keys)
+        relisted, repaired = await self._relist(batch)
+        if self._task.mend:
+            repaired += await self._bound(batch.passing, ABANDONED)
+        orphans, ended = await self._orphans(batch)
+        return Survey(int(after), len(keys), relisted, repaired + ended, orphans)
+
+    def _sorted(self, keys: Sequence[bytes]) -> _Batch:
+        batch = _Batch(defaultdict(set), [], defaultdict(list))
+        for key in keys:
+            parts = self._form.fullmatch(key)
+            if parts is None:
+                continue  # no memory can have it
+            memory = MemoryAddress(text(parts[1]), text(parts[2]))
+            session, what = parts[3] or b"", parts[4]
+            if memory in self._task.served:
+                if session and what in _STATE:
+                    batch.sessions[memory].add(session)
+                elif session:
+                    batch.passing.append(key)
+            elif memory not in self._task.elsewhere:
+                batch.others[memory].append((key, session, what))
+        return batch
+
+    async def _relist(self, batch: _Batch) -> tuple[int, int]:
+        """Put sessions back that their index does not know; return how many, and keys set right."""
+        named = [(memory, one) for memory, names in batch.sessions.items() for one in names]
+        scores = await self._runner.each(
+            [(b"ZSCORE", memory_keys(memory, self._prefix).sessions, one) for memory, one in named]
+        )
+        lost = [pair for pair, score in zip(named, scores, strict=True) if score is None]
+        looks = await self._runner.each([check(self._keys(*pair)) for pair in lost])
+        found = [(pair, _word(look), look) for pair, look in zip(lost, looks, strict=True)]
+        alive = [pair for pair, word, look in found if word in {"OK", "WRONG"} and len(look) > 1]
+        if not self._task.mend:
+            wrong = (look[1] for _, word, look in found if word in {"WRONG", "STRAY"})
+            return len(alive), sum(wrong)
+        doubtful = [pair for pair, word, _ in found if word in {"WRONG", "STRAY", "BROKEN"}]
+        repaired = await run_expire(self._runner, [self._keys(*pair) for pair in doubtful], _DAY)
+        relisted = 0
+        for memory in {memory for memory, _ in alive}:
+            entries = [Entry(one, b"0") for where, one in alive if where == memory]
+            index = Index(self._runner, memory, memory_keys(memory, self._prefix), self._prefix)
+            relisted += await index.restore(entries)
+        return relisted, repaired
+
+    async def _orphans(self, batch: _Batch) -> tuple[dict[MemoryAddress, Orphan], int]:
+        """Count the keys of memories that nothing stands for; return also how many got an expiry."""
+        memories = list(batch.others)
+        owners = await self._runner.each(
+            [
+                (b"HMGET", memory_keys(memory, self._prefix).owner, b"cluster", b"uid")
+                for memory in memories
+            ]
+        )
+        found: dict[MemoryAddress, Orphan] = {}
+        repaired = 0
+        for memory, owner in zip(memories, owners, strict=True):
+            cluster, uid = (None, None) if isinstance(owner, Exception) else owner
+            ours = text(cluster) == self._task.cluster
+            if cluster is not None and not ours:
+                continue  # another cluster looks after it
+            # What a deleted memory leaves for a day is no orphan.
+            keys = [one for one in batch.others[memory] if uid is not None or one[2] != b"owner"]
+            lives = await self._runner.each([(b"PTTL", key) for key, *_ in keys])
+            pairs = list(zip(keys, lives, strict=True))
+            immortal = [key for (key, session, _), life in pairs if session and life == -1]
+            lasting = sum(life == -1 or life > _SOON for life in lives)
+            if lasting:
+                found[memory] = Orphan(lasting, len(immortal), ours)
+            if ours and self._task.mend and memory in self._task.expire:
+                repaired += await self._bound(immortal, _WEEK)
+        return found, repaired
+
+    async def _bound(self, keys: Sequence[bytes], life: int) -> int:
+        """Give keys an expiry that have none; return how many had none."""
+        replies = await self._runner.each([(b"PEXPIRE", key, life, b"NX") for key in keys])
+        return sum(reply == 1 for reply in replies)
+
+    def _keys(self, memory: MemoryAddress, session: bytes) -> SessionKeys:
+        return session_keys(memory, session.decode("ascii"), self._prefix)
+
+
+def _word(look: Reply) -> str:
+    return "BROKEN" if isinstance(look, Exception) else text(look[0])
