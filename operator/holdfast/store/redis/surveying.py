@@ -38,7 +38,9 @@ class Task(NamedTuple):
 class _Batch(NamedTuple):
     """Keys of one step, sorted by whose they are."""
 
-    sessions: dict[MemoryAddress, set[bytes]]  # of memories that are served
+    sessions: dict[
+        tuple[MemoryAddress, bytes], list[bytes]
+    ]  # their keys, of memories that are served
     passing: list[bytes]  # their waiters and wake-ups, which live for a moment
     others: dict[MemoryAddress, list[tuple[bytes, bytes, bytes]]]  # key, session, what it is
 
@@ -75,7 +77,7 @@ class Surveyor:
         return Survey(int(after), len(keys), relisted, repaired + ended, orphans)
 
     def _sorted(self, keys: Sequence[bytes]) -> _Batch:
-        batch = _Batch(defaultdict(set), [], defaultdict(list))
+        batch = _Batch(defaultdict(list), [], defaultdict(list))
         for key in keys:
             parts = self._form.fullmatch(key)
             if parts is None:
@@ -84,7 +86,7 @@ class Surveyor:
             session, what = parts[3] or b"", parts[4]
             if memory in self._task.served:
                 if session and what in _STATE:
-                    batch.sessions[memory].add(session)
+                    batch.sessions[memory, session].append(key)
                 elif session:
                     batch.passing.append(key)
             elif memory not in self._task.elsewhere:
@@ -93,19 +95,20 @@ class Surveyor:
 
     async def _relist(self, batch: _Batch) -> tuple[int, int]:
         """Put sessions back that their index does not know; return how many, and keys set right."""
-        named = [(memory, one) for memory, names in batch.sessions.items() for one in names]
+        named = list(batch.sessions)
         scores = await self._runner.each(
             [(b"ZSCORE", memory_keys(memory, self._prefix).sessions, one) for memory, one in named]
         )
         lost = [pair for pair, score in zip(named, scores, strict=True) if score is None]
         looks = await self._runner.each([check(self._keys(*pair)) for pair in lost])
-        found = [(pair, _word(look), look) for pair, look in zip(lost, looks, strict=True)]
-        alive = [pair for pair, word, look in found if word in {"OK", "WRONG"} and len(look) > 1]
-        if not self._task.mend:
-            wrong = (look[1] for _, word, look in found if word in {"WRONG", "STRAY"})
-            return len(alive), sum(wrong)
-        doubtful = [pair for pair, word, _ in found if word in {"WRONG", "STRAY", "BROKEN"}]
-        repaired = await run_expire(self._runner, [self._keys(*pair) for pair in doubtful], _DAY)
+        alive = [pair for pair, look in zip(lost, looks, strict=True) if _is_session(look)]
+        others = [pair for pair in lost if pair not in set(alive)]
+        if not self._task.mend:  # a session is found with its meta, and a key on its own
+            found = sum(self._keys(*pair).meta in batch.sessions[pair] for pair in alive)
+            keys = [key for pair in others for key in batch.sessions[pair]]
+            lives = await self._runner.each([(b"PTTL", key) for key in keys])
+            return found, sum(life == -1 for life in lives)
+        repaired = await run_expire(self._runner, [self._keys(*pair) for pair in others], _DAY)
         relisted = 0
         for memory in {memory for memory, _ in alive}:
             entries = [Entry(one, b"0") for where, one in alive if where == memory]
@@ -150,5 +153,8 @@ class Surveyor:
         return session_keys(memory, session.decode("ascii"), self._prefix)
 
 
-def _word(look: Reply) -> str:
-    return "BROKEN" if isinstance(look, Exception) else text(look[0])
+def _is_session(look: Reply) -> bool:
+    """Whether a check found a session, be its expiry right or not; a tombstone is none."""
+    if isinstance(look, Exception):
+        return False
+    return look[0] == b"OK" or (look[0] == b"WRONG" and len(look) == 3)

@@ -82,24 +82,24 @@ class Sweeper:
             for reply in visit.replies(word)
             if isinstance(reply[-1], bytes) and len(reply) > 1
         ]
-        strays = visit.answers.get("STRAY", [])
+        doubtful = [*visit.answers.get("STRAY", ()), *visit.answers.get("BROKEN", ())]
+        immortal = [
+            entry for entry, reply in doubtful if not isinstance(reply, Exception) and reply[1] > 0
+        ]
         if mend:
-            wrong = [
-                *visit.entries("WRONG", "BROKEN"),
-                *(entry for entry, reply in strays if reply[1] > 0),
-            ]
+            wrong = [*visit.entries("WRONG"), *immortal]
             repaired = await self._expire(wrong, ttl)
             dropped = await self._index.forget(visit.entries("GONE"), idle=ABANDONED)
         else:
             repaired = sum(reply[1] for reply in visit.replies("WRONG"))
-            repaired += sum(reply[1] for _, reply in strays)
+            repaired += sum(reply[1] for _, reply in doubtful if not isinstance(reply, Exception))
             dropped = await self._abandoned(visit.entries("GONE"))
         sums = (sum(column) for column in zip(*held, strict=True)) if held else (0, 0, 0)
         swept = Swept(
             totals=Totals(len(held), *sums),
             repaired=repaired,
             dropped=dropped,
-            strays=sum(reply[2] for _, reply in strays),
+            strays=sum(reply[2] for reply in visit.replies("STRAY")),
         )
         return visit.step(changed=repaired, dropped=dropped if mend else 0), swept
 

@@ -4,12 +4,12 @@
 -- KEYS  meta log pin ids hist
 -- ARGV  nothing
 -- Returns {OK, k}, {WRONG, keys with another expiry or none, k}, {BURIED} or {WRONG, keys} of a tombstone, {GONE} when
--- there is no key, {STRAY, keys without an expiry, keys} when the counters are gone, {BROKEN} when they are none of ours,
--- or {LAYOUT, layout}.
+-- there is no key, {STRAY, keys without an expiry, keys} when the counters are gone, {BROKEN, keys without an expiry, keys}
+-- when they are none of ours, or {LAYOUT, layout}.
 local call = redis.call
-local fields = call('HMGET', KEYS[1], 'k', 's')
+local fields = redis.pcall('HMGET', KEYS[1], 'k', 's')
 local k, s = fields[1], fields[2]
-if not k then
+if not k or not s or #s ~= 45 or #k ~= 64 then
   local immortal, there = 0, 0
   for n = 1, 5 do
     local at = call('PEXPIRETIME', KEYS[n])
@@ -19,10 +19,7 @@ if not k then
   if there == 0 then
     return { 'GONE' }
   end
-  return { 'STRAY', immortal, there }
-end
-if not s or #s ~= 45 or #k ~= 64 then
-  return { 'BROKEN' }
+  return { (k or fields.err) and 'BROKEN' or 'STRAY', immortal, there }
 end
 local layout, rule = string.byte(s, 1, 2)
 if layout ~= 1 then
