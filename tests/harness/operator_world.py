@@ -3,6 +3,7 @@
 Only what is foreign to the services is stood in for: the API server, Redis, and time.
 """
 
+import bisect
 import copy
 import zlib
 from collections.abc import Collection, Mapping, Sequence
@@ -84,6 +85,12 @@ class Memory:
     walk: Walk | None = None
     wrong: dict[str, int] = field(default_factory=dict[str, int])  # keys with a wrong expiry
     unlisted: set[str] = field(default_factory=set[str])
+    order: tuple[object, list[tuple[int, str]]] = (None, [])  # of a run of the server
+
+
+def ordered(run: int, names: Collection[str]) -> list[tuple[int, str]]:
+    """Return the sessions in the order in which a run of the server walks over them."""
+    return sorted((1 + zlib.crc32(f"{run}/{name}".encode()), name) for name in names)
 
 
 class FakeServer:
@@ -178,10 +185,12 @@ class FakeServer:
         """Return the next sessions of a walk, where it goes on, and whether it had to begin again."""
         restarted = cursor != 0 and cursor & 0xFF != self.run & 0xFF
         begins = 0 if restarted else cursor >> 8
-        places = sorted(
-            (1 + zlib.crc32(f"{self.run}/{name}".encode()), name) for name in held.sessions
-        )
-        ahead = [(place, name) for place, name in places if place >= begins]
+        version = (self.run, len(held.sessions), next(reversed(held.sessions), None))
+        if held.order[0] != version:
+            held.order = (version, ordered(self.run, held.sessions))
+        places = held.order[1]
+        first = bisect.bisect_left(places, (begins, ""))
+        ahead = places[first : first + limit + 1]
         after = ahead[limit][0] << 8 | self.run & 0xFF if len(ahead) > limit else 0
         return [name for _, name in ahead[:limit]], after, restarted
 

@@ -298,10 +298,12 @@ def _bare(body: Body) -> MemoryResource | None:
     It may have been served before it was edited, or by a version that could read it.
     """
     spec = mapping(body.get("spec"))
-    kept_parts = {name: spec[name] for name in ("backendRef", "deletionPolicy") if name in spec}
-    try:
-        return MemoryResource.from_body(
-            {**body, "spec": {**kept_parts, "retention": {"ttl": "24h"}}}
-        )
-    except PolicyInvalid:
-        return None
+    for names in (("backendRef", "deletionPolicy"), ("backendRef",)):
+        parts = {name: spec[name] for name in names if name in spec}
+        try:
+            return MemoryResource.from_body(
+                {**body, "spec": {**parts, "retention": {"ttl": "24h"}}}
+            )
+        except PolicyInvalid:
+            continue
+    return None
