@@ -21,6 +21,7 @@ from holdfast_operator.reasons import (
     PolicyReason,
     ReadyReason,
     Reason,
+    RiskReason,
 )
 from holdfast_operator.status import (
     BackendStatus,
@@ -55,6 +56,7 @@ __all__ = [
     "Reason",
     "ResourceSpec",
     "ResourceStatus",
+    "RiskReason",
     "Rollout",
     "ServerStatus",
     "Sweep",

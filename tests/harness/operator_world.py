@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from holdfast.errors import AccessDenied, HoldfastError
+from holdfast.store.addresses import Address
 from holdfast.store.maintenance import (
     Maintenance,
     Orphan,
@@ -30,7 +31,13 @@ from holdfast_operator.services.deletions import DeletionService
 from holdfast_operator.services.objects import backend_ref
 from holdfast_operator.services.outcome import Outcome
 from holdfast_operator.services.pacing import Paces
-from holdfast_operator.services.ports import Address, Body, Credentials, Namespace, Secret
+from holdfast_operator.services.ports import (
+    Body,
+    ConfigMap,
+    Namespace,
+    Secret,
+    UnusableCertificates,
+)
 from holdfast_operator.services.resources import ResourceService
 from holdfast_operator.services.surveys import Surveys
 from holdfast_operator.services.targets import Targets
@@ -113,7 +120,8 @@ class FakeServer:
         self.fault: HoldfastError | None = None
         self.calls: list[str] = []
         self.protected: set[str] = set()
-        self.logins: list[tuple[Address, Credentials]] = []
+        self.addresses: list[Address] = []
+        self.name: str | None = None
         self.usage: dict[MemoryAddress, Totals] = {}
         self.run = 1
         self.orphans: dict[MemoryAddress, Orphan] = {}
@@ -133,6 +141,20 @@ class FakeServer:
 
     async def load_scripts(self) -> None:
         self._call("load_scripts")
+
+    async def instance(self) -> str | None:
+        self._call("instance")
+        return self.name
+
+    async def mark(self, backend: str, instance: str) -> str:
+        self._call("mark")
+        self.name = self.name or instance
+        return self.name
+
+    def empty(self) -> None:
+        """Lose everything."""
+        self.name = None
+        self.memories.clear()
 
     async def claim(self, memory: MemoryAddress, owner: Owner, *, adopt: bool = False) -> Ownership:
         self._call("claim")
@@ -300,10 +322,12 @@ class FakeConnections:
         return self._server if found is not None and found[0] == generation else None
 
     async def open(
-        self, backend: str, generation: int, version: str, address: Address, login: Credentials
+        self, backend: str, generation: int, version: str, address: Address, prefix: str
     ) -> Maintenance:
         if self._open.get(backend) != (generation, version):
-            self._server.logins.append((address, login))
+            if address.tls is not None and address.tls.pair == b"broken\nbroken":
+                raise UnusableCertificates
+            self._server.addresses.append(address)
             self._open[backend] = (generation, version)
         return self._server
 
@@ -312,6 +336,9 @@ class FakeConnections:
 
     def refused_login(self, error: AccessDenied) -> bool:
         return "password" in error.message
+
+    def failed_tls(self, error: HoldfastError) -> bool:
+        return "TLS" in error.message
 
     def is_open(self, backend: str) -> bool:
         return backend in self._open
@@ -326,6 +353,7 @@ class World:
         self.connections = FakeConnections(self.server)
         self.namespaces: dict[str, Namespace] = {}
         self.secrets: dict[tuple[str, str], Secret] = {}
+        self.config_maps: dict[tuple[str, str], ConfigMap] = {}
         self.objects: dict[tuple[str, str, str], dict[str, Any]] = {}
         self.hidden: set[str] = set()
         self.id = "cluster-1"
@@ -363,6 +391,9 @@ class World:
 
     async def secret(self, namespace: str, name: str) -> Secret | None:
         return self.secrets.get((namespace, name))
+
+    async def config_map(self, namespace: str, name: str) -> ConfigMap | None:
+        return self.config_maps.get((namespace, name))
 
     async def cluster_id(self) -> str:
         return self.id

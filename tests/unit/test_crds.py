@@ -25,6 +25,7 @@ from holdfast_operator.resources import (
     NotInForceReason,
     PolicyReason,
     ReadyReason,
+    RiskReason,
 )
 from holdfast_operator.schema import SchemaError, object_schema
 from tests.fixtures.cases import ROOT, Case, Expected, case_name, invalid_cases, valid_cases
@@ -379,6 +380,7 @@ def test_reasons_are_a_closed_list() -> None:
         "Deleting",
         "InUse",
         "IsolationNotAcknowledged",
+        "TooManyResources",
     }
     assert set(PolicyReason) == {
         "Applied",
@@ -393,6 +395,13 @@ def test_reasons_are_a_closed_list() -> None:
         "SecretNameTaken",
         "NoPermission",
         "FieldsNotPrefix",
+    }
+    assert set(RiskReason) == {
+        "ServerSilent",
+        "MemoryPressure",
+        "EvictionEnabled",
+        "PersistenceOff",
+        "ReplicasNotRequired",
     }
     assert set(NotInForceReason) == {"FieldsNotInForce"}
     assert set(REASONS) == set(ConditionType)

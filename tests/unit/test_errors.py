@@ -44,7 +44,7 @@ from holdfast.session import Session
 from holdfast.store import refusals
 from holdfast.store.in_memory import InMemoryStore
 from holdfast.store.redis import RedisStore
-from holdfast.store.redis.carrier import Broken, Command, PoolCarrier
+from holdfast.store.redis.carrier import Broken, Carrier, Command, PoolCarrier
 from holdfast.store.redis.cluster import ClusterCarrier
 from holdfast.store.redis.replies import accept, raise_for, read_status
 from holdfast.store.redis.runner import Runner
@@ -313,6 +313,9 @@ class Scripted:
 
     async def block(self, command: Command, seconds: float) -> None:
         raise AssertionError("nobody waits here")
+
+    async def nodes(self) -> Sequence[Carrier]:
+        return [self]
 
     async def aclose(self) -> None:
         pass
@@ -1179,6 +1182,19 @@ def several_servers_cases() -> Iterator[Case]:
         lambda: behind(Scripted(Broken("x"))),
     )
     yield Case(
+        "no sentinel at all",
+        errors.ConfigurationError,
+        "what answers is no Sentinel: give the addresses of the sentinels, or write the server's as "
+        "redis://",
+        lambda: behind(Scripted([ResponseError("unknown command 'SENTINEL'")])),
+    )
+    yield Case(
+        "a server that wants a password",
+        errors.AccessDenied,
+        "the server wants a user name and a password: give them with the address",
+        lambda: run([AuthenticationError(SECRET)]),
+    )
+    yield Case(
         "an unknown primary",
         errors.StoreUnavailable,
         "the sentinels know no primary of the name 'main'",
@@ -1436,6 +1452,7 @@ ELSEWHERE = {
     "policy/faults.py",
     "store/maintenance.py",
     "store/redis/maintenance.py",
+    "store/redis/fleet.py",
     "store/redis/index.py",
 }
 RAISING = CLASSES.keys() | {"_not_found"}

@@ -1,7 +1,7 @@
 """What an address says: which servers, how they are found, who we are, and how TLS is checked."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, TypeAlias
 from urllib.parse import parse_qs, unquote
@@ -37,24 +37,30 @@ class Login:
     """Who we are to a server. None: nobody in particular."""
 
     username: str | None = None
-    password: str | None = None
+    password: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """How a server's certificate is checked, and which is ours. Files are read at each connection.
+    """How a server's certificate is checked, and which is ours, from files or as they are.
+
+    Files are read at each connection.
 
     Attributes:
         ca: PEM file of the authority that alone is trusted; None: those of the system.
         cert: PEM file of our own certificate, for servers that ask for one.
         key: PEM file of its private key.
         server_name: what the certificate must name; None: the host we connect to.
+        authority: in place of `ca`, certificates in PEM form.
+        pair: in place of `cert` and `key`, both in PEM form.
     """
 
     ca: str | None = None
     cert: str | None = None
     key: str | None = None
     server_name: str | None = None
+    authority: str | None = field(default=None, repr=False)
+    pair: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

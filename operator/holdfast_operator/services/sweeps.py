@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from holdfast.store.maintenance import Swept
+from holdfast_operator.services.conditions import timestamp
 from holdfast_operator.services.measurements import NOTHING, added
 from holdfast_operator.services.outcome import Event, EventType
 from holdfast_operator.services.pacing import Paces, spread
 from holdfast_operator.services.ports import Clock
 from holdfast_operator.services.sweep_requests import INTERVAL, Request
 from holdfast_operator.services.targets import Target
+from holdfast_operator.status import Sweep
 
 _BUDGET: Final = 0.8
 _COST: Final = 0.5
@@ -134,6 +136,21 @@ class Sweeps:
     def forget(self, uid: str) -> None:
         """Drop what is remembered of a memory that is gone."""
         self._sweeps.pop(uid, None)
+
+
+def swept_status(report: Report, last: Sweep | None, clock: Clock) -> Sweep | None:
+    """Return what status says of the last sweep: what was as it should be is no news."""
+    swept = report.swept
+    strays = last.orphans if last else 0
+    if report.request is None and not swept.repaired and swept.strays in (0, strays):
+        return last
+    return Sweep(
+        time=timestamp(clock.now()),
+        repaired=swept.repaired,
+        orphans=swept.strays,
+        dry_run=True if report.dry else None,
+        request=report.request.text if report.request else (last.request if last else None),
+    )
 
 
 def _what_counts(so_far: Swept, *, dry: bool) -> Swept:

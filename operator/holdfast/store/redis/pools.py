@@ -2,6 +2,8 @@
 
 import ssl
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 from redis.asyncio import ConnectionPool
@@ -72,7 +74,7 @@ class TlsConnection(SSLConnection):
         if not self.is_connected:
             try:
                 self.ssl_context.context = _Context.make(self._tls)
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 raise ssl.SSLError("a file for TLS cannot be used") from error
         await super().connect()
 
@@ -87,15 +89,43 @@ class _Context(ssl.SSLContext):
         context = cls(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.server_name = tls.server_name
-        if tls.ca is None:
+        if tls.authority is None and tls.ca is None:
             context.load_default_certs()
         else:
-            context.load_verify_locations(cafile=tls.ca)
-        if tls.cert is not None:
-            context.load_cert_chain(tls.cert, tls.key)
+            context.load_verify_locations(cafile=tls.ca, cadata=tls.authority)
+        if tls.pair is not None:
+            _load_pair(context, tls.pair)
+        elif tls.cert is not None:
+            context.load_cert_chain(tls.cert, tls.key, password=_no_password)
         return context
 
     def wrap_bio(self, *arguments: Any, **options: Any) -> ssl.SSLObject:
         if self.server_name is not None:
             options["server_hostname"] = self.server_name
         return super().wrap_bio(*arguments, **options)
+
+
+def check_tls(tls: Tls) -> None:
+    """Read what TLS needs, as each connection will.
+
+    Raises:
+        ValueError: something cannot be read, or a key is not its certificate's; which it is, is not said.
+    """
+    try:
+        _Context.make(tls)
+    except (OSError, ValueError) as error:  # OSError: also what ssl raises
+        raise ValueError("the certificates cannot be used") from error
+
+
+def _load_pair(context: ssl.SSLContext, pair: bytes) -> None:
+    """Load what ssl takes from a file only. The file is nobody else's, and gone when it was read."""
+    with TemporaryDirectory(prefix="holdfast-") as directory:
+        file = Path(directory) / "pair.pem"
+        file.touch(mode=0o600)
+        file.write_bytes(pair)
+        context.load_cert_chain(file, password=_no_password)
+
+
+def _no_password() -> str:
+    """Answer for an encrypted key: otherwise ssl would ask on the terminal, and wait."""
+    return ""

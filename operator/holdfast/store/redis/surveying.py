@@ -1,7 +1,8 @@
 """Walking over all keys under a prefix: what no index leads to is found only so.
 
-SCAN, bounded by its COUNT. It promises about keys what ZSCAN does about entries: whatever is there from
-the walk's beginning to its end comes at least once.
+SCAN, bounded by its COUNT, on one primary after the other. It promises about keys what ZSCAN does about
+entries: whatever is there from the walk's beginning to its end comes at least once. A server that does
+not answer is left out, and slots that move meanwhile may be missed: the next walk finds what is there.
 """
 
 import re
@@ -9,8 +10,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from holdfast.errors import StoreUnavailable
 from holdfast.store.maintenance import Orphan, Survey
-from holdfast.store.redis.carrier import Reply
+from holdfast.store.redis.carrier import Carrier, Reply
 from holdfast.store.redis.index import Entry, Index
 from holdfast.store.redis.layout import SessionKeys, memory_keys, session_keys
 from holdfast.store.redis.replies import text
@@ -22,6 +24,7 @@ _STATE = frozenset({b"meta", b"log", b"pin", b"ids", b"hist"})
 _NAME = rb"[a-z0-9][-.a-z0-9]{0,62}"
 _SOON = 3_600_000
 """Milliseconds: an orphan that ends by then is not worth a word."""
+_MOST_NODES = 1 << 12
 _DAY, _WEEK = 86_400_000, 7 * 86_400_000
 
 
@@ -49,13 +52,16 @@ class Surveyor:
     """Looks at keys under one prefix.
 
     Args:
-        runner: runs scripts and reads.
+        carrier: knows the servers.
+        patience: seconds a call is repeated while one cannot serve.
         prefix: first part of every key.
         task: what to do with what is found.
     """
 
-    def __init__(self, runner: Runner, prefix: str, task: Task) -> None:
-        self._runner = runner
+    def __init__(self, carrier: Carrier, prefix: str, task: Task, *, patience: float) -> None:
+        self._carrier = carrier
+        self._patience = patience
+        self._runner = Runner(carrier, patience=patience)
         self._prefix = prefix
         self._task = task
         own = re.escape(prefix.encode())
@@ -65,16 +71,34 @@ class Surveyor:
 
     async def step(self, cursor: int, limit: int) -> Survey:
         """Look at about `limit` keys; see `Maintenance.survey`."""
-        match = f"{self._prefix}:{{*"
-        [(after, keys)] = await self._runner.read(
-            [(b"SCAN", cursor, b"MATCH", match, b"COUNT", limit)]
-        )
+        at, cursor = cursor % _MOST_NODES, cursor // _MOST_NODES
+        nodes = await self._carrier.nodes()
+        if at >= len(nodes):  # there were more when the walk began
+            return Survey(0, 0, 0, 0, {})
+        cursor, keys = await self._scan(nodes[at], cursor, limit, alone=len(nodes) == 1)
+        at += cursor == 0
+        following = cursor * _MOST_NODES + at if at < len(nodes) else 0
         batch = self._sorted(keys)
         relisted, repaired = await self._relist(batch)
         if self._task.mend:
             repaired += await self._bound(batch.passing, ABANDONED)
         orphans, ended = await self._orphans(batch)
-        return Survey(int(after), len(keys), relisted, repaired + ended, orphans)
+        return Survey(following, len(keys), relisted, repaired + ended, orphans)
+
+    async def _scan(
+        self, node: Carrier, cursor: int, limit: int, *, alone: bool
+    ) -> tuple[int, list[bytes]]:
+        """Return the next keys of a server; none of one that is no primary, or does not answer."""
+        runner = Runner(node, patience=self._patience)
+        command = (b"SCAN", cursor, b"MATCH", f"{self._prefix}:{{*", b"COUNT", limit)
+        commands = [command] if alone else [command, (b"ROLE",)]
+        try:
+            (after, keys), *roles = await runner.read(commands)
+        except StoreUnavailable:
+            if alone:
+                raise
+            return 0, []
+        return (int(after), keys) if all(role[0] == b"master" for role in roles) else (0, [])
 
     def _sorted(self, keys: Sequence[bytes]) -> _Batch:
         batch = _Batch(defaultdict(list), [], defaultdict(list))
