@@ -10,13 +10,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
+import holdfast
+from holdfast.store.addresses import read_address
 from holdfast.store.maintenance import Orphan, Step, Survey, Swept, Totals, Walk
+from holdfast.store.redis.connecting import make_carrier
 from holdfast.store.redis.layout import SessionKeys, memory_keys, session_keys
 from holdfast.store.redis.maintenance import RedisMaintenance
+from holdfast.store.redis.runner import Runner
 from holdfast.values import MemoryAddress
+from tests.harness.cluster_of_servers import ClusterOfServers
 from tests.harness.meta import Meta
 from tests.harness.servers import Server
-from tests.integration.world import AGAIN, FIRST, FOREIGN, HOUR, World, user
+from tests.integration.world import AGAIN, FIRST, FOREIGN, HOUR, World, spec, user
 
 pytestmark = [pytest.mark.redis, pytest.mark.asyncio]
 
@@ -366,6 +371,38 @@ class TestSurvey:
         await world.bury(revision)
         assert await world.hands.end_deletion(world.memory, AGAIN)
         assert world.memory not in await orphans()
+
+
+async def test_a_sweep_and_a_survey_reach_every_node_of_a_cluster(
+    cluster_of_servers: ClusterOfServers,
+) -> None:
+    memory = MemoryAddress(f"team-{uuid.uuid4().hex[:12]}", "support")
+    hands = RedisMaintenance(make_carrier(read_address(cluster_of_servers.url), timeout=5))
+    async with holdfast.connect(
+        cluster_of_servers.url, namespace=memory.namespace, policy=spec()
+    ) as client:
+        assert await hands.claim(memory, FIRST)
+        names = [f"s-{number}" for number in range(40)]
+        for name in names:
+            await client.memory("support").session(name).append(user("x"))
+        carrier = make_carrier(read_address(cluster_of_servers.url), timeout=5)
+        runner = Runner(carrier, patience=5)
+        index = memory_keys(memory, "mem").sessions
+        logs = [session_keys(memory, name, "mem").log for name in names]
+        orphan = session_keys(MemoryAddress(memory.namespace, "gone"), "s", "mem").log
+        await runner.each([(b"PERSIST", log) for log in logs[:25]])
+        await runner.each([(b"ZREM", index, name) for name in names[20:]])
+        await runner.each([(b"RPUSH", orphan, b"record")])
+        assert (await sweep(hands, memory)).repaired == 20
+        found = await survey(hands, {memory}, set())
+        assert found.relisted == 20
+        assert found.orphans[MemoryAddress(memory.namespace, "gone")] == Orphan(1, 1, ours=False)
+        assert (await sweep(hands, memory)).repaired == 5
+        lives = await runner.each([(b"PTTL", log) for log in logs])
+        assert all(0 < life <= HOUR for life in lives)
+        await runner.each([(b"DEL", orphan)])
+        await carrier.aclose()
+    await hands.aclose()
 
 
 FAULTS = st.sampled_from(["right", "right", "immortal", "wrong", "absent"])
