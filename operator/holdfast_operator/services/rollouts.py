@@ -20,6 +20,8 @@ BUDGET: Final = 0.8
 """Seconds of work in one step."""
 CHECK: Final = 300.0
 """Seconds between walks over sessions that could not be brought under a limit."""
+_LOOK: Final = 0.25
+"""What the second pass costs, which finds nearly all sessions done."""
 
 
 class Progress(NamedTuple):
@@ -155,7 +157,8 @@ class Rollouts:
             step = await pace.call(
                 lambda limit: target.hands.roll_out(
                     target.memory, terms, cursor=walk.cursor, limit=limit, grace=GRACE
-                )
+                ),
+                cost=_LOOK if walk.second else 1.0,
             )
             if walk.take_in(step):
                 return True
