@@ -1,4 +1,4 @@
-"""What the benchmarks of the operator ask the API server, without kubectl, which takes longer than they do."""
+"""What the operator's benchmarks ask the API server, without kubectl, which takes longer than they do."""
 
 import base64
 import http.client

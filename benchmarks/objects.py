@@ -118,7 +118,7 @@ def _many(stage: Stage) -> list[Figure]:
     created = time.perf_counter() - begin
     seconds_until(lambda: stage.all_ready("many-", number), deadline=_DEADLINE, every=0.25)
     took = time.perf_counter() - begin
-    _until_idle(stage.operator.pid)
+    until_idle(stage.operator.pid)
     writes = (stage.api.writes() - before - number) / number
     return [
         figure(
@@ -144,7 +144,7 @@ def _restart(stage: Stage) -> list[Figure]:
     stage.operator.terminate()
     before = stage.api.writes()
     stage.operator.start()
-    idle = _until_idle(stage.operator.pid)
+    idle = until_idle(stage.operator.pid)
     resident = _resident(stage.operator.pid) / _MEBI
     note = f"{number} memories, all Ready"
     return [
@@ -184,7 +184,7 @@ def _rest(stage: Stage) -> list[Figure]:
     ]
 
 
-def _until_idle(pid: int) -> float:
+def until_idle(pid: int) -> float:
     """Wait for a second in which a process does next to nothing; return the seconds until it began."""
     begin = time.perf_counter()
     spent = _spent(pid)

@@ -11,7 +11,7 @@ from typing import Any
 
 from api import reason, seconds_until
 from measure import Figure, figure
-from objects import Stage
+from objects import Stage, until_idle
 from redis.asyncio import Redis
 
 import holdfast
@@ -108,13 +108,7 @@ def _since(writers: subprocess.Popen[bytes]) -> dict[str, float]:
 
 def _sweep(stage: Stage, number: int) -> list[Figure]:
     """Sweep sessions that have nothing wrong."""
-    time.sleep(1)  # a sweep follows a rollout by itself
-    seconds_until(
-        lambda: _told(
-            stage, lambda one: one["status"].get("usage", {}).get("sessions", 0) >= number
-        ),
-        deadline=_DEADLINE,
-    )
+    until_idle(stage.operator.pid)  # a sweep follows a rollout by itself
     before, begin = asyncio.run(_cpu(stage.server.url)), time.perf_counter()
     annotation = {"metadata": {"annotations": {"holdfast.dev/sweep": "now"}}}
     stage.api.patch("memoryresources", MEMORY, annotation)
