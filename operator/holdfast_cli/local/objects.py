@@ -59,7 +59,12 @@ class Objects:
         self._bodies: dict[Key, dict[str, Any]] = {}
         for body in stored:
             name = body["metadata"]
-            self._bodies[Key(body["kind"], name["namespace"], name["name"])] = dict(body)
+            key = Key(body["kind"], name["namespace"], name["name"])
+            self._bodies[key] = dict(body)
+            if key.kind == BACKEND and "status" in body:
+                # Whoever starts anew with another server, or without the data, means to.
+                status = {part: said for part, said in body["status"].items() if part != "server"}
+                self._bodies[key]["status"] = status
 
     def names(self) -> list[Key]:
         """Return all keys, backends first: memories depend on them."""
