@@ -256,7 +256,7 @@ class TestSweep:
     async def test_a_walk_that_is_noted_is_found_by_who_may_note_it(self, world: World) -> None:
         await world.apply()
         hands, memory = world.hands, world.memory
-        walk = Walk(7, 1 << 90, second=True, done=12, unsatisfied=3, broken=1)
+        walk = Walk(7, 1 << 90 | 1, second=True, done=12, unsatisfied=3, broken=1)
         assert await hands.noted_walk(memory) is None
         assert await hands.note_walk(memory, FIRST, walk)
         assert await hands.noted_walk(memory) == walk
@@ -265,6 +265,8 @@ class TestSweep:
         assert await hands.note_walk(memory, later, walk._replace(done=13))
         assert not await hands.note_walk(memory, FIRST, None)
         assert await hands.noted_walk(memory) == walk._replace(done=13)
+        assert await hands.note_walk(memory, later, walk._replace(cursor=1 << 90))
+        assert await hands.noted_walk(memory) is None  # the server did not say which run it is
         assert await hands.note_walk(memory, later, None)
         assert await hands.noted_walk(memory) is None
         await world.raw.hset(world.keys.owner, "walk", "what is this")

@@ -279,7 +279,8 @@ class ResourceService:
             return
         look.changes["rollout"] = Rollout(revision=revision, done=done, total=total)
         uid = uid_of(look.resource.metadata)
-        self._walks.sweeps.expedite(uid)
+        if settled is None:
+            self._walks.sweeps.expedite(uid)
         finding = _applied(progress, revision, holds)
         look.findings.append(finding)
         if progress.unsatisfied:

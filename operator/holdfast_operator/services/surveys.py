@@ -9,11 +9,14 @@ from typing import Final, NamedTuple
 
 from holdfast.store.maintenance import Maintenance, Orphan, Survey
 from holdfast.values import MemoryAddress
+from holdfast_operator.reasons import ConditionType
 from holdfast_operator.resources import MemoryBackend
 from holdfast_operator.services import figures
-from holdfast_operator.services.conditions import listed, timestamp
+from holdfast_operator.services.conditions import is_true, listed, timestamp
 from holdfast_operator.services.objects import (
+    PAUSED,
     backend_ref,
+    is_set,
     metadata_of,
     namespace_of,
     status_of,
@@ -157,7 +160,7 @@ class Surveys:
     def _memories(
         self, home: tuple[str, str]
     ) -> tuple[frozenset[MemoryAddress], frozenset[MemoryAddress]]:
-        """Return the memories that are kept on a backend, and all others that have a resource."""
+        """Return the memories that are Ready on a backend, and all others that have a resource."""
         served: set[MemoryAddress] = set()
         elsewhere: set[MemoryAddress] = set()
         for body in self._cluster.memories():
@@ -166,7 +169,8 @@ class Surveys:
             kept_here = (
                 backend_ref(body) == home
                 and metadata.deletion_timestamp is None
-                and status_of(body, ResourceStatus).policy_revision is not None
+                and not is_set(metadata, PAUSED)
+                and is_true(status_of(body, ResourceStatus), ConditionType.READY)
             )
             (served if kept_here else elsewhere).add(memory)
         return frozenset(served), frozenset(elsewhere)

@@ -148,8 +148,14 @@ def pack_walk(walk: Walk) -> str:
 
 
 def read_walk(noted: str) -> Walk | None:
-    """Read what `pack_walk` wrote; None for anything else."""
+    """Read what `pack_walk` wrote; None for anything else.
+
+    Also for a cursor of a server that does not say which run it is: who comes later cannot tell whether it
+    still means anything.
+    """
     if not _WALK.fullmatch(noted):
         return None
     revision, cursor, second, done, unsatisfied, broken = map(int, noted.split("|"))
+    if cursor and not cursor & (1 << _RUN_BITS) - 1:
+        return None
     return Walk(revision, cursor, bool(second), done, unsatisfied, broken)

@@ -15,7 +15,7 @@ from holdfast.store.maintenance import Orphan, Survey
 from holdfast.store.redis.carrier import Carrier, Reply
 from holdfast.store.redis.index import Entry, Index
 from holdfast.store.redis.layout import SessionKeys, memory_keys, session_keys
-from holdfast.store.redis.replies import text
+from holdfast.store.redis.replies import raise_for, text
 from holdfast.store.redis.runner import Runner
 from holdfast.store.redis.sweeping import ABANDONED, check, run_expire
 from holdfast.values import MemoryAddress
@@ -93,12 +93,18 @@ class Surveyor:
         command = (b"SCAN", cursor, b"MATCH", f"{self._prefix}:{{*", b"COUNT", limit)
         commands = [command] if alone else [command, (b"ROLE",)]
         try:
-            (after, keys), *roles = await runner.read(commands)
+            found, *roles = await runner.ask(commands)
         except StoreUnavailable:
             if alone:
                 raise
             return 0, []
-        return (int(after), keys) if all(role[0] == b"master" for role in roles) else (0, [])
+        if isinstance(found, Exception):
+            raise_for(found)
+        for role in roles:
+            # Where ROLE is denied, a replica is looked at as well: what it has is found twice.
+            if not isinstance(role, Exception) and role[0] != b"master":
+                return 0, []
+        return int(found[0]), found[1]
 
     def _sorted(self, keys: Sequence[bytes]) -> _Batch:
         batch = _Batch(defaultdict(list), [], defaultdict(list))
