@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from holdfast.errors import StoreUnavailable
@@ -245,27 +245,28 @@ ACTIONS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(actions=ACTIONS)
+@example(actions=[edit, fail, heal, restart, write_late])
+@example(actions=[edit, write_late, step, server_restarts, expire_some, restart, edit, wait])
 def test_whatever_happens_every_session_ends_at_the_newest_revision(actions: list[Action]):
     async def life() -> None:
         world = World()
         _, resource = await ready_pair(world)
-        filled(world, 7000)
-        edited = float("-inf")
+        held = filled(world, 7000)
+        revision, written = held.revision, float("-inf")
         for action in actions:
-            if action is write_late and world.clock.monotonic() - edited > 5:
-                continue  # everybody has fetched the new policy
+            if action is write_late and world.clock.monotonic() - written > 5:
+                continue  # everybody has fetched the new document
             action(world, resource)
             outcome = await world.look(resource)
-            if action is edit or world.server.fault is not None:
-                edited = world.clock.monotonic()  # the document may be written later only
+            if held.revision != revision:
+                revision, written = held.revision, world.clock.monotonic()
             world.clock.advance(outcome.again or 0)
         world.server.fault = None
         for key in list(world.objects):
             await world.look(world.objects[key])
         await world.settle(resource)
-        held = world.server.memory(SUPPORT)
         assert held.revision == resource["status"]["policyRevision"]
         assert set(held.sessions.values()) <= {held.revision}
         assert condition(resource, "PolicyApplied")["reason"] == "Applied"
@@ -488,6 +489,27 @@ async def test_a_backend_whose_namespace_goes_waits_for_deletions_that_get_on(wo
     assert ready(backend) == ("False", "InUse")
     assert "retained" not in condition(backend, "Ready")["message"]
     await world.settle(resource)
+    assert (await world.look(backend)).again is None
+
+
+@pytest.mark.asyncio
+async def test_a_deletion_gets_on_without_the_secret_of_a_backend_that_goes(world: World):
+    world.add_secret(username="me", password="open")
+    backend, resource = (
+        world.add_backend(authRef={"name": "login"}),
+        world.add_resource(deletionPolicy="Delete"),
+    )
+    await world.look(backend)
+    await world.settle(resource)
+    held = filled(world, 10)
+    world.namespaces["platform"] = Namespace("platform", "platform-1", {}, terminating=True)
+    world.secrets.clear()
+    for body in (backend, resource):
+        world.delete(body)
+        body["metadata"]["generation"] += 1
+    assert (await world.look(backend)).blocked
+    await world.settle(resource)
+    assert len(held.buried) == 10
     assert (await world.look(backend)).again is None
 
 

@@ -218,8 +218,12 @@ class BackendService:
             Obstacle: it cannot be made: the spec, or the Secret.
             ClusterUnavailable: the API server does not answer.
         """
-        metadata = backend.metadata
-        current = self._connections.current(uid_of(metadata), metadata.generation or 0)
+        metadata, uid = backend.metadata, uid_of(backend.metadata)
+        generation = metadata.generation or 0
+        current = self._connections.current(uid, generation)
+        if current is None and metadata.deletion_timestamp is not None:
+            # The deletion raised the generation, and what it refers to may be gone already.
+            current = self._connections.current(uid, generation - 1)
         return current if current is not None else await self._connect(backend)
 
     def obstacle(self, error: HoldfastError) -> Obstacle:
