@@ -179,6 +179,19 @@ async def test_a_walk_begins_again_on_another_run_of_the_server(world: World):
 
 
 @pytest.mark.asyncio
+async def test_sessions_made_behind_the_cursor_are_found_by_the_second_pass(world: World):
+    _, resource = await ready_pair(world)
+    held = filled(world, 15_000)
+    world.edit(resource, retention={"ttl": "2h"})
+    await world.look(resource)
+    world.clock.advance(5)
+    await world.look(resource)
+    held.sessions.update({f"late-{number}": 1 for number in range(200)})
+    await world.settle(resource)
+    assert set(held.sessions.values()) == {2}
+
+
+@pytest.mark.asyncio
 async def test_many_rollouts_at_once_all_end(world: World):
     backend = world.add_backend()
     await world.look(backend)
