@@ -73,6 +73,7 @@ def _rollout(stage: Stage, namespace: str, number: int) -> list[Figure]:
         took = seconds_until(
             lambda: _told(stage, lambda one: reason(one, "PolicyApplied") == "Applied"),
             deadline=_DEADLINE,
+            every=0.1,  # asking more often would be load of its own
         )
         during = _since(writers)
         assert writers.stdin is not None
