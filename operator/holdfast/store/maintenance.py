@@ -206,14 +206,14 @@ class Maintenance(Protocol):
     async def server(self) -> ServerInfo:
         """Ask the servers what they are. A few round trips, to all of them at once.
 
-        A replica, or a node of a Cluster, that does not answer is counted and no error.
+        One of several that does not answer is counted and no error, as long as a primary does.
         """
         ...
 
     async def load_scripts(self) -> None:
         """Make sure every server knows every script, replicas too. One round trip if they do.
 
-        One that does not answer is left for the next time, unless it is the primary.
+        One of several that does not answer is left for the next time.
         """
         ...
 

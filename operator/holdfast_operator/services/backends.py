@@ -196,7 +196,10 @@ class BackendService:
                 now=self._clock.now(),
             )
             stays = kept(
-                before.conditions, ConditionType.BACKEND_REACHABLE, ConditionType.NOT_IN_FORCE
+                before.conditions,
+                ConditionType.BACKEND_REACHABLE,
+                ConditionType.NOT_IN_FORCE,
+                ConditionType.AT_RISK,
             )
             after = before.model_copy(update={"conditions": merged(found, stays)})
             return Outcome(

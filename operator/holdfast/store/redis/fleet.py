@@ -19,6 +19,7 @@ from holdfast.store.redis.script import all_scripts
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
+_SOON: Final = 0.3  # seconds for which one of several is asked again
 _OLDEST: Final = {"redis": (7, 0), "valkey": (7, 2)}
 _VERSION: Final = r"\d{1,6}(\.\d{1,6}){0,3}([-.+][-.+\w]{1,24})?"
 _MODE: Final = "standalone|sentinel|cluster"
@@ -97,7 +98,11 @@ class Fleet:
         """Ask every server what it is; see `Maintenance.server`."""
         answers = await self._everywhere(self._ask)
         said = [one for one in answers if not isinstance(one, HoldfastError)]
-        primaries = [one for one in said if one.primary] or said
+        primaries = [one for one in said if one.primary]
+        if not primaries:
+            if isinstance(answers[0], HoldfastError):
+                raise answers[0]
+            raise StoreUnavailable("no primary answers: a replica takes no writes")
         for one in said:
             if one.product and _numbers(one.version) < _OLDEST[one.product]:
                 raise ServerTooOld(
@@ -131,15 +136,17 @@ class Fleet:
     async def _everywhere(self, work: Work[T]) -> list[T | HoldfastError]:
         """Do something on every server, and return what came of it.
 
+        Only one that is alone is waited for: among several one that does not answer is skipped soon.
+
         Raises:
-            HoldfastError: of the first one, which is the primary where there is one; or of any, where
-                none is left that could do it.
+            HoldfastError: of the first one, where none could do it.
         """
         nodes = await self._carrier.nodes()
-        runners = [Runner(node, patience=self._patience) for node in nodes]
+        patience = self._patience if len(nodes) == 1 else min(self._patience, _SOON)
+        runners = [Runner(node, patience=patience) for node in nodes]
         done = await asyncio.gather(*(_attempt(work, runner) for runner in runners))
         failures = [one for one in done if isinstance(one, HoldfastError)]
-        if failures and (len(failures) == len(done) or done[0] is failures[0]):
+        if len(failures) == len(done):
             raise failures[0]
         return done
 

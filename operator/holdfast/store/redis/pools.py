@@ -1,5 +1,6 @@
 """Connection pools: retries off, and TLS that checks who answers."""
 
+import asyncio
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +15,11 @@ from redis.asyncio.connection import (
 )
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from holdfast.store.addresses import Login, Node, Tls
 
+_CLOSED = (ConnectionResetError, BrokenPipeError, asyncio.IncompleteReadError)
 CONNECTIONS = 128
 """Connections to one server: more than its carrier uses at a time."""
 
@@ -76,7 +79,14 @@ class TlsConnection(SSLConnection):
                 self.ssl_context.context = _Context.make(self._tls)
             except (OSError, ValueError) as error:
                 raise ssl.SSLError("a file for TLS cannot be used") from error
-        await super().connect()
+        try:
+            await super().connect()
+        except RedisConnectionError as error:
+            # A server that wants to know who we are says so, and resets the connection: what it said may
+            # be lost with it. The same fault must not be another one each time.
+            if isinstance(error.__cause__ or error.__context__, _CLOSED):
+                raise ssl.SSLError("closed while TLS was agreed on") from error
+            raise
 
 
 class _Context(ssl.SSLContext):
