@@ -18,7 +18,7 @@ from tests.harness.operator_process import running_operator
 from tests.harness.servers import Product, running_server
 
 HERE = Path(__file__).parent
-TOPICS = ("sessions", "objects")
+TOPICS = ("sessions", "objects", "rounds")
 
 
 def main() -> None:
@@ -45,11 +45,16 @@ def _run(topic: str, scale: int) -> list[Figure]:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         plane = stack.enter_context(ControlPlane.start(directory / "cluster"))
         server = stack.enter_context(running_server(Product.VALKEY, directory / "server"))
-        operator = stack.enter_context(running_operator(plane, directory / "operator"))
+        arguments = ["--interval=1"] if topic == "rounds" else []
+        operator = stack.enter_context(
+            running_operator(plane, directory / "operator", arguments=arguments)
+        )
         namespace = plane.namespace("bench")
         stage = Stage(Api(plane, directory, namespace), operator, server, scale)
         if topic == "objects":
             return objects.bench(stage)
+        if topic == "rounds":
+            return objects.rounds(stage)
         stage.api.create("memorybackends", "shared", stage.backend)
         return sessions.bench(stage, namespace)
 

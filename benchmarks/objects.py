@@ -58,6 +58,20 @@ def bench(stage: Stage) -> list[Figure]:
     return [*_one(stage), *_waiting(stage), *_many(stage), *_restart(stage), *_rest(stage)]
 
 
+def rounds(stage: Stage) -> list[Figure]:
+    """Let an operator that looks every second look as often as one does in an hour."""
+    number, window = 10 * stage.scale, 6 * stage.scale
+    stage.api.create("memorybackends", "shared", stage.backend)
+    stage.api.create_all("memoryresources", [f"many-{n}" for n in range(number)], stage.resource())
+    seconds_until(lambda: stage.all_ready("many-", number), deadline=_DEADLINE, every=0.25)
+    time.sleep(window / 2)  # until what is kept once is kept
+    first = _resident(stage.operator.pid)
+    time.sleep(window)
+    grown = (_resident(stage.operator.pid) - first) / _MEBI
+    note = f"{number} memories, {window} looks at each"
+    return [figure("growth of resident memory over an hour's rounds", grown, "MiB", "<= 2", note)]
+
+
 def _one(stage: Stage) -> list[Figure]:
     """Apply memories one by one to a warm operator."""
     took: list[float] = []
