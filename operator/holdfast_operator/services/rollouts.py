@@ -159,6 +159,7 @@ class Rollouts:
                     target.memory, terms, cursor=walk.cursor, limit=limit, grace=GRACE
                 ),
                 cost=_LOOK if walk.second else 1.0,
+                expected=walk.total,
             )
             if walk.take_in(step):
                 return True
