@@ -197,7 +197,14 @@ class FakeServer:
         return held.revision
 
     async def roll_out(
-        self, memory: MemoryAddress, terms: Terms, *, cursor: int, limit: int, grace: int
+        self,
+        memory: MemoryAddress,
+        terms: Terms,
+        *,
+        cursor: int,
+        limit: int,
+        grace: int,
+        again: bool = False,
     ) -> Step:
         self._call("roll_out")
         held = self.memory(memory)
