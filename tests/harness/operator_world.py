@@ -413,7 +413,10 @@ class World:
         return namespace not in self.hidden
 
     def backend(self, namespace: str, name: str) -> Body | None:
-        return self.objects.get(("MemoryBackend", namespace, name))
+        body = self.objects.get(("MemoryBackend", namespace, name))
+        return (
+            None if body is None else {**body}
+        )  # tests edit what is there; a state that was seen stays
 
     def resource(self, namespace: str, name: str) -> Body | None:
         return self.objects.get(("MemoryResource", namespace, name))
