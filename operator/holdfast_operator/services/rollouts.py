@@ -20,7 +20,7 @@ BUDGET: Final = 0.8
 """Seconds of work in one step."""
 CHECK: Final = 300.0
 """Seconds between walks over sessions that could not be brought under a limit."""
-_LOOK: Final = 0.15
+_LOOK: Final = 0.25
 """What the second pass costs, which finds nearly all sessions done."""
 
 
