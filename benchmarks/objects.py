@@ -56,7 +56,7 @@ def bench(stage: Stage) -> list[Figure]:
     """Measure one object, many at once, a restart, and rest; each bounded by a deadline."""
     stage.api.create("memorybackends", "shared", stage.backend)
     found: list[Figure] = []
-    for part in (_one, _waiting, _many, _kinds, _restart, _rest):
+    for part in (_waiting, _one, _many, _kinds, _restart, _rest):
         began = time.perf_counter()
         found += part(stage)
         print(f"  {part.__name__[1:]}: {time.perf_counter() - began:.0f} s", flush=True)
@@ -129,9 +129,10 @@ def _waiting(stage: Stage) -> list[Figure]:
         return body is not None and reason(body) == "Available"
 
     seconds_until(backend_ready, deadline=_DEADLINE, every=0.005)
-    took = seconds_until(lambda: stage.all_ready("waiting-", number), deadline=_DEADLINE)
+    # Reading the list is work for the API server, and for this process beside it.
+    took = seconds_until(lambda: stage.all_ready("waiting-", number), deadline=_DEADLINE, every=0.1)
     name = f"backend Ready to its {number} waiting memories Ready"
-    return [figure(name, took, "s", "<= 1", "the list is read every 20 ms")]
+    return [figure(name, took, "s", "<= 1", "the list is read every 100 ms")]
 
 
 def _many(stage: Stage) -> list[Figure]:
@@ -140,7 +141,7 @@ def _many(stage: Stage) -> list[Figure]:
     before, begin = stage.api.writes(), time.perf_counter()
     stage.api.create_all("memoryresources", [f"many-{n}" for n in range(number)], stage.resource())
     created = time.perf_counter() - begin
-    seconds_until(lambda: stage.all_ready("many-", number), deadline=_DEADLINE, every=0.25)
+    seconds_until(lambda: stage.all_ready("many-", number), deadline=_DEADLINE, every=0.5)
     took = time.perf_counter() - begin
     until_idle(stage.operator.pid)
     writes = (stage.api.writes() - before - number) / number
