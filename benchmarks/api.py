@@ -21,7 +21,9 @@ _WRITES = re.compile(
     r'(?:POST|PUT|PATCH|DELETE|APPLY)"[^}]*\} (?P<count>\S+)$',
     re.MULTILINE,
 )
-_OURS = frozenset({"memorybackends", "memoryresources", "events"})
+_OURS = frozenset(
+    {"memorybackends", "memoryresources", "memorybindings", "memoryerasures", "events"}
+)
 _PATCH = "application/merge-patch+json"
 _WRITERS = 16
 
@@ -47,8 +49,12 @@ class Api:
         self._base = f"{GROUP}/namespaces/{namespace}"
 
     def create(self, kind: str, name: str, spec: Mapping[str, Any]) -> None:
-        """Make an object of ours: `memoryresources` or `memorybackends`."""
-        singular = {"memoryresources": "MemoryResource", "memorybackends": "MemoryBackend"}[kind]
+        """Make an object of ours, of a kind as paths name it."""
+        singular = {
+            "memoryresources": "MemoryResource",
+            "memorybackends": "MemoryBackend",
+            "memoryerasures": "MemoryErasure",
+        }[kind]
         body = {
             "apiVersion": "holdfast.dev/v1alpha1",
             "kind": singular,

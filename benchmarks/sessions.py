@@ -29,7 +29,16 @@ def bench(stage: Stage, namespace: str) -> list[Figure]:
     stage.api.create("memoryresources", MEMORY, spec)
     seconds_until(lambda: _told(stage, lambda one: reason(one) == "Available"), deadline=60)
     asyncio.run(_fill(stage.server.url, namespace, number))
-    return [*_rollout(stage, namespace, number), *_sweep(stage, number), *_delete(stage, number)]
+    found: list[Figure] = []
+    for name, part in (
+        ("rollout", lambda: _rollout(stage, namespace, number)),
+        ("sweep", lambda: _sweep(stage, number)),
+        ("deletion", lambda: _delete(stage, number)),
+    ):
+        began = time.perf_counter()
+        found += part()
+        print(f"  {name}: {time.perf_counter() - began:.0f} s", flush=True)
+    return found
 
 
 def _told(stage: Stage, holds: Callable[[dict[str, Any]], bool]) -> bool:

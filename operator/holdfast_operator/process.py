@@ -180,9 +180,10 @@ async def _act(
         observer=metrics,
         echoes=watched.echoes,
     )
+    watches = (len(Kind) + 1) * max(1, len(options.namespaces))
     register(
         registry,
-        login=lambda: _log_in(kubernetes, metrics),
+        login=lambda: _log_in(kubernetes, metrics, watches=watches),
         keeper=keeper,
         mirror=watched.mirror,
         wakers=watched.wakers,
@@ -330,7 +331,9 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
         await asyncio.gather(doing, stopping, return_exceptions=True)
 
 
-async def _log_in(kubernetes: Kubernetes, metrics: OperatorMetrics) -> kopf.AiohttpSession:
+async def _log_in(
+    kubernetes: Kubernetes, metrics: OperatorMetrics, *, watches: int
+) -> kopf.AiohttpSession:
     details = await kubernetes.connection_details()
     info = kopf.ConnectionInfo(
         server=details.server,
@@ -342,4 +345,4 @@ async def _log_in(kubernetes: Kubernetes, metrics: OperatorMetrics) -> kopf.Aioh
         token=details.token,
         proxy_url=details.proxy,
     )
-    return counted_session(info, metrics.wrote)
+    return counted_session(info, metrics.wrote, watches=watches)

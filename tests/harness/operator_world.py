@@ -197,7 +197,14 @@ class FakeServer:
         return held.revision
 
     async def roll_out(
-        self, memory: MemoryAddress, terms: Terms, *, cursor: int, limit: int, grace: int
+        self,
+        memory: MemoryAddress,
+        terms: Terms,
+        *,
+        cursor: int,
+        limit: int,
+        grace: int,
+        again: bool = False,
     ) -> Step:
         self._call("roll_out")
         held = self.memory(memory)
@@ -406,7 +413,10 @@ class World:
         return namespace not in self.hidden
 
     def backend(self, namespace: str, name: str) -> Body | None:
-        return self.objects.get(("MemoryBackend", namespace, name))
+        body = self.objects.get(("MemoryBackend", namespace, name))
+        return (
+            None if body is None else {**body}
+        )  # tests edit what is there; a state that was seen stays
 
     def resource(self, namespace: str, name: str) -> Body | None:
         return self.objects.get(("MemoryResource", namespace, name))

@@ -67,6 +67,30 @@ class TestRollOut:
         assert (total(steps, "seen"), total(steps, "changed")) == (150, 0)
         assert await world.changes() == before
 
+    async def test_a_walk_that_expects_them_to_follow_finds_those_that_do_not(
+        self, world: World
+    ) -> None:
+        await world.apply()
+        await world.fill(150)
+        agreed = await world.apply(limits={"maxMessages": 2})
+        behind = await world.roll_out(agreed, again=True)
+        assert (total(behind, "seen"), total(behind, "changed")) == (150, 150)
+        assert (await world.meta("s-7")).revision == agreed.revision
+        # Whatever is not plainly as it should be is left to the script, and told alike.
+        full, torn, gone = (session_keys(world.memory, f"s-{n}", "mem") for n in (1, 2, 3))
+        await world.raw.delete(gone.meta)
+        await world.raw.hset(torn.meta, "s", "text")
+        await world.raw.delete(full.meta)
+        await world.raw.set(full.meta, "text")
+        looked, seen = await world.roll_out(agreed, again=True), await world.roll_out(agreed)
+        assert await world.roll_out(agreed, again=True) == seen == looked
+        assert total(seen, "broken") >= 1
+        calls = await world.raw.info("commandstats")
+        before = calls["cmdstat_evalsha"]["calls"]
+        await world.roll_out(agreed, again=True)
+        calls = await world.raw.info("commandstats")
+        assert calls["cmdstat_evalsha"]["calls"] - before < 20
+
     async def test_a_writer_with_the_old_policy_cannot_undo_it(self, world: World) -> None:
         old = await world.apply()
         await world.fill(1)

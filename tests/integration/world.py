@@ -107,11 +107,13 @@ class World:
             )
         return names
 
-    async def roll_out(self, terms: Terms, *, grace: int = 0, limit: int = 100) -> list[Step]:
+    async def roll_out(
+        self, terms: Terms, *, grace: int = 0, limit: int = 100, again: bool = False
+    ) -> list[Step]:
         """Walk once over all sessions."""
         return await walk(
             lambda cursor: self.hands.roll_out(
-                self.memory, terms, cursor=cursor, limit=limit, grace=grace
+                self.memory, terms, cursor=cursor, limit=limit, grace=grace, again=again
             )
         )
 

@@ -10,7 +10,12 @@ import pytest
 from holdfast_operator.__main__ import options
 from holdfast_operator.crds import DEFINITIONS, custom_resource_definition
 from holdfast_operator.handlers.keeper import Keeper, Services
-from holdfast_operator.handlers.settings import DELETION_GOES_ON, Backoffs, quiet_progress
+from holdfast_operator.handlers.settings import (
+    DELETION_GOES_ON,
+    FINALIZER,
+    Backoffs,
+    quiet_progress,
+)
 from holdfast_operator.handlers.wakers import Wakers
 from holdfast_operator.leadership import Times
 from holdfast_operator.services.outcome import Outcome
@@ -33,6 +38,7 @@ def resource(version: int, *, uid: str = "1", backend: str = "shared") -> dict[s
             "uid": uid,
             "resourceVersion": str(version),
             "managedFields": ["long"],
+            "finalizers": [FINALIZER],
         },
         "spec": {"backendRef": {"name": backend, "namespace": "platform"}},
     }
@@ -190,6 +196,34 @@ async def test_an_object_at_rest_is_looked_at_when_it_is_woken():
     await until(lambda: len(looked) == 1, "the first look")
     wakers.wake(SUPPORT)
     await until(lambda: len(looked) == 2, "the second look")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.asyncio
+async def test_an_object_is_not_looked_at_before_the_finalizer_holds_it():
+    mirror, wakers, status = Mirror(), Wakers(), Status()
+    looked: list[Body] = []
+
+    async def step(body: Body) -> Outcome:
+        looked.append(body)
+        return Outcome(ResourceStatus(observed_generation=7))
+
+    services = {Kind.RESOURCE: Services(step, step)}
+    keeper = Keeper(services, mirror, wakers, status, interval=3600)
+    held, free = resource(6), resource(5)
+    del free["metadata"]["finalizers"]
+    mirror.put(SUPPORT, free)
+    stopped: Any = Stopped()
+    task = asyncio.create_task(keeper.keep(SUPPORT, kopf.Body(free), stopped))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not looked
+    mirror.put(SUPPORT, held)
+    wakers.wake(SUPPORT)
+    await until(lambda: bool(status.written), "written")
+    assert [body["metadata"]["resourceVersion"] for body in looked] == ["6"]
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -61,6 +61,18 @@ async def test_walks_on_one_server_share_a_rate():
 
 
 @pytest.mark.asyncio
+async def test_who_has_few_sessions_holds_nobody_up():
+    clock = ManualClock()
+    pace = Pace(clock)
+    for _ in range(1000):
+        assert await pace.call(lambda limit: asyncio.sleep(0, limit), expected=0) == MOST
+    assert clock.monotonic() == ManualClock().monotonic()
+    for _ in range(101):
+        await pace.call(lambda limit: asyncio.sleep(0, limit), expected=8)
+    assert clock.monotonic() - ManualClock().monotonic() == pytest.approx(800 / RATE)
+
+
+@pytest.mark.asyncio
 async def test_a_slow_server_is_asked_for_less_and_rests():
     clock = ManualClock()
     pace = Pace(clock)

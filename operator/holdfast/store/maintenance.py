@@ -266,7 +266,14 @@ class Maintenance(Protocol):
         ...
 
     async def roll_out(
-        self, memory: MemoryAddress, terms: Terms, *, cursor: int, limit: int, grace: int
+        self,
+        memory: MemoryAddress,
+        terms: Terms,
+        *,
+        cursor: int,
+        limit: int,
+        grace: int,
+        again: bool = False,
     ) -> Step:
         """Bring up to about `limit` live sessions under these terms; those that already are cost a look.
 
@@ -280,6 +287,8 @@ class Maintenance(Protocol):
             cursor: 0 to begin, else of the step before.
             limit: sessions.
             grace: milliseconds that a shortened expiry leaves at least.
+            again: most of them are expected to be under these terms already; then the look is a cheaper
+                one, and the others take a round trip more.
         """
         ...
 

@@ -61,9 +61,10 @@ def _register_kind(
     selector = (GROUP, VERSION, kind.value)
 
     # An index, because Kopf calls no other handler before it has indexed everything there is: no
-    # memory is told that its backend is missing just because the operator starts.
+    # memory is told that its backend is missing just because the operator starts. A coroutine, because Kopf
+    # calls a function in a thread: bells are no thread's but the loop's, which would hear them late.
     @kopf.index(*selector, id=f"seen-{kind.value}", registry=registry)
-    def seen(body: kopf.Body, **_: Any) -> None:
+    async def seen(body: kopf.Body, **_: Any) -> None:
         key = key_of(kind, body)
         echoes.heard(key, body)
         if mirror.put(key, dict(body)):
@@ -94,7 +95,7 @@ def _register_kind(
 
 def _register_namespaces(registry: kopf.OperatorRegistry, mirror: Mirror, wakers: Wakers) -> None:
     @kopf.index("", "v1", "namespaces", id="seen-namespaces", registry=registry)
-    def seen(body: kopf.Body, **_: Any) -> None:
+    async def seen(body: kopf.Body, **_: Any) -> None:
         mirror.put_namespace(body)
 
     @kopf.on.event("", "v1", "namespaces", id="changed-namespaces", registry=registry)

@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol, TypeAlias
 import kopf
 
 from holdfast_operator.handlers.echoes import Echoes
-from holdfast_operator.handlers.settings import DELETION_GOES_ON
+from holdfast_operator.handlers.settings import DELETION_GOES_ON, FINALIZER
 from holdfast_operator.handlers.wakers import Wakers
 from holdfast_operator.logs import about
 from holdfast_operator.services.objects import mapping
@@ -35,6 +35,7 @@ Step: TypeAlias = Callable[[Body], Awaitable[Outcome]]
 _FIRST_RETRY, _LAST_RETRY = 0.2, 15.0
 _MOST_BLOCKED: Final = 30.0
 _SHORTEST_DELAY: Final = 0.1
+_UNHELD: Final = 5.0
 _UNEXPECTED: Final = "something unexpected went wrong: see the operator's log"
 
 
@@ -169,6 +170,10 @@ class Keeper:
             current = self._current(key, uid)
             if current is None or mapping(current.get("metadata")).get("deletionTimestamp"):
                 return self._at_rest()
+            if not _is_held(current):
+                # Kopf is about to add it, and its event rings. What is made for an object that nothing
+                # holds could stay for ever; and a status written now would be a conflict.
+                return _UNHELD
             with self._observed(key, Looking.RECONCILE):
                 outcome = await self._services[key.kind].reconcile(current)
                 await self._report(key, body, current, outcome)
@@ -237,6 +242,11 @@ def key_of(kind: Kind, body: Any) -> Key:
     """Return the key of an object."""
     metadata = mapping(body.get("metadata"))
     return Key(kind, str(metadata.get("namespace")), str(metadata.get("name")))
+
+
+def _is_held(body: Body) -> bool:
+    finalizers = mapping(body.get("metadata")).get("finalizers")
+    return isinstance(finalizers, list) and FINALIZER in finalizers
 
 
 def _retry(failures: int) -> float:

@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
+from typing import Final
 
 import aiohttp
 import kopf
+
+_OTHERS: Final = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,12 +22,16 @@ class CountedSession(kopf.AiohttpSession):
     credentials: kopf.ConnectionInfo = field(repr=False)
 
 
-def counted_session(info: kopf.ConnectionInfo, wrote: Callable[[str], None]) -> CountedSession:
+def counted_session(
+    info: kopf.ConnectionInfo, wrote: Callable[[str], None], *, watches: int
+) -> CountedSession:
     """Return a session with these credentials.
 
     Args:
         info: how to reach the API server.
         wrote: called with the method of every request but a GET.
+        watches: how many there will be. Each keeps a connection, and the others are few: a thousand
+            objects that are created at once need no thousand handshakes.
     """
 
     async def begun(
@@ -36,7 +43,7 @@ def counted_session(info: kopf.ConnectionInfo, wrote: Callable[[str], None]) -> 
     counting = aiohttp.TraceConfig()
     counting.on_request_start.append(begun)
     session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
+        connector=aiohttp.TCPConnector(limit=watches + _OTHERS, ssl=info.as_ssl_context()),
         headers=info.as_http_headers(),
         proxy=info.proxy_url,
         trust_env=info.trust_env,

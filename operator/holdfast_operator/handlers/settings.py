@@ -6,6 +6,8 @@ from typing import Final
 
 import kopf
 
+from holdfast_operator.handlers.essence import NoDiffBase
+
 PREFIX: Final = "holdfast.dev"
 FINALIZER: Final = f"{PREFIX}/finalizer"
 DELETION_GOES_ON: Final = "the deletion goes on"
@@ -32,13 +34,7 @@ def operator_settings() -> kopf.OperatorSettings:
     # Names of our own: Kopf's default finalizer is shared by every operator that is made with it.
     settings.persistence.finalizer = FINALIZER
     settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=PREFIX, v1=False)
-    # Labels and annotations wake; they are no edit of what is declared.
-    settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(
-        prefix=PREFIX,
-        key="last-handled",
-        v1=False,
-        ignored_fields=["metadata.labels", "metadata.annotations"],
-    )
+    settings.persistence.diffbase_storage = NoDiffBase()
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 5
     settings.networking.error_backoffs = Backoffs()

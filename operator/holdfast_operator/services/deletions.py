@@ -244,7 +244,8 @@ class DeletionService:
         step = await pace.call(
             lambda limit: target.hands.bury(
                 target.memory, burial.revision, cursor=burial.cursor, limit=limit
-            )
+            ),
+            expected=burial.total - burial.buried,
         )
         burial.cursor = step.cursor
         burial.buried += step.changed

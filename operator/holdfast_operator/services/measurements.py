@@ -20,6 +20,7 @@ _COST: Final = 0.1
 @dataclass(slots=True)
 class _Measurement:
     due: float
+    size: int = 0  # as far as known: the first call of all tells
     cursor: int = 0
     sum: Totals = NOTHING
     last: Totals | None = None
@@ -71,8 +72,10 @@ class Measurements:
                         target.memory, cursor=at_work.cursor, limit=limit
                     ),
                     cost=_COST,
+                    expected=at_work.size,
                 )
                 before = NOTHING if step.restarted else at_work.sum
+                at_work.size = step.total
                 at_work.cursor, at_work.sum = step.cursor, added(before, part)
                 if step.cursor == 0:
                     break

@@ -56,16 +56,25 @@ class Pace:
         finally:
             self._places.release()
 
-    async def call(self, work: Callable[[int], Awaitable[T]], *, cost: float = 1.0) -> T:
+    async def call(
+        self,
+        work: Callable[[int], Awaitable[T]],
+        *,
+        cost: float = 1.0,
+        expected: int | None = None,
+    ) -> T:
         """Make a call when it is time for it, and return its result.
 
         Args:
             work: the call, given how many sessions it may take.
             cost: what one session costs the server, beside one that is changed.
+            expected: how many sessions it will find at most, as far as known: the next call waits for no
+                more than these. A thousand memories without sessions hold nobody up.
         """
         size, now = self._size, self._clock.monotonic()
         begins = max(now, self._free)
-        self._free = begins + size / RATE
+        booked = size if expected is None else min(size, expected * cost)
+        self._free = begins + booked / RATE
         if begins > now:
             await self._clock.sleep(begins - now)
         began = self._clock.monotonic()

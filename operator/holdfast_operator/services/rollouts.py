@@ -20,7 +20,7 @@ BUDGET: Final = 0.8
 """Seconds of work in one step."""
 CHECK: Final = 300.0
 """Seconds between walks over sessions that could not be brought under a limit."""
-_LOOK: Final = 0.35
+_LOOK: Final = 0.25
 """What the second pass costs, which finds nearly all sessions done."""
 
 
@@ -156,9 +156,15 @@ class Rollouts:
         while True:
             step = await pace.call(
                 lambda limit: target.hands.roll_out(
-                    target.memory, terms, cursor=walk.cursor, limit=limit, grace=GRACE
+                    target.memory,
+                    terms,
+                    cursor=walk.cursor,
+                    limit=limit,
+                    grace=GRACE,
+                    again=walk.second,
                 ),
                 cost=_LOOK if walk.second else 1.0,
+                expected=walk.total,
             )
             if walk.take_in(step):
                 return True

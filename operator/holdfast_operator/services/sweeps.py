@@ -62,6 +62,7 @@ class Report(NamedTuple):
 class _Sweep:
     due: float
     request: Request | None = None
+    size: int = 0  # as far as known: the first call of all tells
     cursor: int = 0
     sum: Swept = _NONE
 
@@ -116,8 +117,10 @@ class Sweeps:
                         target.memory, cursor=sweep.cursor, limit=limit, ttl=ttl, mend=not dry
                     ),
                     cost=_COST,
+                    expected=sweep.size,
                 )
                 before = _what_counts(sweep.sum, dry=dry) if step.restarted else sweep.sum
+                sweep.size = step.total
                 sweep.cursor, sweep.sum = step.cursor, _joined(before, part)
                 if step.cursor == 0:
                     break

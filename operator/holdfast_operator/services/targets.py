@@ -92,6 +92,7 @@ class Targets:
         self._cluster = cluster
         self._backends = backends
         self._epoch = epoch
+        self._read: dict[tuple[str, str], tuple[Body, MemoryBackend]] = {}
 
     async def find(self, resource: MemoryResource) -> Target:
         """Return the target of a memory that may be kept there.
@@ -143,14 +144,20 @@ class Targets:
         where, name = reference(resource)
         body = self._cluster.backend(where, name)
         if body is None:
+            self._read.pop((where, name), None)
             return None
+        known = self._read.get((where, name))
+        if known is not None and known[0] is body:
+            return known[1]  # a thousand memories look at the same one
         try:
-            return MemoryBackend.from_body(body)
+            backend = MemoryBackend.from_body(body)
         except PolicyInvalid:
             raise Obstacle(
                 ReadyReason.BACKEND_NOT_READY,
                 f"MemoryBackend {where}/{name} is not Ready: InvalidSpec. See its conditions.",
             ) from None
+        self._read[where, name] = body, backend
+        return backend
 
     def others(self, resource: MemoryResource) -> Sequence[Body]:
         """Return every memory that names the same backend, this one among them."""

@@ -1,6 +1,6 @@
 """What a backend's guard rails mean for one memory among those of its namespace. Pure functions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from holdfast.policy import Policy, Quantity
@@ -19,13 +19,16 @@ _QUOTAS: Final = {
 }
 
 
-def guarded(resource: MemoryResource, backend: MemoryBackend, others: Sequence[Body]) -> Clamped:
+def guarded(
+    resource: MemoryResource, backend: MemoryBackend, others: Callable[[], Sequence[Body]]
+) -> Clamped:
     """Return the policy that holds for a memory on a backend.
 
     Args:
         resource: the memory.
         backend: where it is kept.
-        others: every memory that names the backend, this one among them.
+        others: returns every memory that names the backend, this one among them. Called only where that
+            matters: for a thousand memories it is a million looks.
 
     Raises:
         Obstacle: the backend does not take it: a quota is missing, or its namespace has too many.
@@ -39,7 +42,7 @@ def guarded(resource: MemoryResource, backend: MemoryBackend, others: Sequence[B
     share = tenants.per_namespace
     if share is None:
         return clamped(policy, bounds)
-    siblings = _siblings(resource, others)
+    siblings = _siblings(resource, others())
     most = share.resources or len(siblings)
     at = next(
         (at for at, body in enumerate(siblings) if _uid(body) == resource.metadata.uid),

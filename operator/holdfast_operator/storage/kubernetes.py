@@ -1,5 +1,6 @@
 """The API server: few requests, each with a time limit, and errors of our own."""
 
+import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,9 @@ from holdfast_operator.storage.mirror import Key
 
 API: Final = "/apis/holdfast.dev/v1alpha1"
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=10, connect=5)
+_AT_ONCE: Final = 32
+"""Requests under way. The time limit of one begins when it is its turn: a thousand that are made at once are
+no sign of an API server that does not answer."""
 _JSON: Final = "application/json"
 _JSON_PATCH: Final = "application/json-patch+json"
 _NOTHING: Final[Body] = MappingProxyType({})
@@ -58,6 +62,7 @@ class Kubernetes:
         self._kubeconfig = kubeconfig
         self._wrote = wrote
         self._client: Any = None
+        self._turns = asyncio.Semaphore(_AT_ONCE)
 
     async def __aenter__(self) -> Self:
         """Read the credentials. No request yet.
@@ -186,6 +191,12 @@ class Kubernetes:
                 raise ClusterUnavailable(f"the API server answered {status}: {method} {path}")
 
     async def _exchange(
+        self, method: str, path: str, body: object, content: str | None
+    ) -> tuple[int, Body]:
+        async with self._turns:
+            return await self._send(method, path, body, content)
+
+    async def _send(
         self, method: str, path: str, body: object, content: str | None
     ) -> tuple[int, Body]:
         if self._wrote is not None and method != "GET":

@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any, Self
 
-from holdfast.errors import CorruptRecord, UnknownKeys
+from holdfast.errors import UnknownKeys
 from holdfast.keys import is_session_key
 from holdfast.store.access import Access
 from holdfast.store.addresses import Address, Login, Mode
@@ -39,6 +40,7 @@ from holdfast.store.redis.layout import (
 from holdfast.store.redis.migrating import Migration
 from holdfast.store.redis.replies import (
     META_FIELDS,
+    follows,
     milliseconds,
     read_expiry,
     read_status,
@@ -48,7 +50,7 @@ from holdfast.store.redis.runner import Runner, evalsha
 from holdfast.store.redis.script import Script, script
 from holdfast.store.redis.store import RedisStore
 from holdfast.store.redis.surveying import Surveyor, Task
-from holdfast.store.redis.sweeping import ABANDONED, Sweeper, Visit, check
+from holdfast.store.redis.sweeping import ABANDONED, Sweeper, Visit, answered, check
 from holdfast.values import MemoryAddress, Terms
 
 _TOMBSTONE = 60_000
@@ -58,6 +60,7 @@ _REMEMBERED = 86_400_000
 _RETAINED = 3_600_000
 """Milliseconds that a retained policy lives at least."""
 _CONNECTIONS = 16
+_SAME: Reply = [b"SAME", 0]
 _INSTANCE = re.compile("[0-9a-f]{16}")
 _WORDS = {
     "OURS": Ownership.OURS,
@@ -189,18 +192,26 @@ class RedisMaintenance:
         await self._own("put_usage", memory, [owner.uid, owner.epoch, *totals])
 
     async def roll_out(
-        self, memory: MemoryAddress, terms: Terms, *, cursor: int, limit: int, grace: int
+        self,
+        memory: MemoryAddress,
+        terms: Terms,
+        *,
+        cursor: int,
+        limit: int,
+        grace: int,
+        again: bool = False,
     ) -> Step:
         """Bring sessions under these terms; see `Maintenance.roll_out`.
 
-        Two round trips for every 100 sessions.
+        Two round trips for every 100 sessions; with `again` three at most.
         """
         packed = pack_terms(terms)
 
         def command(keys: SessionKeys) -> Command:
             return evalsha(script("roll_out"), keys[:5], [packed, grace])
 
-        visit = await self._visit(memory, cursor, limit, command)
+        done = partial(follows, terms=terms) if again else None
+        visit = await self._visit(memory, cursor, limit, command, done=done)
         looked = [reply for word in ("DONE", "SAME") for _, reply in visit.answers.get(word, ())]
         return visit.step(
             changed=len(visit.entries("DONE")),
@@ -376,9 +387,11 @@ class RedisMaintenance:
         cursor: int,
         limit: int,
         command: Callable[[SessionKeys], Command],
+        *,
         read: Callable[[Reply], Sequence[Any]] = list,
+        done: Callable[[Reply], bool] | None = None,
     ) -> Visit:
-        """Run a command for each session of a part of the walk.
+        """Run a command for each session of a part of the walk; see `Migration.each_unless` for `done`.
 
         Ends after `limit` places of the index were looked at, so that a step is bounded also where
         most of them are empty.
@@ -396,9 +409,14 @@ class RedisMaintenance:
                 part = leg.entries[first : first + CHUNK]
                 keys = [index.keys_of(entry) for entry in part]
                 found = [one for one in keys if one]
-                replies = iter(await self._migration.each(found, command))
+                each = (
+                    partial(self._migration.each_unless, done=done, answer=_SAME)
+                    if done
+                    else self._migration.each
+                )
+                replies = iter(await each(found, command))
                 for entry, one in zip(part, keys, strict=True):
-                    word, reply = _answer(next(replies), read) if one else ("GONE", None)
+                    word, reply = answered(next(replies), read) if one else ("GONE", None)
                     answers.setdefault(word, []).append((entry, reply))
             cursor, looked = leg.cursor, looked + count
             if cursor == 0 or looked >= limit:
@@ -416,16 +434,6 @@ def _require_leader(word: str, memory: MemoryAddress) -> None:
         raise Superseded(
             "a newer leader of the operator deals with this memory", memory=str(memory)
         )
-
-
-def _answer(reply: Reply, read: Callable[[Reply], Sequence[Any]]) -> tuple[str, Reply]:
-    if isinstance(reply, Exception):
-        return "BROKEN", reply
-    try:
-        answer = read(reply)
-    except (ValueError, CorruptRecord, UnknownKeys) as error:
-        return "BROKEN", error
-    return text(answer[0]), answer
 
 
 def _counted(fields: Reply) -> Sequence[Any]:

@@ -45,6 +45,30 @@ class Migration:
             ) from error
         accept(reply, NOBODY)
 
+    async def each_unless(
+        self,
+        sessions: Sequence[SessionKeys],
+        command: Callable[[SessionKeys], Command],
+        *,
+        done: Callable[[Reply], bool],
+        answer: Reply,
+    ) -> list[Reply]:
+        """As `each`, for those only whose counters do not say that there is nothing to do.
+
+        Two round trips. A look costs the server a tenth of a script.
+
+        Args:
+            sessions: the keys of each.
+            command: runs the script.
+            done: whether there is nothing to do, by the values of `k` and `s`.
+            answer: what is returned for such a session.
+        """
+        looks = await self._runner.each([(b"HMGET", keys.meta, b"k", b"s") for keys in sessions])
+        settled = [done(look) for look in looks]
+        others = [keys for keys, ended in zip(sessions, settled, strict=True) if not ended]
+        replies = iter(await self.each(others, command) if others else ())
+        return [answer if ended else next(replies) for ended in settled]
+
     async def each(
         self, sessions: Sequence[SessionKeys], command: Callable[[SessionKeys], Command]
     ) -> list[Reply]:

@@ -31,9 +31,9 @@ from holdfast.errors import (
 )
 from holdfast.store import refusals
 from holdfast.store.protocol import StalePolicy
-from holdfast.store.redis.carrier import Broken
+from holdfast.store.redis.carrier import Broken, Reply
 from holdfast.store.redis.layout import ID_BYTES, LAYOUT
-from holdfast.values import Caller, Departed, Lease, Snapshot, Status, Stored, Usage
+from holdfast.values import Caller, Departed, Lease, Snapshot, Status, Stored, Terms, Usage
 
 _RECORDS = msgspec.json.Decoder(list[Stored])
 _RECORD = msgspec.json.Decoder(Stored)
@@ -50,6 +50,7 @@ _ID_NUMBERS = 2**16
 _DIGESTS = 2**20  # the first sequence number of an id is kept times this, plus the content's digest
 _TEXT = 32  # no layout has so high a number: the field is text, which something else wrote
 _RULES = ("", "ttl", "afterClear", "afterFlush", "maxLifetime", "lease", "buried")
+_BURIED = _RULES.index("buried")
 USAGE_FIELDS = (b"sessions", b"messages", b"tokens", b"bytes", b"at")
 _STORED = re.compile(r"WRONGTYPE|CORRUPT|user_script:\d+: ")
 _PASSING = (
@@ -141,6 +142,31 @@ def read_expiry(slow: bytes) -> tuple[int, int]:
     except _MALFORMED as error:
         raise _corrupt_counters() from error
     return expires_at, touched
+
+
+def follows(fields: Reply, terms: Terms) -> bool:
+    """Whether a live session is under these terms, and within their limits. False also where in doubt.
+
+    Args:
+        fields: values of `k` and `s` of its meta, or what the server said instead.
+        terms: the policy's numbers, with its revision.
+    """
+    match fields:
+        case [bytes(counters), bytes(slow)] if slow and slow[0] == LAYOUT:
+            pass
+        case _:
+            return False
+    try:
+        _, tokens, messages, *_ = _COUNTERS.unpack(counters)
+        _, rule, *_, revision, _, _ = _SLOW.unpack(slow)
+    except struct.error:
+        return False
+    return (
+        revision == terms.revision
+        and rule != _BURIED
+        and (not terms.max_tokens or tokens <= terms.max_tokens)
+        and (not terms.max_messages or messages <= terms.max_messages)
+    )
 
 
 def read_holdings(counters: bytes) -> tuple[int, int, int]:

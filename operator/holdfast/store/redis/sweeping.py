@@ -1,13 +1,14 @@
 """Looking at the sessions of a memory one by one: what a walk found, and setting expiries right."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from holdfast.errors import CorruptRecord, UnknownKeys
 from holdfast.store.maintenance import Step, Swept, Totals
 from holdfast.store.redis.carrier import Command, Reply
 from holdfast.store.redis.index import CHUNK, Entry, Index
 from holdfast.store.redis.layout import SessionKeys
-from holdfast.store.redis.replies import milliseconds, read_holdings
+from holdfast.store.redis.replies import milliseconds, read_holdings, text
 from holdfast.store.redis.runner import Runner, evalsha
 from holdfast.store.redis.script import script
 
@@ -45,6 +46,17 @@ class Visit(NamedTuple):
             broken=broken,
             restarted=self.restarted,
         )
+
+
+def answered(reply: Reply, read: Callable[[Reply], Sequence[Any]]) -> tuple[str, Reply]:
+    """Return the first word of what a session answered, and the answer as `read` understands it."""
+    if isinstance(reply, Exception):
+        return "BROKEN", reply
+    try:
+        answer = read(reply)
+    except (ValueError, CorruptRecord, UnknownKeys) as error:
+        return "BROKEN", error
+    return text(answer[0]), answer
 
 
 def check(keys: SessionKeys) -> Command:
