@@ -276,6 +276,43 @@ async def test_it_waits_for_a_memory_that_is_not_ready(world: World):
     assert condition(order, "Stalled") is None
 
 
+async def test_nothing_is_erased_on_a_server_that_was_replaced(world: World):
+    """A receipt from a server that does not hold the data would say what did not happen to them."""
+    await ready_memory(world)
+    await write(world, "user-42")
+    order = world.add_erasure(session="user-42")
+    world.server.name = "another"  # nobody has looked at the backend since
+    calls = len(world.server.calls)
+    await world.look(order)
+    assert "receipt" not in order["status"]
+    assert "claim" not in world.server.calls[calls:]
+    assert ready(order) == ("False", "ServerReplaced")
+    assert await lengths(world, "user-42") == [2]
+
+
+async def test_a_server_replaced_in_the_middle_of_an_erasure_gives_no_receipt(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    await ready_memory(world)
+    await write(world, "user-42")
+    order = world.add_erasure(session="user-42")
+    name, erase = world.server.name, orders.Order.erase
+
+    async def replaced(self: orders.Order, key: str) -> Erased:
+        world.server.name = "another"
+        return await erase(self, key)
+
+    await world.look(order)  # counted
+    with monkeypatch.context() as patch:
+        patch.setattr(orders.Order, "erase", replaced)
+        await world.look(order)
+    assert "receipt" not in order["status"]
+    assert ready(order) == ("False", "ServerReplaced")
+    world.server.name = name
+    receipt = await carry_out(world, order)
+    assert receipt["interrupted"] is True
+
+
 async def test_keys_of_another_are_not_touched(world: World):
     resource = await ready_memory(world)
     await write(world, "user-42")
