@@ -41,6 +41,7 @@ from holdfast.store.redis.replies import (
     META_FIELDS,
     milliseconds,
     read_expiry,
+    read_holdings,
     read_status,
     text,
 )
@@ -432,7 +433,7 @@ def _counted(fields: Reply) -> Sequence[Any]:
     status = read_status(fields, now=0)
     if not status.exists or status.expiry_rule == "buried":
         return ["GONE"]
-    return ["OK", (status.messages, status.tokens, status.bytes)]
+    return ["OK", read_holdings(fields[0])]
 
 
 def _lasting(slow: Reply) -> Sequence[Any]:
