@@ -108,6 +108,37 @@ async def test_a_lease_that_is_none(world: World, lease: bytes) -> None:
     await end(world)
 
 
+@pytest.mark.parametrize("value", [NAN, INF, -INF, 1e308, -1e308, -1.0])
+async def test_an_erasure_of_numbers_that_are_none(world: World, value: float) -> None:
+    """Everything goes, and a receipt that says nothing of it fits into a status."""
+    terms = await world.apply()
+    await world.fill(1)
+    keys = session_keys(world.memory, "s-0", "mem")
+    for field, places in (("k", (0, 2, 3)), ("s", (7, 9))):
+        for at in places:
+            await world.fill(1)
+            await poisoned(world, field, {at: value})
+            await world.raw.hset(keys.meta, b"b:\xff,x", "")
+            erased = await world.store().session(world.memory, "s-0").erase(terms, force=True)
+            made = receipt([("s-0", erased)])
+            assert 0 <= made.messages <= MOST
+            assert 0 <= made.bytes <= MOST
+            assert await world.raw.exists(keys.log) == 0
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF, 1e308, -1e308, -1.0])
+async def test_a_memory_that_is_retained_ends_whatever_times_its_sessions_say(
+    world: World, value: float
+) -> None:
+    await world.apply()
+    await world.fill(3)
+    await poisoned(world, "s", {10: value})
+    await poisoned(world, "s", {11: -value})
+    await world.hands.release(world.memory, FIRST)
+    for key in (world.keys.policy, world.keys.owner, world.keys.sessions):
+        assert 0 < await world.raw.pttl(key) < 30 * 365 * 24 * HOUR
+
+
 async def test_an_index_of_another_type(world: World) -> None:
     """Nothing is done to the memory until it is gone, and all other memories go on."""
     await world.apply()

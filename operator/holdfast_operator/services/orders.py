@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
+from holdfast.errors import CorruptRecord, UnknownKeys
 from holdfast.keys import (
     label_digests,
     session_key,
@@ -17,6 +18,10 @@ from holdfast_operator.services.targets import Target
 
 SEARCHED: Final = 1000
 """Entries of the index that are looked at in one round trip."""
+
+
+MOST_COUNTED: Final = 2**53
+"""As of the script that erases: more than any session has, which only somebody else can have written."""
 
 
 class Order:
@@ -64,8 +69,14 @@ class Order:
 
     async def look(self, key: str) -> Erased:
         """Return what an erasure would find in a session."""
-        found = await self._store.session(self.memory, key).status()
-        return Erased(found.exists, found.epoch, found.last_seq, found.messages, found.bytes)
+        try:
+            found = await self._store.session(self.memory, key).status()
+        except (CorruptRecord, UnknownKeys):
+            return Erased(existed=False)  # it is erased, and not counted
+        counts = (found.epoch, found.last_seq, found.messages, found.bytes)
+        if not all(0 <= one <= MOST_COUNTED for one in counts):
+            return Erased(existed=False)
+        return Erased(found.exists, *counts)
 
     async def erase(self, key: str) -> Erased:
         """Erase a session, whoever holds its turn."""

@@ -56,6 +56,8 @@ _TOMBSTONE = 60_000
 """Life of a tombstone in milliseconds: above the age at which a writer asks for the policy again."""
 _REMEMBERED = 86_400_000
 """Milliseconds for which marker, epoch and revision outlive a memory."""
+_LONGEST = 3650 * 86_400_000
+"""Milliseconds: the longest life that a policy can give."""
 _RETAINED = 3_600_000
 """Milliseconds that a retained policy lives at least."""
 _CONNECTIONS = 16
@@ -323,7 +325,10 @@ class RedisMaintenance:
         while True:
             visit = await self._visit(memory, cursor, 100 * CHUNK, command, read=_lasting)
             for _, (_, expires_at, touched) in visit.answers.get("OK", ()):
-                longest, idle = max(longest, expires_at), max(idle, expires_at - touched)
+                # A tenant may have written any time there; more than a policy can say is none.
+                ends = min(expires_at, now + _LONGEST)
+                idle = max(idle, min(ends - touched, _LONGEST))
+                longest = max(longest, ends)
             cursor = visit.cursor
             if cursor == 0:
                 break
