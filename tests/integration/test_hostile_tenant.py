@@ -173,3 +173,26 @@ async def test_odd_names_in_the_index(world: World) -> None:
     await world.raw.zadd(world.keys.sessions, names)
     await every_walk(world)
     await end(world)
+
+
+async def test_what_is_too_large_for_a_session_is_never_brought_to_the_operator(
+    world: World,
+) -> None:
+    """The operator serves everybody: one tenant must not fill its memory."""
+    await world.apply()
+    await world.fill(3)
+    await world.hands.load_scripts()
+    large = b"x" * 1_000_000
+    base = session_keys(world.memory, "s-0", "mem").meta.removesuffix(b"}:meta")
+    for number in range(20):
+        await world.raw.zadd(world.keys.sessions, {b"%d%b" % (number, large): 1})
+        await world.raw.set(b"%b-%d-%b" % (base, number, large), "")
+    for field in ("k", "l", "h"):
+        await world.raw.hset(session_keys(world.memory, "s-1", "mem").meta, field, large)
+    before = (await world.raw.info("stats"))["total_net_output_bytes"]
+    await every_walk(world)
+    await world.hands.names(world.memory, cursor=0, limit=1000)
+    await world.hands.release(world.memory, FIRST)
+    sent = (await world.raw.info("stats"))["total_net_output_bytes"] - before
+    assert sent < len(large)
+    await world.raw.unlink(*[key async for key in world.raw.scan_iter(f"mem:{{{world.memory}*")])

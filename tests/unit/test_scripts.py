@@ -20,7 +20,7 @@ THEN = re.compile(r"^-- then: (\w+)$", re.MULTILINE)
 USES = re.compile(r"^-- uses: (.+)$", re.MULTILINE)
 RUN = "run `python -m holdfast.store.redis.digests > operator/holdfast/store/redis/scripts/DIGESTS`"
 
-READS = {"check", "page", "tail"}
+READS = {"check", "entries", "holdings", "page", "scan", "tail"}
 """Scripts that a read-only user may run."""
 LETS_GO = {
     *("pop", "clear", "touch", "release", "renew"),
@@ -113,7 +113,8 @@ def test_the_look_of_a_sweep_knows_the_counters_that_sessions_have() -> None:
     slow = struct.calcsize(head + times)
     expiry = struct.calcsize(head + times[:-2])  # the last but one of the times
     text = source("check")
-    assert f"#s ~= {slow} or #k ~= {struct.calcsize(counters)}" in text
+    for name in ("check", "holdings"):
+        assert f"#s ~= {slow} or #k ~= {struct.calcsize(counters)}" in source(name)
     assert f"struct.unpack('<d', s, {expiry + 1})" in text
 
 

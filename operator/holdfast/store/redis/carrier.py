@@ -52,7 +52,12 @@ def key_of(command: Command) -> bytes | None:
     name = command[0]
     if name in _KEYLESS:
         return None
-    key = command[3] if name in _SCRIPTS else command[1]
+    if name in _SCRIPTS:
+        if command[2] == 0:
+            return None
+        key = command[3]
+    else:
+        key = command[1]
     return key if isinstance(key, bytes) else str(key).encode()
 
 

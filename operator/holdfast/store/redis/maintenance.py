@@ -38,11 +38,9 @@ from holdfast.store.redis.layout import (
 )
 from holdfast.store.redis.migrating import Migration
 from holdfast.store.redis.replies import (
-    META_FIELDS,
     milliseconds,
     read_expiry,
     read_holdings,
-    read_status,
     text,
 )
 from holdfast.store.redis.runner import Runner, evalsha
@@ -217,7 +215,7 @@ class RedisMaintenance:
         """Add up counters; see `Maintenance.measure`. Two round trips for every 100 sessions."""
 
         def command(keys: SessionKeys) -> Command:
-            return (b"HMGET", keys.meta, *META_FIELDS)
+            return evalsha(script("holdings"), keys[:1], [])
 
         visit = await self._visit(memory, cursor, limit, command, read=_counted)
         counts = [reply[1] for _, reply in visit.answers.get("OK", ())]
@@ -320,7 +318,7 @@ class RedisMaintenance:
         longest, idle, cursor = now + _RETAINED, _REMEMBERED, 0
 
         def command(keys: SessionKeys) -> Command:
-            return (b"HGET", keys.meta, b"s")
+            return evalsha(script("holdings"), keys[:1], [])
 
         while True:
             visit = await self._visit(memory, cursor, 100 * CHUNK, command, read=_lasting)
@@ -434,12 +432,9 @@ def _answer(reply: Reply, read: Callable[[Reply], Sequence[Any]]) -> tuple[str, 
     return text(answer[0]), answer
 
 
-def _counted(fields: Reply) -> Sequence[Any]:
-    status = read_status(fields, now=0)
-    if not status.exists or status.expiry_rule == "buried":
-        return ["GONE"]
-    return ["OK", read_holdings(fields[0])]
+def _counted(found: Reply) -> Sequence[Any]:
+    return ["OK", read_holdings(found[1])] if found[0] == b"OK" else found
 
 
-def _lasting(slow: Reply) -> Sequence[Any]:
-    return ["GONE"] if slow is None else ["OK", *read_expiry(slow)]
+def _lasting(found: Reply) -> Sequence[Any]:
+    return ["OK", *read_expiry(found[2])] if found[0] == b"OK" else found
