@@ -8,9 +8,11 @@ import pytest
 
 from holdfast.client import Client
 from holdfast.errors import StoreUnavailable
+from holdfast.policies import terms_of
+from holdfast.policy import load_policy
 from holdfast.store import SessionStore
 from holdfast.store.in_memory import InMemoryStore
-from holdfast.values import Erased, Terms
+from holdfast.values import Batch, Caller, Erased, MemoryAddress, Prepared, Terms
 from holdfast_operator.services import erasures, orders
 from tests.harness.operator_world import World, condition, ready
 
@@ -311,6 +313,19 @@ async def test_a_server_replaced_in_the_middle_of_an_erasure_gives_no_receipt(
     world.server.name = name
     receipt = await carry_out(world, order)
     assert receipt["interrupted"] is True
+
+
+async def test_a_session_with_a_revision_that_nobody_gave_out_is_erased_too(world: World):
+    """A tenant may write any number there, and an erasure would have waited for ever, without a word."""
+    resource = await ready_memory(world)
+    await write(world, "user-42")
+    terms = terms_of(load_policy({"retention": {"ttl": "1h"}})[1], 1_000_000)
+    session = world.server.kept.session(MemoryAddress("team", "support"), "user-42")
+    await session.append(terms, Batch((Prepared(b'"hi"', 1),)), Caller())
+    order = world.add_erasure(session="user-42")
+    receipt = await carry_out(world, order)
+    assert receipt["sessions"] == 1
+    assert ready(resource) == ("True", "Available")
 
 
 async def test_keys_of_another_are_not_touched(world: World):
