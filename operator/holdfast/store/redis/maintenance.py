@@ -59,6 +59,8 @@ _LONGEST = 3650 * 86_400_000
 _RETAINED = 3_600_000
 """Milliseconds that a retained policy lives at least."""
 _CONNECTIONS = 16
+_LARGEST = 1 << 25
+"""Bytes of an answer. Anybody may have us look at a server of theirs, and it must not fill our memory."""
 _INSTANCE = re.compile("[0-9a-f]{16}")
 _WORDS = {
     "OURS": Ownership.OURS,
@@ -135,7 +137,7 @@ class RedisMaintenance:
             prefix: first part of every key.
             timeout: seconds for a connection, for an exchange, and for repeating a call.
         """
-        carrier = make_carrier(address, timeout=timeout, connections=_CONNECTIONS)
+        carrier = make_carrier(address, timeout=timeout, connections=_CONNECTIONS, largest=_LARGEST)
         access: Access = RedisAccess.of(address, carrier, prefix=prefix, timeout=timeout)
         if address.mode is Mode.SENTINEL and address.sentinel_login.password:
             access = WithSentinels(access, address, timeout=timeout)
