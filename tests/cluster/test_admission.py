@@ -124,6 +124,17 @@ USES: dict[str, dict[str, Any]] = {
     "projected": {
         "volumes": [{"name": "v", "projected": {"sources": [{"secret": {"name": SECRET}}]}}]
     },
+    # A driver logs in with username and password, at a server that the pod names.
+    "driver": {
+        "volumes": [
+            {"name": "v", "csi": {"driver": "smb", "nodePublishSecretRef": {"name": SECRET}}}
+        ]
+    },
+    "flex": {
+        "volumes": [
+            {"name": "v", "flexVolume": {"driver": "a/cifs", "secretRef": {"name": SECRET}}}
+        ]
+    },
     "from": {"container": {"envFrom": [{"secretRef": {"name": SECRET}}]}},
     "entry": {
         "container": {

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from holdfast.errors import HoldfastError
+from holdfast.errors import HoldfastError, StoreUnavailable
 from holdfast.store.addresses import Address, Mode
 from holdfast.store.redis.maintenance import RedisMaintenance
 from holdfast_operator.storage.backends import ConnectionPool
@@ -83,6 +83,16 @@ async def test_it_is_an_error_of_ours_and_quotes_nothing(answer: bytes) -> None:
 async def test_versions_before_a_release_are_versions() -> None:
     async with reaching(info(redis_version="8.0.0-rc1")) as hands:
         assert (await hands.server()).version == "8.0.0-rc1"
+
+
+@pytest.mark.asyncio
+async def test_an_answer_that_would_fill_the_memory_is_not_taken() -> None:
+    """Whoever may make a MemoryBackend may have the operator ask a server of theirs."""
+    async with reaching(info(more="x" * (40 << 20))) as hands:
+        with pytest.raises(StoreUnavailable):
+            await hands.server()
+    async with reaching(info(more="x" * (4 << 20))) as hands:
+        await hands.server()
 
 
 @pytest.mark.asyncio

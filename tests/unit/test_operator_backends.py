@@ -90,6 +90,27 @@ async def test_an_authority_from_a_config_map_needs_no_label_and_one_from_a_secr
 
 
 @pytest.mark.asyncio
+async def test_of_an_authority_only_certificates_are_taken(
+    world: World, authority: CertificateAuthority
+):
+    """They are handed on to every workload that is bound, and a key may stand in the same file."""
+    pem = authority.certificate.read_text()
+    key = "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n"
+    backend = world.add_backend(tls={"mode": "Enabled", "caRef": {"name": "ca", "key": "all.pem"}})
+    world.secrets["platform", "ca"] = Secret(
+        "ca", "1", OFFERED, {"all.pem": f"{key}note\n{pem}{key}{pem}".encode()}
+    )
+    await world.look(backend)
+    assert ready(backend) == ("True", "Available")
+    [address] = world.server.addresses
+    assert address.tls is not None
+    assert address.tls.authority == pem * 2
+    world.secrets["platform", "ca"] = Secret("ca", "2", OFFERED, {"all.pem": key.encode()})
+    await world.look(backend)
+    assert ready(backend) == ("False", "SecretInvalid")
+
+
+@pytest.mark.asyncio
 async def test_a_client_certificate_has_both_parts_and_is_picked_up_anew(world: World):
     backend = world.add_backend(tls={"mode": "Enabled", "clientCertRef": {"name": "pair"}})
     for version, data, reason in (

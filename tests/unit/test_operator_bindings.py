@@ -860,3 +860,26 @@ async def test_killed_while_it_lets_go_nothing_is_left():
         assert world.access.held == {}
         assert ("team", NAME) not in world.secrets
     assert borders >= 4
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    "tenants", [{"requireQuotas": ["Bytes"]}, {"perNamespace": {"resources": 1}}]
+)
+async def test_new_guard_rails_of_a_backend_cut_off_nobody_who_works(
+    world: BindingWorld, tenants: dict[str, Any]
+):
+    """One edit of the backend's owner would have closed the connections of every tenant at once."""
+    world.add_resource("older")
+    support_of(world)["metadata"]["creationTimestamp"] = "2026-01-01T00:00:01Z"
+    binding = await bound(world)
+    world.edit(backend_of(world), tenants=tenants)
+    await world.look(backend_of(world))
+    for _ in range(5):
+        await world.look(support_of(world))
+    assert ready(support_of(world))[0] == "False"
+    await world.look(binding)
+    assert ready(binding) == ("False", "MemoryNotReady")
+    assert credentials_of(binding) == ("True", "Issued")
+    assert world.user() is not None
+    assert world.user().grants == (SUPPORT,)  # type: ignore[union-attr]

@@ -8,9 +8,11 @@ import pytest
 
 from holdfast.client import Client
 from holdfast.errors import StoreUnavailable
+from holdfast.policies import terms_of
+from holdfast.policy import load_policy
 from holdfast.store import SessionStore
 from holdfast.store.in_memory import InMemoryStore
-from holdfast.values import Erased, Terms
+from holdfast.values import Batch, Caller, Erased, MemoryAddress, Prepared, Terms
 from holdfast_operator.services import erasures, orders
 from tests.harness.operator_world import World, condition, ready
 
@@ -274,6 +276,56 @@ async def test_it_waits_for_a_memory_that_is_not_ready(world: World):
     await world.look(order)
     assert ready(order) == ("False", "MemoryNotReady")
     assert condition(order, "Stalled") is None
+
+
+async def test_nothing_is_erased_on_a_server_that_was_replaced(world: World):
+    """A receipt from a server that does not hold the data would say what did not happen to them."""
+    await ready_memory(world)
+    await write(world, "user-42")
+    order = world.add_erasure(session="user-42")
+    world.server.name = "another"  # nobody has looked at the backend since
+    calls = len(world.server.calls)
+    await world.look(order)
+    assert "receipt" not in order["status"]
+    assert "claim" not in world.server.calls[calls:]
+    assert ready(order) == ("False", "ServerReplaced")
+    assert await lengths(world, "user-42") == [2]
+
+
+async def test_a_server_replaced_in_the_middle_of_an_erasure_gives_no_receipt(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    await ready_memory(world)
+    await write(world, "user-42")
+    order = world.add_erasure(session="user-42")
+    name, erase = world.server.name, orders.Order.erase
+
+    async def replaced(self: orders.Order, key: str) -> Erased:
+        world.server.name = "another"
+        return await erase(self, key)
+
+    await world.look(order)  # counted
+    with monkeypatch.context() as patch:
+        patch.setattr(orders.Order, "erase", replaced)
+        await world.look(order)
+    assert "receipt" not in order["status"]
+    assert ready(order) == ("False", "ServerReplaced")
+    world.server.name = name
+    receipt = await carry_out(world, order)
+    assert receipt["interrupted"] is True
+
+
+async def test_a_session_with_a_revision_that_nobody_gave_out_is_erased_too(world: World):
+    """A tenant may write any number there, and an erasure would have waited for ever, without a word."""
+    resource = await ready_memory(world)
+    await write(world, "user-42")
+    terms = terms_of(load_policy({"retention": {"ttl": "1h"}})[1], 1_000_000)
+    session = world.server.kept.session(MemoryAddress("team", "support"), "user-42")
+    await session.append(terms, Batch((Prepared(b'"hi"', 1),)), Caller())
+    order = world.add_erasure(session="user-42")
+    receipt = await carry_out(world, order)
+    assert receipt["sessions"] == 1
+    assert ready(resource) == ("True", "Available")
 
 
 async def test_keys_of_another_are_not_touched(world: World):

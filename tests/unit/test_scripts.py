@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import struct
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ THEN = re.compile(r"^-- then: (\w+)$", re.MULTILINE)
 USES = re.compile(r"^-- uses: (.+)$", re.MULTILINE)
 RUN = "run `python -m holdfast.store.redis.digests > operator/holdfast/store/redis/scripts/DIGESTS`"
 
-READS = {"check", "page", "tail"}
+READS = {"check", "entries", "holdings", "page", "scan", "tail"}
 """Scripts that a read-only user may run."""
 LETS_GO = {
     *("pop", "clear", "touch", "release", "renew"),
@@ -102,6 +103,19 @@ def test_all_scripts_are_found_by_name() -> None:
 def test_the_digests_of_a_release_are_pinned() -> None:
     pinned = (FOLDER / "DIGESTS").read_text("ascii")
     assert pinned == digests(), f"a script has changed: {RUN}"
+
+
+def test_the_look_of_a_sweep_knows_the_counters_that_sessions_have() -> None:
+    """It reads them without lib/state, and took every session for broken when they had become longer."""
+    forms = re.search(r"LAYOUT, K, S = 1, '(<d+)', '(<B+H+)(d+)'", source("lib/state"))
+    assert forms
+    counters, head, times = forms.groups()
+    slow = struct.calcsize(head + times)
+    expiry = struct.calcsize(head + times[:-2])  # the last but one of the times
+    text = source("check")
+    for name in ("check", "holdings"):
+        assert f"#s ~= {slow} or #k ~= {struct.calcsize(counters)}" in source(name)
+    assert f"struct.unpack('<d', s, {expiry + 1})" in text
 
 
 def _uses(name: str) -> list[str]:

@@ -58,6 +58,7 @@ AT_ONCE: Final = 16
 
 _AGAIN: Final = 1.0
 _LONGEST: Final = timedelta(hours=1)
+_SUSPICIOUS: Final = frozenset({ReadyReason.BACKEND_UNREACHABLE, ReadyReason.SERVER_REPLACED})
 
 Act: TypeAlias = Callable[[str], Awaitable[Erased]]
 Facts: TypeAlias = list[tuple[str, Erased]]
@@ -199,6 +200,8 @@ class ErasureService:
     async def _work(
         self, erasure: MemoryErasure, resource: MemoryResource, target: Target
     ) -> Outcome:
+        # A receipt from a server that does not hold the data would say what did not happen to them.
+        await target.require_same_data()
         found = await target.hands.claim(target.memory, target.owner)
         if found is Ownership.FENCED:
             raise _Superseded
@@ -215,7 +218,14 @@ class ErasureService:
             return await self._count(order, work)
         if not work.begun:
             self._take_up(erasure.status.progress, work)
-        return await self._erase(order, work)
+        outcome = await self._erase(order, work)
+        try:
+            await target.require_same_data()
+        except (Obstacle, HoldfastError):
+            # What was noted may be of the other server: whoever goes on begins with what status says.
+            self._works.pop(uid_of(erasure.metadata), None)
+            raise
+        return outcome
 
     async def _count(self, order: Order, work: _Work) -> Outcome:
         """Count what is there, and note it, before anything is erased."""
@@ -339,7 +349,7 @@ class ErasureService:
             again=healing_interval(after, self._clock.now()),
             events=transition(before, after),
             suspect=backend_ref(memory)
-            if memory is not None and obstacle.reason is ReadyReason.BACKEND_UNREACHABLE
+            if memory is not None and obstacle.reason in _SUSPICIOUS
             else None,
         )
 

@@ -1,8 +1,10 @@
 """What a MemoryErasure names: which sessions, and what is done with each."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
+from holdfast.errors import CorruptRecord, UnknownKeys
 from holdfast.keys import (
     label_digests,
     session_key,
@@ -10,13 +12,17 @@ from holdfast.keys import (
     template_key,
     template_pattern,
 )
-from holdfast.store import MemoryStore
+from holdfast.store import MemoryStore, StalePolicy
 from holdfast.values import Erased, Terms
 from holdfast_operator.resources import MemoryErasure
 from holdfast_operator.services.targets import Target
 
 SEARCHED: Final = 1000
 """Entries of the index that are looked at in one round trip."""
+
+
+MOST_COUNTED: Final = 2**53
+"""As of the script that erases: more than any session has, which only somebody else can have written."""
 
 
 class Order:
@@ -64,10 +70,29 @@ class Order:
 
     async def look(self, key: str) -> Erased:
         """Return what an erasure would find in a session."""
-        found = await self._store.session(self.memory, key).status()
-        return Erased(found.exists, found.epoch, found.last_seq, found.messages, found.bytes)
+        try:
+            found = await self._store.session(self.memory, key).status()
+        except (CorruptRecord, UnknownKeys):
+            return Erased(existed=False)  # it is erased, and not counted
+        counts = (found.epoch, found.last_seq, found.messages, found.bytes)
+        if not all(0 <= one <= MOST_COUNTED for one in counts):
+            return Erased(existed=False)
+        return Erased(found.exists, *counts)
 
     async def erase(self, key: str) -> Erased:
-        """Erase a session, whoever holds its turn."""
+        """Erase a session, whoever holds its turn.
+
+        Raises:
+            StalePolicy: the policy changed meanwhile.
+            HoldfastError: of the server.
+        """
         session = self._store.session(self.memory, key, self._labels)
-        return await session.erase(self._terms, force=True)
+        try:
+            return await session.erase(self._terms, force=True)
+        except StalePolicy:
+            there = await self._store.policy(self.memory)
+            if there is None or not there.active or there.revision > self._terms.revision:
+                raise
+            # Nobody gave out the revision that the session says: a tenant wrote it, or a server lost the
+            # policy's. Neither keeps what is to be erased.
+            return await session.erase(replace(self._terms, revision=MOST_COUNTED), force=True)

@@ -18,7 +18,6 @@ from holdfast_operator.services.ports import Body, Cluster, Namespace
 
 _WITHDRAWN: Final = frozenset(
     {
-        ReadyReason.INVALID_SPEC,
         ReadyReason.BACKEND_NOT_FOUND,
         ReadyReason.BACKEND_NOT_ALLOWED,
         ReadyReason.KEYS_OWNED_BY_OTHER,
@@ -26,7 +25,11 @@ _WITHDRAWN: Final = frozenset(
         ReadyReason.DELETION_BLOCKED,
     }
 )
-"""Why a memory that was usable once must not be used any more; other reasons may be over in a moment."""
+"""Why a memory that was usable once must not be used any more; other reasons may be over in a moment.
+
+Not `InvalidSpec`: a spec that can be read is so by guard rails that its backend got later, and whoever
+works under the policy that is in force goes on.
+"""
 
 
 class Withdrawn(Obstacle):

@@ -1,5 +1,6 @@
 """What a backend's spec refers to: Secrets and ConfigMaps that hold credentials and certificates."""
 
+import re
 import ssl
 from dataclasses import dataclass, replace
 from typing import Final
@@ -19,6 +20,9 @@ from holdfast_operator.services.servers import OFFER, address, credentials, entr
 
 _LOGIN: Final = "username and password"
 _PAIR: Final = ("tls.crt", "tls.key")
+_CERTIFICATE: Final = re.compile(
+    "-----BEGIN CERTIFICATE-----\r?\n[^-]+-----END CERTIFICATE-----", re.DOTALL
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +94,13 @@ class References:
             text = found.data.get(ref.key, "")
         if not text:
             raise invalid(found, f"the entry {ref.key} is missing or empty")
+        # Bindings hand the authority on to their workloads, and a private key may stand beside it.
+        authority = "".join(f"{one}\n" for one in _CERTIFICATE.findall(text))
         try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=authority)
         except (ssl.SSLError, ValueError):
             raise invalid(found, f"the entry {ref.key} holds no certificates in PEM form") from None
-        return text
+        return authority
 
     async def _pair(self, namespace: str, ref: SecretRef, versions: list[str]) -> bytes:
         secret = await self._secret(namespace, ref.name, " and ".join(_PAIR), versions)

@@ -52,7 +52,12 @@ def key_of(command: Command) -> bytes | None:
     name = command[0]
     if name in _KEYLESS:
         return None
-    key = command[3] if name in _SCRIPTS else command[1]
+    if name in _SCRIPTS:
+        if command[2] == 0:
+            return None
+        key = command[3]
+    else:
+        key = command[1]
     return key if isinstance(key, bytes) else str(key).encode()
 
 
@@ -121,10 +126,15 @@ class PoolCarrier:
         pool: of the library's own client or of a caller's.
         owned: close the pool with the carrier.
         timeout: seconds for one exchange.
+        largest: bytes that the replies of one exchange may have, on connections of our own; 0: any
+            number.
     """
 
-    def __init__(self, pool: ConnectionPool, *, owned: bool, timeout: float = 5.0) -> None:
+    def __init__(
+        self, pool: ConnectionPool, *, owned: bool, timeout: float = 5.0, largest: int = 0
+    ) -> None:
         self._pool = pool
+        self._largest = largest
         self._owned = owned
         self._timeout = timeout
         self._retired = False
@@ -211,7 +221,7 @@ class PoolCarrier:
                 return line
             await self._discard(line)
         connection = await self._connect()
-        return OwnLine(connection) if self._owned else LentLine(connection)
+        return OwnLine(connection, self._largest) if self._owned else LentLine(connection)
 
     async def _connect(self) -> AbstractConnection:
         try:

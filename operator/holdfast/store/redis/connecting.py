@@ -27,6 +27,7 @@ def make_carrier(
     timeout: float,
     connections: int = CONNECTIONS,
     breakers: Breakers | None = None,
+    largest: int = 0,
 ) -> Carrier:
     """Make the carrier for an address, with connections of its own. No I/O yet.
 
@@ -35,6 +36,7 @@ def make_carrier(
         timeout: seconds for a connection and for an exchange.
         connections: how many at most to one server.
         breakers: keeps a breaker for each server; None: every call tries to reach it.
+        largest: bytes that the replies of one exchange may have, without breakers; 0: any number.
     """
 
     def reach(
@@ -49,7 +51,7 @@ def make_carrier(
             connections=most,
             on_connect=require_primary if primary else None,
         )
-        return _over(pool, owned=True, timeout=timeout, breakers=breakers)
+        return _over(pool, owned=True, timeout=timeout, breakers=breakers, largest=largest)
 
     server = partial(reach, login=address.login, database=address.database, most=connections)
     if address.mode is Mode.CLUSTER:
@@ -95,10 +97,15 @@ def carrier_over(client: Redis | RedisCluster, *, breakers: Breakers | None = No
 
 
 def _over(
-    pool: ConnectionPool, *, owned: bool, timeout: float = 5.0, breakers: Breakers | None
+    pool: ConnectionPool,
+    *,
+    owned: bool,
+    timeout: float = 5.0,
+    breakers: Breakers | None,
+    largest: int = 0,
 ) -> PoolCarrier:
     if breakers is None:
-        return PoolCarrier(pool, owned=owned, timeout=timeout)
+        return PoolCarrier(pool, owned=owned, timeout=timeout, largest=largest)
     return BreakingCarrier(pool, owned=owned, timeout=timeout, breakers=breakers)
 
 

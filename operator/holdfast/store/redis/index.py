@@ -12,17 +12,18 @@ import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from holdfast.errors import CorruptRecord, UnknownKeys
 from holdfast.store.maintenance import Walk
 from holdfast.store.redis.carrier import Reply
 from holdfast.store.redis.layout import MemoryKeys, SessionKeys, session_keys
-from holdfast.store.redis.replies import META_FIELDS, raise_for, read_status, text
+from holdfast.store.redis.replies import raise_for, text
 from holdfast.store.redis.runner import Runner, evalsha
 from holdfast.store.redis.script import script
 from holdfast.values import MemoryAddress
 
 CHUNK = 100
 """Entries handled in one round trip: about 5 ms of the server's time, in which others wait."""
+LONGEST = 1 << 14
+"""Bytes of a name, and of a key: above what any session has. A tenant may make longer ones."""
 _RUN_BITS = 32
 _NAME = re.compile(rb"[-A-Za-z0-9_.:%]+")
 _WALK = re.compile(r"\d+(\|\d+){5}")
@@ -76,20 +77,18 @@ class Index:
         """Return the next part of a walk: about `count` entries, none twice. One round trip."""
         place, run = cursor >> _RUN_BITS, cursor & (1 << _RUN_BITS) - 1
         while True:
-            scan, total, info = await self._runner.ask(
+            found, info = await self._runner.ask(
                 [
-                    (b"ZSCAN", self._key, place, b"COUNT", count),
-                    (b"ZCARD", self._key),
+                    evalsha(script("entries"), [self._key], [place, count, LONGEST]),
                     (b"INFO", b"server"),
                 ]
             )
-            for needed in (scan, total):
-                if isinstance(needed, Exception):
-                    raise_for(needed)
-            after, flat = scan
+            if isinstance(found, Exception):
+                raise_for(found)
+            after, flat, total = found
             # A server that does not say which run it is gets the benefit of the doubt.
-            found = None if isinstance(info, Exception) else _RUN.search(text(info))
-            now = zlib.crc32(found[1].encode()) if found else 0
+            said = None if isinstance(info, Exception) else _RUN.search(text(info))
+            now = zlib.crc32(said[1].encode()) if said else 0
             if place == 0 or run == now:
                 break
             place = 0  # another server, or another run of it: there the cursor means nothing
@@ -123,23 +122,19 @@ class Index:
     async def restore(self, entries: Sequence[Entry]) -> int:
         """Note those of the sessions that are alive; return how many. Two round trips."""
         named = [(entry, keys) for entry in entries if (keys := self.keys_of(entry)) is not None]
-        metas = await self._runner.each([(b"HMGET", keys.meta, *META_FIELDS) for _, keys in named])
-        back = [entry.name for (entry, _), meta in zip(named, metas, strict=True) if _lives(meta)]
+        looks = await self._runner.each(
+            [evalsha(script("holdings"), keys[:1], []) for _, keys in named]
+        )
+        back = [entry.name for (entry, _), look in zip(named, looks, strict=True) if _lives(look)]
         await self._runner.each(
             [evalsha(script("index"), [self._key], [name, 0, 0]) for name in back]
         )
         return len(back)
 
 
-def _lives(meta: Reply) -> bool:
+def _lives(look: Reply) -> bool:
     """Whether this is a session, be it one that cannot be read."""
-    if isinstance(meta, Exception):
-        return False
-    try:
-        status = read_status(meta, now=0)
-    except (CorruptRecord, UnknownKeys):
-        return True
-    return status.exists and status.expiry_rule != "buried"
+    return not isinstance(look, Exception) and look[0] != b"GONE"
 
 
 def pack_walk(walk: Walk) -> str:

@@ -58,10 +58,12 @@ class OwnLine(asyncio.Protocol):
 
     Args:
         connection: connected, and used by nobody else from now on.
+        largest: bytes that the replies of one exchange may have; 0: any number.
     """
 
-    def __init__(self, connection: AbstractConnection) -> None:
+    def __init__(self, connection: AbstractConnection, largest: int = 0) -> None:
         self.connection = connection
+        self._largest, self._taken = largest, 0
         made = cast("Any", connection)  # redis-py names neither its stream nor its parser in public
         self._transport: asyncio.Transport = made._writer.transport  # noqa: SLF001
         self._reader = hiredis.Reader(
@@ -87,6 +89,7 @@ class OwnLine(asyncio.Protocol):
         if self._ended:
             raise ConnectionResetError("the server closed the connection")
         self._wanted, self._answered = count, self._loop.create_future()
+        self._taken = 0
         # No need to wait until it is written: there is no reply before that.
         self._transport.write(packed)
         deadline = self._loop.call_later(patience, self._fail, TimeoutError())
@@ -104,6 +107,11 @@ class OwnLine(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read what came, and wake the exchange with its last reply."""
+        if self._largest:
+            self._taken += len(data)
+            if self._taken > self._largest:
+                self._end(InvalidResponse("more than anybody may answer here"))
+                return
         self._reader.feed(data)
         try:
             while (reply := self._reader.gets(False)) is not _MORE:

@@ -39,11 +39,10 @@ from holdfast.store.redis.layout import (
 )
 from holdfast.store.redis.migrating import Migration
 from holdfast.store.redis.replies import (
-    META_FIELDS,
     follows,
     milliseconds,
     read_expiry,
-    read_status,
+    read_holdings,
     text,
 )
 from holdfast.store.redis.runner import Runner, evalsha
@@ -57,10 +56,14 @@ _TOMBSTONE = 60_000
 """Life of a tombstone in milliseconds: above the age at which a writer asks for the policy again."""
 _REMEMBERED = 86_400_000
 """Milliseconds for which marker, epoch and revision outlive a memory."""
+_LONGEST = 3650 * 86_400_000
+"""Milliseconds: the longest life that a policy can give."""
 _RETAINED = 3_600_000
 """Milliseconds that a retained policy lives at least."""
 _CONNECTIONS = 16
 _SAME: Reply = [b"SAME", 0]
+_LARGEST = 1 << 25
+"""Bytes of an answer. Anybody may have us look at a server of theirs, and it must not fill our memory."""
 _INSTANCE = re.compile("[0-9a-f]{16}")
 _WORDS = {
     "OURS": Ownership.OURS,
@@ -137,7 +140,7 @@ class RedisMaintenance:
             prefix: first part of every key.
             timeout: seconds for a connection, for an exchange, and for repeating a call.
         """
-        carrier = make_carrier(address, timeout=timeout, connections=_CONNECTIONS)
+        carrier = make_carrier(address, timeout=timeout, connections=_CONNECTIONS, largest=_LARGEST)
         access: Access = RedisAccess.of(address, carrier, prefix=prefix, timeout=timeout)
         if address.mode is Mode.SENTINEL and address.sentinel_login.password:
             access = WithSentinels(access, address, timeout=timeout)
@@ -225,7 +228,7 @@ class RedisMaintenance:
         """Add up counters; see `Maintenance.measure`. Two round trips for every 100 sessions."""
 
         def command(keys: SessionKeys) -> Command:
-            return (b"HMGET", keys.meta, *META_FIELDS)
+            return evalsha(script("holdings"), keys[:1], [])
 
         visit = await self._visit(memory, cursor, limit, command, read=_counted)
         counts = [reply[1] for _, reply in visit.answers.get("OK", ())]
@@ -328,12 +331,15 @@ class RedisMaintenance:
         longest, idle, cursor = now + _RETAINED, _REMEMBERED, 0
 
         def command(keys: SessionKeys) -> Command:
-            return (b"HGET", keys.meta, b"s")
+            return evalsha(script("holdings"), keys[:1], [])
 
         while True:
             visit = await self._visit(memory, cursor, 100 * CHUNK, command, read=_lasting)
             for _, (_, expires_at, touched) in visit.answers.get("OK", ()):
-                longest, idle = max(longest, expires_at), max(idle, expires_at - touched)
+                # A tenant may have written any time there; more than a policy can say is none.
+                ends = min(expires_at, now + _LONGEST)
+                idle = max(idle, min(ends - touched, _LONGEST))
+                longest = max(longest, ends)
             cursor = visit.cursor
             if cursor == 0:
                 break
@@ -436,12 +442,9 @@ def _require_leader(word: str, memory: MemoryAddress) -> None:
         )
 
 
-def _counted(fields: Reply) -> Sequence[Any]:
-    status = read_status(fields, now=0)
-    if not status.exists or status.expiry_rule == "buried":
-        return ["GONE"]
-    return ["OK", (status.messages, status.tokens, status.bytes)]
+def _counted(found: Reply) -> Sequence[Any]:
+    return ["OK", read_holdings(found[1])] if found[0] == b"OK" else found
 
 
-def _lasting(slow: Reply) -> Sequence[Any]:
-    return ["GONE"] if slow is None else ["OK", *read_expiry(slow)]
+def _lasting(found: Reply) -> Sequence[Any]:
+    return ["OK", *read_expiry(found[2])] if found[0] == b"OK" else found

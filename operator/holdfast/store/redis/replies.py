@@ -47,6 +47,7 @@ _COUNTERS = struct.Struct("<8d")
 _SLOW = struct.Struct("<5B2H5d")
 _ID = struct.Struct(f"<{ID_BYTES}s7sH")
 _ID_NUMBERS = 2**16
+_MOST_HELD = 2**40  # messages, tokens or bytes of a session: so sums of them stay within 64 bits
 _DIGESTS = 2**20  # the first sequence number of an id is kept times this, plus the content's digest
 _TEXT = 32  # no layout has so high a number: the field is text, which something else wrote
 _RULES = ("", "ttl", "afterClear", "afterFlush", "maxLifetime", "lease", "buried")
@@ -174,9 +175,15 @@ def read_holdings(counters: bytes) -> tuple[int, int, int]:
 
     Args:
         counters: field `k` of its meta, of the right length.
+
+    Raises:
+        CorruptRecord: no session can hold as much: a tenant may write any number there.
     """
-    _, tokens, messages, size, *_ = map(int, _COUNTERS.unpack(counters))
-    return messages, tokens, size
+    _, tokens, messages, size, *_ = _COUNTERS.unpack(counters)
+    held = (messages, tokens, size)
+    if not all(0 <= one <= _MOST_HELD for one in held):  # neither is it for what is no number
+        raise _corrupt_counters()
+    return int(messages), int(tokens), int(size)
 
 
 def _require_layout(slow: bytes | None) -> None:

@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 from holdfast.errors import StoreUnavailable
 from holdfast.store.maintenance import Orphan, Survey
-from holdfast.store.redis.carrier import Carrier, Reply
-from holdfast.store.redis.index import Entry, Index
+from holdfast.store.redis.carrier import Carrier, Command, Reply
+from holdfast.store.redis.index import LONGEST, Entry, Index
 from holdfast.store.redis.layout import SessionKeys, memory_keys, session_keys
 from holdfast.store.redis.replies import raise_for, text
-from holdfast.store.redis.runner import Runner
+from holdfast.store.redis.runner import Runner, evalsha
+from holdfast.store.redis.script import script
 from holdfast.store.redis.sweeping import ABANDONED, check, run_expire
 from holdfast.values import MemoryAddress
 
@@ -90,8 +91,8 @@ class Surveyor:
     ) -> tuple[int, list[bytes]]:
         """Return the next keys of a server; none of one that is no primary, or does not answer."""
         runner = Runner(node, patience=self._patience)
-        command = (b"SCAN", cursor, b"MATCH", f"{self._prefix}:{{*", b"COUNT", limit)
-        commands = [command] if alone else [command, (b"ROLE",)]
+        command = evalsha(script("scan"), [], [cursor, f"{self._prefix}:{{*", limit, LONGEST])
+        commands: list[Command] = [command] if alone else [command, (b"ROLE",)]
         try:
             found, *roles = await runner.ask(commands)
         except StoreUnavailable:

@@ -88,12 +88,13 @@ class Sweeper:
 
     async def settle(self, visit: Visit, *, ttl: int, mend: bool) -> tuple[Step, Swept]:
         """Set right what is wrong, or with `mend=False` count it; see `Maintenance.sweep`."""
-        held = [
-            read_holdings(reply[-1])
+        found = [
+            _held(reply)
             for word in ("OK", "WRONG")
             for reply in visit.replies(word)
             if isinstance(reply[-1], bytes) and len(reply) > 1
         ]
+        held = [one for one in found if one is not None]
         doubtful = [*visit.answers.get("STRAY", ()), *visit.answers.get("BROKEN", ())]
         immortal = [
             entry for entry, reply in doubtful if not isinstance(reply, Exception) and reply[1] > 0
@@ -113,7 +114,11 @@ class Sweeper:
             dropped=dropped,
             strays=sum(reply[2] for reply in visit.replies("STRAY")),
         )
-        return visit.step(changed=repaired, dropped=dropped if mend else 0), swept
+        step = visit.step(changed=repaired, dropped=dropped if mend else 0)
+        broken = len(found) - len(held)
+        return step._replace(
+            unsatisfied=step.unsatisfied + broken, broken=step.broken + broken
+        ), swept
 
     async def _expire(self, entries: Sequence[Entry], ttl: int) -> int:
         repaired = 0
@@ -128,6 +133,14 @@ class Sweeper:
         [clock] = await self._runner.read([(b"TIME",)])
         before = milliseconds(clock) - ABANDONED
         return sum(float(entry.score) <= before for entry in entries)
+
+
+def _held(reply: Reply) -> tuple[int, int, int] | None:
+    """Return what a session holds; None where its counters are no counters."""
+    try:
+        return read_holdings(reply[-1])
+    except CorruptRecord:
+        return None
 
 
 async def run_expire(runner: Runner, sessions: Sequence[SessionKeys], ttl: int) -> int:

@@ -8,6 +8,10 @@
 -- Returns {OK, numbers joined by |: 1 if there was a session, epoch, last seq, messages, bytes; its labels, joined by
 -- commas}, BUSY, STALEPOLICY or LAYOUT. What cannot be read is erased as well, and not counted.
 local readable, state = pcall(load_state, terms.revision)
+-- Whoever may write to the session may write any number: one that no session has must not become a receipt's.
+for _, name in ipairs({ 'epoch', 'next', 'count', 'bytes', 'revision' }) do
+  readable = readable and state[name] >= 0 and state[name] <= 2 ^ 53
+end
 if not readable then
   state = { exists = false, token = '', till = 0, revision = 0, layout = LAYOUT }
 end
@@ -15,7 +19,7 @@ local labels, mark, answer = {}, nil, nil
 local fields = redis.pcall('HGETALL', META)
 for at = 1, #fields, 2 do
   if string.sub(fields[at], 1, 2) == 'b:' then
-    labels[#labels + 1] = string.sub(fields[at], 3)
+    labels[#labels + 1] = string.match(fields[at], '^b:(%x+)$')
   elseif fields[at] == 'e' then
     mark = fields[at + 1]
   elseif fields[at] == 'r' then

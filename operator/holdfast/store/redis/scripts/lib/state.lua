@@ -42,6 +42,9 @@ local function load_state(revision, ...)
   local token, till, fence = '', 0, 0
   if l then
     token, till, fence = string.match(l, '^([^|]*)|(%d+)|(%d+)$')
+    if not token then
+      error({ err = 'CORRUPT the lease does not have its form' })
+    end
     till, fence = tonumber(till), tonumber(fence)
   end
   return {

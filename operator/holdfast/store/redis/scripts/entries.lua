@@ -1,0 +1,15 @@
+#!lua flags=no-writes
+-- entries: a part of the walk over an index, and its size. A tenant may put names of any length there, which would be
+-- held in the memory of whoever walks: what is too long for a session's name is passed by.
+-- KEYS  sessions
+-- ARGV  1 cursor   2 about how many places to look at   3 bytes of the longest name
+-- Returns {where it goes on, {name, score...}, entries that there are}.
+local found, kept, longest = redis.call('ZSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2]), {}, tonumber(ARGV[3])
+local entries = found[2]
+for n = 1, #entries, 2 do
+  if #entries[n] <= longest then
+    kept[#kept + 1] = entries[n]
+    kept[#kept + 1] = entries[n + 1]
+  end
+end
+return { found[1], kept, redis.call('ZCARD', KEYS[1]) }
