@@ -33,6 +33,7 @@ from holdfast_operator.services.ports import (
     SecretDraft,
     Secrets,
 )
+from holdfast_operator.services.risks import is_open
 from holdfast_operator.services.servers import credentials
 from holdfast_operator.services.users import Users
 from holdfast_operator.status import BoundSecret, LastRotation
@@ -159,14 +160,13 @@ class CredentialsService:
         try:
             user = AccessUser(name, place.grants, password.hashes(now))
             changed = await self._users.change(lambda: access.put(user))
-            unlocked = await access.unlocked()
         except AccessDenied as error:
             raise Obstacle(
                 ReadyReason.PERMISSION_DENIED,
                 f"The server of MemoryBackend {place.reference} does not let the operator make users: "
                 "allow its user ACL, or set access.mode ProvidedCredentials there.",
             ) from error
-        given = self._issued(binding, password, unlocked=unlocked)
+        given = self._issued(binding, password, unlocked=is_open(place.backend.status))
         metadata = binding.metadata
         self._observer.rotated(Named(namespace_of(metadata), metadata.name), password.made)
         if password is not current:
@@ -191,7 +191,7 @@ class CredentialsService:
         if unlocked:
             message += (
                 " The server also lets in who gives no password: until its user default is locked, nobody "
-                "is kept out."
+                "is kept out (AtRisk of the backend)."
             )
         return Given(
             Finding(ConditionType.CREDENTIALS_READY, TRUE, reason, message),
