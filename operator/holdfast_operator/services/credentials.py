@@ -19,8 +19,8 @@ from holdfast_operator.services import passwords
 from holdfast_operator.services.backends import BackendService
 from holdfast_operator.services.conditions import TRUE, Finding, timestamp
 from holdfast_operator.services.entries import SECRET_TYPE, Trust, entries, secret_name
-from holdfast_operator.services.objects import namespace_of, uid_of
-from holdfast_operator.services.observing import Named, Observer
+from holdfast_operator.services.objects import named, namespace_of, uid_of
+from holdfast_operator.services.observing import Observer
 from holdfast_operator.services.outcome import Event, EventType, Obstacle
 from holdfast_operator.services.passwords import Rules, next_password, noted_hash, read_password
 from holdfast_operator.services.places import Place
@@ -167,14 +167,12 @@ class CredentialsService:
                 "allow its user ACL, or set access.mode ProvidedCredentials there.",
             ) from error
         given = self._issued(binding, password, unlocked=is_open(place.backend.status))
-        metadata = binding.metadata
-        self._observer.rotated(Named(namespace_of(metadata), metadata.name), password.made)
+        self._observer.rotated(named(binding.metadata), password.made)
         if password is not current:
             message = f"The Secret {secret_name(binding.metadata.name)} has a new password."
             given.events.append(Event(EventType.NORMAL, "PasswordChanged", message))
         elif changed:
-            backend = place.backend.metadata
-            self._observer.acl_repaired(Named(namespace_of(backend), backend.name), 1)
+            self._observer.acl_repaired(named(place.backend.metadata), 1)
             message = "The user on the server was made what the binding says."
             given.events.append(Event(EventType.NORMAL, "AccessApplied", message))
         return _Login(Credentials(name, password.text), password.notes(), given)

@@ -244,7 +244,7 @@ class ResourceService:
                 )
                 look.events.append(Event(EventType.NORMAL, "TakenOver", message))
             case Ownership.FENCED:
-                self._observer.fenced(Named(memory.namespace, memory.name))
+                self._observer.fenced(Named(*memory))
                 raise _Superseded
             case Ownership.OTHER | Ownership.UNMARKED:
                 whose = (
