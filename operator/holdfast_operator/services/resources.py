@@ -85,7 +85,7 @@ class ResourceService:
         targets: finds where a memory is kept.
         walks: over sessions, that are under way.
         clock: for transitions and intervals.
-        observer: told when a newer leader was there.
+        observer: told when a newer leader was there, and what sweeps repaired.
     """
 
     def __init__(

@@ -38,7 +38,7 @@ _HEX: Final = re.compile(r"[0-9a-f]{8}")
 
 
 class Users:
-    """Names and removes users.
+    """Names and removes users, and sees that only who leads for certain changes any.
 
     Args:
         cluster: what is in the cluster.
