@@ -241,19 +241,8 @@ class Preparer:
         bodies = [encode_item(item) for item in items]
         if privacy is not None and not privacy.persist:
             return Draft(Batch(()), withheld=len(items))
-        size = _require_total(bodies)
         screening = redactor.screening(privacy) if redactor is not None else None
-        if screening is None:
-            _require_sizes(bodies, max_bytes)
-            screened = self._unchanged(items, bodies, role)
-        else:
-            if size > _LOOP_CHARACTERS:
-                screened = await asyncio.to_thread(self._screen, screening, bodies, role)
-            else:
-                screened = self._screen(screening, bodies, role)
-            changed = [each.body for each in screened.kept]
-            _require_sizes(changed, max_bytes)
-            _require_total(changed)
+        screened = await self._storable(items, bodies, role, screening, max_bytes)
         level = privacy.level if privacy is not None else None
         records: list[Prepared] = []
         total = 0
@@ -280,6 +269,28 @@ class Preparer:
         """Count what was replaced and withheld, once the rest is stored."""
         self.redacted += draft.redacted
         self.withheld += draft.withheld
+
+    async def _storable(
+        self,
+        items: Sequence[JSON],
+        bodies: Sequence[bytes],
+        role: str | None,
+        screening: Screening | None,
+        max_bytes: int,
+    ) -> _Screened:
+        """Return what may be stored of the messages, each within its size; long texts in a thread."""
+        size = _require_total(bodies)
+        if screening is None:
+            _require_sizes(bodies, max_bytes)
+            return self._unchanged(items, bodies, role)
+        if size > _LOOP_CHARACTERS:
+            screened = await asyncio.to_thread(self._screen, screening, bodies, role)
+        else:
+            screened = self._screen(screening, bodies, role)
+        changed = [each.body for each in screened.kept]
+        _require_sizes(changed, max_bytes)
+        _require_total(changed)
+        return screened
 
     def _unchanged(
         self, items: Sequence[JSON], bodies: Sequence[bytes], role: str | None

@@ -1,4 +1,4 @@
-"""The operator's process: parts are put together here, and Kopf is run by the one that leads."""
+"""The operator's process: it waits until it leads, then runs Kopf over what `composition` puts together."""
 
 import asyncio
 import contextlib
@@ -11,38 +11,27 @@ import time
 from collections.abc import AsyncGenerator, Coroutine, Generator
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import kopf
 
+from holdfast_operator.composition import compose
 from holdfast_operator.elector import Alone, Elector, minutes_since_1970
 from holdfast_operator.handlers import Echoes, Keeper, Wakers, counted_session, register
-from holdfast_operator.handlers.keeper import Services
 from holdfast_operator.handlers.settings import operator_settings, quiet_progress
 from holdfast_operator.health import HealthServer, PortTaken, Pulse
 from holdfast_operator.leadership import Times
 from holdfast_operator.logs import JsonLines, say_last
 from holdfast_operator.metrics import OperatorMetrics
 from holdfast_operator.probes import Probes, Role
-from holdfast_operator.services.backends import BackendService
-from holdfast_operator.services.bindings import BindingService
-from holdfast_operator.services.deletions import DeletionService
-from holdfast_operator.services.erasures import ErasureService
-from holdfast_operator.services.pacing import Paces
-from holdfast_operator.services.ports import Leadership, SystemClock
-from holdfast_operator.services.resources import ResourceService
-from holdfast_operator.services.surveys import Surveys
-from holdfast_operator.services.targets import Targets
-from holdfast_operator.services.users import SweptBackends, Users
-from holdfast_operator.services.walks import Walks
+from holdfast_operator.services.ports import Leadership
 from holdfast_operator.storage.backends import ConnectionPool
 from holdfast_operator.storage.cluster import WatchedCluster
 from holdfast_operator.storage.definitions import wait_for_definitions
 from holdfast_operator.storage.kubernetes import Kubernetes
 from holdfast_operator.storage.leases import Leases
-from holdfast_operator.storage.mirror import Kind, Mirror
+from holdfast_operator.storage.mirror import Mirror
 from holdfast_operator.storage.secrets import BindingSecrets
 
 _log: Final = logging.getLogger("holdfast.operator")
@@ -165,13 +154,13 @@ async def _act(
         kubernetes, watched.mirror, namespaces=options.namespaces, cluster_id=options.cluster_id
     )
     keeper = Keeper(
-        _services(
-            options,
-            kubernetes=kubernetes,
-            cluster=cluster,
-            connections=connections,
+        compose(
+            cluster,
+            BindingSecrets(kubernetes),
+            connections,
             leader=leader,
-            metrics=metrics,
+            observer=metrics,
+            give_up=timedelta(seconds=options.abandon_after),
         ),
         watched.mirror,
         watched.wakers,
@@ -203,44 +192,6 @@ async def _act(
         )
     finally:
         await connections.aclose()
-
-
-def _services(
-    options: Options,
-    *,
-    kubernetes: Kubernetes,
-    cluster: WatchedCluster,
-    connections: ConnectionPool,
-    leader: Leadership,
-    metrics: OperatorMetrics,
-) -> dict[Kind, Services]:
-    """Put together what decides."""
-    clock = SystemClock()
-    paces = Paces(clock)
-    walks, surveys = Walks.on(clock, paces, metrics), Surveys(cluster, clock, paces, metrics)
-    backends = BackendService(cluster, connections, clock, surveys, metrics)
-    targets = Targets(cluster, backends, epoch=leader.epoch)
-    resources = ResourceService(targets, walks, clock, metrics)
-    give_up = timedelta(seconds=options.abandon_after)
-    deletions = DeletionService(targets, walks, clock, metrics, give_up=give_up)
-    erasures = ErasureService(targets, cluster, clock)
-    users = Users(cluster, backends, leader)
-    swept = SweptBackends(backends, users, cluster, clock)
-    bindings = BindingService(
-        cluster,
-        BindingSecrets(kubernetes),
-        backends,
-        clock,
-        users=users,
-        make_password=partial(secrets.token_urlsafe, 32),
-        observer=metrics,
-    )
-    return {
-        Kind.BACKEND: Services(swept.reconcile, swept.finalize),
-        Kind.RESOURCE: Services(resources.reconcile, deletions.finalize),
-        Kind.BINDING: Services(bindings.reconcile, bindings.finalize),
-        Kind.ERASURE: Services(erasures.reconcile, erasures.finalize),
-    }
 
 
 @contextlib.asynccontextmanager

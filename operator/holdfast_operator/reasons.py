@@ -301,6 +301,11 @@ class RiskReason(Reason):
         "The server keeps nothing over a restart.",
         "Set appendonly yes, or accept that a restart loses every session.",
     )
+    DEFAULT_USER_OPEN = (
+        "DefaultUserOpen",
+        "The server lets in who gives no password, so bindings keep nobody out.",
+        "Set requirepass, or switch the user default off; give the operator a user in authRef before.",
+    )
     REPLICAS_NOT_REQUIRED = (
         "ReplicasNotRequired",
         "A primary without replicas goes on taking writes, which a failover loses.",

@@ -145,7 +145,8 @@ class BackendStatus(Status):
         default=(), description="The namespaces that take most."
     )
     last_sweep: Sweep | None = Field(
-        default=None, description="The last sweep that repaired or found something."
+        default=None,
+        description="The last sweep that repaired or found something, or that was asked for.",
     )
 
 
@@ -201,7 +202,8 @@ class ResourceStatus(Status):
         default=None, description="How far the policy has reached the sessions that exist."
     )
     last_sweep: Sweep | None = Field(
-        default=None, description="The last sweep that repaired or found something."
+        default=None,
+        description="The last sweep that repaired or found something, or that was asked for.",
     )
 
 

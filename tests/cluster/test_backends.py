@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from holdfast.store.redis.script import all_scripts
 from tests.harness.certificates import CertificateAuthority
 from tests.harness.cluster_of_servers import ClusterOfServers
 from tests.harness.control_plane import ControlPlane
-from tests.harness.operator_process import OperatorProcess, grant_secrets, running_operator
+from tests.harness.operator_process import OperatorProcess, grant_secrets
 from tests.harness.parts import missing
 from tests.harness.sentinels import NAME, Sentinels
 from tests.harness.servers import Product, Server, find_redis
@@ -28,17 +28,6 @@ PASSWORD = "correct-horse-battery-staple"
 OTHER_PASSWORD = "tr0ubador-and-three"
 ACCEPT = "holdfast.dev/accept-server"
 SHAS = [one.sha.decode() for one in all_scripts()]
-
-
-@pytest.fixture(scope="module")
-def operator(
-    control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[OperatorProcess]:
-    """One operator for all tests here. It looks at objects at rest every two seconds."""
-    directory = tmp_path_factory.mktemp("operator")
-    with running_operator(control_plane, directory, arguments=["--interval=2"]) as process:
-        yield process
-        assert not [line for line in process.errors() if "Traceback" in line], process.tail()
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,13 @@ import contextlib
 import itertools
 import json
 import re
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
-import pytest_asyncio
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -206,14 +205,6 @@ def team(
     control_plane: ControlPlane, operator: OperatorProcess, namespace: str, valkey_server: Server
 ) -> Team:
     return make_team(control_plane, namespace, valkey_server)
-
-
-@pytest_asyncio.fixture
-async def redis(valkey_server: Server) -> AsyncGenerator[Redis]:
-    """The administrator of the server."""
-    client = valkey_server.client()
-    yield client
-    await client.aclose()
 
 
 async def passwords_of(redis: Redis, login: Login) -> set[str]:

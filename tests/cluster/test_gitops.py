@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +10,13 @@ import yaml
 
 from tests.fixtures.cases import ROOT, valid_cases
 from tests.harness.control_plane import ControlPlane
-from tests.harness.operator_process import OperatorProcess, grant_secrets, running_operator
+from tests.harness.operator_process import OperatorProcess, grant_secrets
 from tests.harness.servers import Product, Server
 from tests.harness.space import Space, condition, erasure_manifest
 
 pytestmark = [pytest.mark.cluster, pytest.mark.redis, pytest.mark.asyncio]
 
 PASSWORD = "correct-horse-battery-staple"
-
-
-@pytest.fixture(scope="module")
-def operator(
-    control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[OperatorProcess]:
-    directory = tmp_path_factory.mktemp("operator")
-    with running_operator(control_plane, directory, arguments=["--interval=2"]) as process:
-        yield process
-        assert not [line for line in process.errors() if "Traceback" in line], process.tail()
 
 
 @pytest.fixture

@@ -2,12 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from redis.asyncio import Redis
 
 from holdfast.errors import HoldfastError, PolicyNotFound
@@ -22,8 +20,6 @@ from tests.harness.operator_process import (
     ACCOUNT,
     HOME,
     OperatorProcess,
-    grant_secrets,
-    running_operator,
 )
 from tests.harness.proxy import CuttingProxy
 from tests.harness.servers import Product, Server
@@ -49,34 +45,6 @@ spec:
   limits: {maxTokens: 12000}
   retention: {ttl: 24h}
 """
-
-
-@pytest.fixture(scope="module")
-def operator(
-    control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[OperatorProcess]:
-    """One operator for all tests here. It looks at objects at rest every two seconds."""
-    directory = tmp_path_factory.mktemp("operator")
-    with running_operator(control_plane, directory, arguments=["--interval=2"]) as process:
-        yield process
-        assert not [line for line in process.errors() if "Traceback" in line], process.tail()
-
-
-@pytest.fixture
-def space(
-    control_plane: ControlPlane, operator: OperatorProcess, namespace: str, valkey_server: Server
-) -> Space:
-    """A namespace of its own, on the shared server."""
-    grant_secrets(control_plane, namespace)
-    return Space(control_plane, namespace, valkey_server)
-
-
-@pytest_asyncio.fixture
-async def redis(valkey_server: Server) -> AsyncGenerator[Redis]:
-    """A plain client of the shared server."""
-    client = valkey_server.client()
-    yield client
-    await client.aclose()
 
 
 async def states_of(redis: Redis, space: Space, count: int) -> list[tuple[int, int, int]]:

@@ -1,6 +1,8 @@
 """The README's commands for Kubernetes, in its order, on a cluster that has seen nothing else."""
 
 import asyncio
+import base64
+import json
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,6 +36,7 @@ kubectl create namespace holdfast-system
 kubectl apply -n holdfast-system -f charts/holdfast/files/rbac/serviceaccount.yaml
 kubectl apply -f charts/holdfast/files/rbac/discovery.yaml -f charts/holdfast/files/rbac/operator.yaml
 kubectl apply -f charts/holdfast/files/rbac/leader.yaml -f charts/holdfast/files/rbac/users.yaml
+kubectl apply -f charts/holdfast/files/admission/
 pip install '.[operator]'
 holdfast-operator
 """,
@@ -58,6 +61,47 @@ spec:
 """,
 )
 GET = Claim("On Kubernetes", 2, "kubectl get memoryresources\n")
+BINDING = Claim(
+    "A login for each workload",
+    0,
+    """\
+apiVersion: holdfast.dev/v1alpha1
+kind: MemoryBinding
+metadata: {name: support-agent}
+spec:
+  serviceAccountName: support-agent
+  memories:
+  - {name: support, memoryRef: {name: support}, access: ReadWrite}
+""",
+)
+ACCESS = Claim(
+    "A login for each workload",
+    1,
+    """\
+kubectl create serviceaccount support-agent
+kubectl apply -f charts/holdfast/files/rbac/binding-secrets.yaml
+kubectl wait --for=condition=Ready memorybindings support-agent
+""",
+)
+POD = Claim(
+    "A login for each workload",
+    2,
+    """\
+apiVersion: v1
+kind: Pod
+metadata: {name: support-agent}
+spec:
+  serviceAccountName: support-agent
+  containers:
+  - name: agent
+    image: registry.example/support-agent
+    env: [{name: SERVICE_BINDING_ROOT, value: /bindings}]
+    volumeMounts: [{name: memory, mountPath: /bindings/memory, readOnly: true}]
+  volumes:
+  - name: memory
+    secret: {secretName: support-agent-holdfast}
+""",
+)
 
 ENDPOINT = "redis.default.svc:6379"
 ADDRESS = f"redis://{ENDPOINT}/0?namespace=default"
@@ -208,7 +252,46 @@ def test_a_server_with_a_password_takes_a_secret(
         assert asyncio.run(_talk(url)).managed
 
 
-async def _talk(url: str) -> Health:
+@claims(BINDING, ACCESS, POD)
+def test_a_workload_gets_a_login_of_its_own(
+    readme: Document,
+    cluster: Cluster,
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    cluster.shell("kubectl create namespace bound")
+    backend, support = yaml.safe_load_all(MEMORY.text)
+    backend["spec"]["endpoints"] = [f"127.0.0.1:{server.port}"]
+    manifest = yaml.safe_dump_all([backend, support]) + "---\n" + BINDING.check(readme)
+    cluster.apply(manifest, tmp_path, namespace="bound")
+    for command in ACCESS.check(readme).splitlines():
+        cluster.shell(f"{command} -n bound")
+
+    pod = yaml.safe_load(POD.check(readme))
+    [container], [volume] = pod["spec"]["containers"], pod["spec"]["volumes"]
+    [mount], [variable] = container["volumeMounts"], container["env"]
+    assert mount["name"] == volume["name"]
+    assert Path(mount["mountPath"]).parent == Path(variable["value"])
+    cluster.apply(POD.text, tmp_path, namespace="bound")
+    cluster.shell("kubectl create serviceaccount somebody -n bound")
+    pod["metadata"]["name"] = pod["spec"]["serviceAccountName"] = "somebody"
+    with pytest.raises(AssertionError, match="for pods of the ServiceAccount support-agent"):
+        cluster.apply(yaml.safe_dump(pod), tmp_path, namespace="bound")
+
+    # What kubelet would do.
+    name = volume["secret"]["secretName"]
+    secret = json.loads(cluster.shell(f"kubectl get secret {name} -n bound -o json"))
+    files = tmp_path / Path(mount["mountPath"]).relative_to("/")
+    files.mkdir(parents=True)
+    for entry, content in secret["data"].items():
+        (files / entry).write_bytes(base64.b64decode(content))
+    monkeypatch.setenv(variable["name"], str(files.parent))
+    assert any(span.text == "holdfast.connect()" for span in readme.code_spans())
+    assert asyncio.run(_talk(None)).managed
+
+
+async def _talk(url: str | None) -> Health:
     """Write as an agent does that has no policy of its own."""
     async with holdfast.connect(url) as client:
         session = client.memory("support").session("first")

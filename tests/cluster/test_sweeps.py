@@ -1,46 +1,17 @@
 """Sweeps that are asked for, and deletions over a restart, on a real API server and a real server."""
 
-from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from redis.asyncio import Redis
 
 from holdfast.store.redis.layout import memory_keys, session_keys
-from tests.cluster.test_operator import Space, client_of, condition, write_sessions
-from tests.harness.control_plane import ControlPlane
-from tests.harness.operator_process import OperatorProcess, grant_secrets, running_operator
-from tests.harness.servers import Server
+from tests.harness.operator_process import OperatorProcess
+from tests.harness.space import Space, client_of, condition, write_sessions
 
 pytestmark = [pytest.mark.cluster, pytest.mark.redis, pytest.mark.asyncio]
 
 HOUR = 3_600_000
-
-
-@pytest.fixture(scope="module")
-def operator(
-    control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[OperatorProcess]:
-    directory = tmp_path_factory.mktemp("operator")
-    with running_operator(control_plane, directory, arguments=["--interval=2"]) as process:
-        yield process
-        assert not [line for line in process.errors() if "Traceback" in line], process.tail()
-
-
-@pytest.fixture
-def space(
-    control_plane: ControlPlane, operator: OperatorProcess, namespace: str, valkey_server: Server
-) -> Space:
-    grant_secrets(control_plane, namespace)
-    return Space(control_plane, namespace, valkey_server)
-
-
-@pytest_asyncio.fixture
-async def redis(valkey_server: Server) -> AsyncGenerator[Redis]:
-    client = valkey_server.client()
-    yield client
-    await client.aclose()
 
 
 def swept(body: dict[str, Any], request: str) -> bool:

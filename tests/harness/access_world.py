@@ -14,7 +14,6 @@ class FakeAccess:
         held: the users that there are.
         refused: we may not manage users.
         away: no node can be reached.
-        open: whoever gives no password is let in.
         findings: what a probe finds.
         revoked: names in the order of their removal.
     """
@@ -23,17 +22,8 @@ class FakeAccess:
         self.held: dict[str, AccessUser] = {}
         self.refused = False
         self.away = False
-        self.open = False
         self.findings: tuple[str, ...] = ()
         self.revoked: list[str] = []
-
-    async def manageable(self) -> bool:
-        self._reach()
-        return not self.refused
-
-    async def unlocked(self) -> bool:
-        self._reach()
-        return self.open
 
     async def put(self, user: AccessUser) -> bool:
         self._manage()

@@ -5,6 +5,7 @@ catch, before or after any call that leaves the process; then everything the ser
 lost, and they begin anew.
 """
 
+import asyncio
 import contextlib
 import copy
 import itertools
@@ -53,9 +54,11 @@ class MortalAccess(FakeAccess):
         super().__init__()
         self._death = death
         self.log: list[AccessUser] = []
+        self.stuck = False  # no call about users is ever answered
 
     async def put(self, user: AccessUser) -> bool:
         self._death.border()
+        await self._answer()
         changed = await super().put(user)
         self.log.append(user)
         self._death.border()
@@ -63,6 +66,7 @@ class MortalAccess(FakeAccess):
 
     async def revoke(self, name: str) -> None:
         self._death.border()
+        await self._answer()
         await super().revoke(name)
         self._death.border()
 
@@ -70,18 +74,40 @@ class MortalAccess(FakeAccess):
         self._death.border()
         return await super().probe(login, grants)
 
+    async def _answer(self) -> None:
+        if self.stuck:
+            await asyncio.Event().wait()
+
+
+class WorldLeader:
+    """What a process knows of its leadership.
+
+    Attributes:
+        certain: seconds for which it leads, whatever happens.
+    """
+
+    epoch = 1
+
+    def __init__(self) -> None:
+        self.certain = 60.0
+
+    def sure(self, seconds: float) -> bool:
+        return self.certain >= seconds
+
 
 class BindingWorld(World):
     """A world with bindings.
 
     Attributes:
         death: of the process.
+        leader: knows for how long the process leads.
         forbidden: namespaces whose Secrets we may not touch.
         writes: of Secrets, in order: verb and name.
     """
 
     def __init__(self) -> None:
         self.death = Death()
+        self.leader = WorldLeader()
         self.access = MortalAccess(self.death)
         self.forbidden: set[str] = set()
         self.writes: list[tuple[str, str]] = []
@@ -93,9 +119,15 @@ class BindingWorld(World):
     def restart(self) -> None:
         super().restart()
         secrets = WorldSecrets(self)
-        users = Users(self, self.backends)
+        users = Users(self, self.backends, self.leader)
         self.bindings = BindingService(
-            self, secrets, self.backends, self.clock, users=users, make_password=self._password
+            self,
+            secrets,
+            self.backends,
+            self.clock,
+            users=users,
+            make_password=self._password,
+            observer=self.observer,
         )
         self.swept = SweptBackends(self.backends, users, self, self.clock)
 

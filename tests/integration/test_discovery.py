@@ -63,7 +63,6 @@ async def test_a_workload_asks_the_sentinels_where_the_primary_is_and_nothing_el
     memory, name = MemoryAddress(space, "support"), f"am:{CLUSTER}:{space}:agent:{'0' * 8}"
     user = AccessUser(name, (Grant(memory),), (password_hash("one"),))
     access = maintenance.access
-    assert await access.manageable()
     assert await access.put(user)
     assert not await access.put(user), "what is so is left alone"
     try:
@@ -120,7 +119,6 @@ async def test_an_operator_that_may_not_make_users_there_is_told(sentinels: Sent
     address = Address(Mode.SENTINEL, nodes, primary=NAME, sentinel_login=Login("asking", "pw"))
     hands = RedisMaintenance.over(address)
     try:
-        assert not await hands.access.manageable()
         user = AccessUser(
             f"am:{CLUSTER}:a:b:{'0' * 8}",
             (Grant(MemoryAddress("a", "b")),),

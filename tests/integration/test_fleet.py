@@ -88,6 +88,7 @@ class TestCluster:
                 0,
             )
             assert (info.persists, info.min_replicas, info.manages_users) == (False, 0, True)
+            assert info.default_open is True
             assert info.most_full is None
 
             assert await hands.instance() is None
@@ -355,3 +356,43 @@ class TestDenied:
                 with pytest.raises(UnknownKeys):
                     await call
             await raw.delete(f"{prefix}:{{!backend}}")
+
+
+def known_as(server: Server, name: str) -> RedisMaintenance:
+    nodes = (("127.0.0.1", server.port),)
+    return RedisMaintenance.over(Address(Mode.STANDALONE, nodes, login=Login(name, "x")))
+
+
+class TestUsers:
+    @pytest_asyncio.fixture
+    async def raw(self, each_server: Server) -> AsyncGenerator[Redis]:
+        async with each_server.client() as raw:
+            yield raw
+            await raw.config_set("requirepass", "")
+            await raw.execute_command("ACL", "DELUSER", "admin")
+
+    async def test_whether_they_can_be_kept_is_known_without_making_one(
+        self, each_server: Server, raw: Redis
+    ) -> None:
+        every = ("+@all", "~*", "&*")
+        await raw.execute_command("ACL", "SETUSER", "admin", "reset", "on", ">x", *every)
+        async with aclosing(known_as(each_server, "admin")) as hands:
+            before = await raw.acl_list()
+            assert (await hands.server()).manages_users is True
+            assert await raw.acl_list() == before
+            for denied in ("setuser", "deluser", "users", "getuser"):
+                rule = (*every, f"-acl|{denied}")
+                await raw.execute_command("ACL", "SETUSER", "admin", "reset", "on", ">x", *rule)
+                assert (await hands.server()).manages_users is False, denied
+
+    async def test_a_server_without_a_password_lets_anybody_in(
+        self, each_server: Server, raw: Redis
+    ) -> None:
+        rule = ("reset", "on", ">x", "+@all", "~*", "&*")
+        await raw.execute_command("ACL", "SETUSER", "admin", *rule)
+        async with aclosing(known_as(each_server, "admin")) as hands:
+            assert (await hands.server()).default_open is True
+            await raw.config_set("requirepass", "y")
+            assert (await hands.server()).default_open is False
+            await raw.execute_command("ACL", "SETUSER", "admin", "-acl|getuser")
+            assert (await hands.server()).default_open is None

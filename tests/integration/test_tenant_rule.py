@@ -390,7 +390,6 @@ class TestCluster:
 
             await until(everywhere, "every node is known and knows the user")
             assert not await access.put(tenant.user)
-            assert await access.manageable()
             login = Login(name, PASSWORD)
             assert await access.probe(login, tenant.user.grants) == ()
             # A node forgets its users with a restart.

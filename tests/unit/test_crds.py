@@ -418,6 +418,7 @@ def test_reasons_are_a_closed_list() -> None:
         "MemoryPressure",
         "EvictionEnabled",
         "PersistenceOff",
+        "DefaultUserOpen",
         "ReplicasNotRequired",
     }
     assert set(NotInForceReason) == {"FieldsNotInForce"}

@@ -216,6 +216,9 @@ async def test_risks_are_said_once_and_go_with_their_cause(world: World):
         ({"persists": False}, "PersistenceOff"),
         ({"min_replicas": 0}, "ReplicasNotRequired"),
         ({"servers": 6, "silent": 1}, "ServerSilent"),
+        ({"default_open": True}, "DefaultUserOpen"),
+        ({"default_open": True, "persists": False}, "PersistenceOff"),
+        ({"default_open": None}, None),
         ({"min_replicas": 1}, None),
         ({"persists": None, "min_replicas": None}, None),
     ],
@@ -226,6 +229,15 @@ async def test_each_risk_has_its_reason(world: World, change: dict[str, Any], re
     await world.look(backend)
     found = condition(backend, "AtRisk")
     assert (found and found["reason"]) == reason
+
+
+@pytest.mark.asyncio
+async def test_who_shares_one_user_is_not_told_that_users_keep_nobody_out(world: World):
+    backend = world.add_backend(access={"mode": "Shared", "acknowledgeNoIsolation": True})
+    world.server.info = world.server.info._replace(default_open=True)
+    await world.look(backend)
+    assert ready(backend) == ("True", "Available")
+    assert condition(backend, "AtRisk") is None
 
 
 @pytest.mark.asyncio

@@ -239,7 +239,12 @@ async def test_a_server_that_lets_anybody_in_is_named(world: BindingWorld):
     told = condition(binding, "CredentialsReady")
     assert told is not None
     assert "default" not in told["message"]
-    world.access.open = True
+    world.server.info = world.server.info._replace(default_open=True)
+    backend = backend_of(world)
+    await world.look(backend)
+    at_risk = condition(backend, "AtRisk")
+    assert at_risk is not None
+    assert (at_risk["status"], at_risk["reason"]) == ("True", "DefaultUserOpen")
     await world.look(binding)
     told = condition(binding, "CredentialsReady")
     assert told is not None

@@ -151,20 +151,6 @@ class Access(Protocol):
     Raises, from every call: `StoreUnavailable`, `AccessDenied` (we may not do this).
     """
 
-    async def manageable(self) -> bool:
-        """Whether we may make users here: tried on every node, without making one.
-
-        Managed services refuse it. One round trip a node.
-        """
-        ...
-
-    async def unlocked(self) -> bool:
-        """Whether some node lets in who gives no password: then no user keeps anybody out.
-
-        That is how a server is that was never told otherwise. One round trip a node.
-        """
-        ...
-
     async def put(self, user: AccessUser) -> bool:
         """Make the user exactly so on every node; return whether anything had to be changed anywhere.
 

@@ -42,12 +42,13 @@ from holdfast_operator.services.objects import (
     PAUSED,
     is_set,
     metadata_of,
+    named,
     namespace_of,
     status_of,
     uid_of,
     unreadable,
 )
-from holdfast_operator.services.observing import Named, Observer, Unobserved
+from holdfast_operator.services.observing import Observer, Unobserved
 from holdfast_operator.services.outcome import Event, Obstacle, Outcome, changed
 from holdfast_operator.services.ports import (
     Body,
@@ -303,7 +304,7 @@ class BackendService:
 
     async def _look(self, backend: MemoryBackend) -> _Seen:
         """Connect and ask; raise the obstacle if there is one."""
-        name = Named(namespace_of(backend.metadata), backend.metadata.name)
+        name = named(backend.metadata)
         try:
             hands = await self._connect(backend)
         except Obstacle:
@@ -334,7 +335,7 @@ class BackendService:
         return _Seen(hands, info, available(backend.spec, info), instance)
 
     async def _ask_server(self, backend: MemoryBackend, hands: Maintenance) -> ServerInfo:
-        name = Named(namespace_of(backend.metadata), backend.metadata.name)
+        name = named(backend.metadata)
         asked = self._clock.monotonic()
         try:
             info = await hands.server()

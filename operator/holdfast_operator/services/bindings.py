@@ -7,7 +7,7 @@ from typing import Final
 
 from holdfast.errors import HoldfastError, PolicyInvalid
 from holdfast_operator.reasons import REASONS, ConditionType, CredentialsReason, ReadyReason, Reason
-from holdfast_operator.resources import MemoryBackend, MemoryBinding
+from holdfast_operator.resources import MemoryBinding
 from holdfast_operator.services.backends import BackendService
 from holdfast_operator.services.conditions import (
     FALSE,
@@ -32,12 +32,13 @@ from holdfast_operator.services.objects import (
     PAUSED,
     is_set,
     metadata_of,
+    named,
     namespace_of,
     status_of,
     uid_of,
     unreadable,
 )
-from holdfast_operator.services.observing import Named, Observer, Unobserved
+from holdfast_operator.services.observing import Observer, Unobserved
 from holdfast_operator.services.outcome import Event, EventType, Obstacle, Outcome, changed
 from holdfast_operator.services.passwords import noted_hash
 from holdfast_operator.services.places import Place, Withdrawn, backends_named, find_place
@@ -162,7 +163,7 @@ class BindingService:
             look.findings = [*not_ready(obstacle), *_credentials_meanwhile(binding, obstacle)]
         except HoldfastError as error:
             assert look.place is not None, "nothing else speaks to a server"
-            suspect = reference_of(look.place.backend)
+            suspect = named(look.place.backend.metadata)
             if self._doubt(binding):
                 return Outcome(again=_DOUBT_AGAIN, suspect=suspect)
             obstacle = self._backends.obstacle(error)
@@ -208,7 +209,7 @@ class BindingService:
             except ClusterForbidden:
                 pass  # whoever collects garbage removes it: the binding controls it
         self._faults.pop(uid_of(metadata), None)
-        self._observer.rotated(Named(namespace_of(metadata), metadata.name), None)
+        self._observer.rotated(named(metadata), None)
         if owed and given:
             message = (
                 f"{', '.join(owed)} did not answer: the user is removed as soon as it does, by the look "
@@ -273,8 +274,8 @@ class BindingService:
 
     async def _revoke(self, binding: MemoryBinding, secret: Secret | None) -> list[str]:
         """Remove the user everywhere; return the backends where it may still be."""
-        named = {f"{home}/{name}" for home, name in backends_named(binding, self._cluster)}
-        where = sorted(named.union(noted_backends(secret)))
+        now = {f"{home}/{name}" for home, name in backends_named(binding, self._cluster)}
+        where = sorted(now.union(noted_backends(secret)))
         return [name for name in where if not await self._users.remove(binding, name)]
 
     def _is_new(self, binding: MemoryBinding, obstacle: Obstacle) -> bool:
@@ -320,11 +321,6 @@ class BindingService:
             events=transition(before, after),
             blocked=True,
         )
-
-
-def reference_of(backend: MemoryBackend) -> tuple[str, str]:
-    """Return namespace and name of a backend."""
-    return namespace_of(backend.metadata), backend.metadata.name
 
 
 def _ready(place: Place) -> list[Finding]:

@@ -19,8 +19,8 @@ from holdfast_operator.services import passwords
 from holdfast_operator.services.backends import BackendService
 from holdfast_operator.services.conditions import TRUE, Finding, timestamp
 from holdfast_operator.services.entries import SECRET_TYPE, Trust, entries, secret_name
-from holdfast_operator.services.objects import namespace_of, uid_of
-from holdfast_operator.services.observing import Named, Observer
+from holdfast_operator.services.objects import named, namespace_of, uid_of
+from holdfast_operator.services.observing import Observer
 from holdfast_operator.services.outcome import Event, EventType, Obstacle
 from holdfast_operator.services.passwords import Rules, next_password, noted_hash, read_password
 from holdfast_operator.services.places import Place
@@ -33,6 +33,7 @@ from holdfast_operator.services.ports import (
     SecretDraft,
     Secrets,
 )
+from holdfast_operator.services.risks import is_open
 from holdfast_operator.services.servers import credentials
 from holdfast_operator.services.users import Users
 from holdfast_operator.status import BoundSecret, LastRotation
@@ -159,22 +160,19 @@ class CredentialsService:
         try:
             user = AccessUser(name, place.grants, password.hashes(now))
             changed = await self._users.change(lambda: access.put(user))
-            unlocked = await access.unlocked()
         except AccessDenied as error:
             raise Obstacle(
                 ReadyReason.PERMISSION_DENIED,
                 f"The server of MemoryBackend {place.reference} does not let the operator make users: "
                 "allow its user ACL, or set access.mode ProvidedCredentials there.",
             ) from error
-        given = self._issued(binding, password, unlocked=unlocked)
-        metadata = binding.metadata
-        self._observer.rotated(Named(namespace_of(metadata), metadata.name), password.made)
+        given = self._issued(binding, password, unlocked=is_open(place.backend.status))
+        self._observer.rotated(named(binding.metadata), password.made)
         if password is not current:
             message = f"The Secret {secret_name(binding.metadata.name)} has a new password."
             given.events.append(Event(EventType.NORMAL, "PasswordChanged", message))
         elif changed:
-            backend = place.backend.metadata
-            self._observer.acl_repaired(Named(namespace_of(backend), backend.name), 1)
+            self._observer.acl_repaired(named(place.backend.metadata), 1)
             message = "The user on the server was made what the binding says."
             given.events.append(Event(EventType.NORMAL, "AccessApplied", message))
         return _Login(Credentials(name, password.text), password.notes(), given)
@@ -191,7 +189,7 @@ class CredentialsService:
         if unlocked:
             message += (
                 " The server also lets in who gives no password: until its user default is locked, nobody "
-                "is kept out."
+                "is kept out (AtRisk of the backend)."
             )
         return Given(
             Finding(ConditionType.CREDENTIALS_READY, TRUE, reason, message),

@@ -27,10 +27,10 @@ from holdfast_operator.services.objects import (
     PAUSED,
     is_set,
     mapping,
-    namespace_of,
+    named,
     uid_of,
 )
-from holdfast_operator.services.observing import Named, Observer, Unobserved
+from holdfast_operator.services.observing import Observer, Unobserved
 from holdfast_operator.services.outcome import Event, EventType, Obstacle, Outcome, changed
 from holdfast_operator.services.pacing import Pace
 from holdfast_operator.services.ports import Body, Clock, Namespace
@@ -118,7 +118,7 @@ class DeletionService:
             outcome = await self._step(resource)
         except Superseded:
             # There is nothing to say: the deletion is another leader's by now, and so is the status.
-            self._observer.fenced(Named(namespace_of(metadata), metadata.name))
+            self._observer.fenced(named(metadata))
             return Outcome(again=SHORTEST_WAIT, blocked=True)
         if outcome.again is None:
             self._walks.forget(uid)

@@ -92,7 +92,7 @@ class Measurements:
         at_work = self._measurements.setdefault(uid, _Measurement(due))
         at_work.last, at_work.due = totals, due
         at_work.cursor = 0
-        self._observer.measured(Named(memory.namespace, memory.name), totals)
+        self._observer.measured(Named(*memory), totals)
 
     def forget(self, uid: str) -> None:
         """Drop what is remembered of a memory that is gone."""

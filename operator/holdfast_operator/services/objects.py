@@ -8,6 +8,7 @@ from holdfast.policy.rules import Reading
 from holdfast_operator.reasons import ReadyReason
 from holdfast_operator.resources import ObjectMeta
 from holdfast_operator.services.conditions import conditions, not_ready, transition
+from holdfast_operator.services.observing import Named
 from holdfast_operator.services.outcome import Obstacle, Outcome, changed
 from holdfast_operator.services.ports import Body, Clock
 from holdfast_operator.status import Status
@@ -69,6 +70,11 @@ def namespace_of(metadata: ObjectMeta) -> str:
     """Return the namespace; every object of our kinds has one."""
     assert metadata.namespace is not None, "our kinds are namespaced"
     return metadata.namespace
+
+
+def named(metadata: ObjectMeta) -> Named:
+    """Return namespace and name of an object."""
+    return Named(namespace_of(metadata), metadata.name)
 
 
 def unreadable(body: Body, kind: type[S], error: PolicyInvalid, clock: Clock) -> Outcome:

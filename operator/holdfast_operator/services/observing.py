@@ -12,10 +12,14 @@ from holdfast.store.maintenance import ServerInfo, Totals
 
 
 class Named(NamedTuple):
-    """A resource."""
+    """A resource. As text it is `namespace/name`, as people are told."""
 
     namespace: str
     name: str
+
+    def __str__(self) -> str:
+        """Return both, with a slash in between."""
+        return f"{self.namespace}/{self.name}"
 
 
 class Step(StrEnum):

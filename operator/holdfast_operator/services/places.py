@@ -12,7 +12,7 @@ from holdfast_operator.reasons import ConditionType, CredentialsReason, ReadyRea
 from holdfast_operator.resources import MemoryBackend, MemoryBinding, MemoryResource
 from holdfast_operator.services.access import allows
 from holdfast_operator.services.conditions import is_true, listed, reason_of
-from holdfast_operator.services.objects import backend_ref, namespace_of
+from holdfast_operator.services.objects import backend_ref, named, namespace_of
 from holdfast_operator.services.outcome import Obstacle
 from holdfast_operator.services.ports import Body, Cluster, Namespace
 
@@ -53,7 +53,7 @@ class Place:
     @property
     def reference(self) -> str:
         """Namespace and name of the backend."""
-        return f"{namespace_of(self.backend.metadata)}/{self.backend.metadata.name}"
+        return str(named(self.backend.metadata))
 
 
 def find_place(binding: MemoryBinding, cluster: Cluster, namespace: Namespace) -> Place:

@@ -85,7 +85,7 @@ class ResourceService:
         targets: finds where a memory is kept.
         walks: over sessions, that are under way.
         clock: for transitions and intervals.
-        observer: told when a newer leader was there.
+        observer: told when a newer leader was there, and what sweeps repaired.
     """
 
     def __init__(
@@ -244,7 +244,7 @@ class ResourceService:
                 )
                 look.events.append(Event(EventType.NORMAL, "TakenOver", message))
             case Ownership.FENCED:
-                self._observer.fenced(Named(memory.namespace, memory.name))
+                self._observer.fenced(Named(*memory))
                 raise _Superseded
             case Ownership.OTHER | Ownership.UNMARKED:
                 whose = (

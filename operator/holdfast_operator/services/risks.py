@@ -3,7 +3,7 @@
 from typing import Final
 
 from holdfast.store.maintenance import ServerInfo
-from holdfast_operator.backend import BackendMode, BackendSpec
+from holdfast_operator.backend import AccessMode, BackendMode, BackendSpec
 from holdfast_operator.reasons import ConditionType, RiskReason
 from holdfast_operator.services.conditions import TRUE, Finding
 from holdfast_operator.services.outcome import Event, EventType
@@ -12,6 +12,7 @@ from holdfast_operator.status import BackendStatus
 _HIGH: Final = 90
 _LOW: Final = 85
 """Percent of its memory below which a server counts as relieved again: no flapping in between."""
+_OPEN: Final = "lets in who gives no password"
 
 
 def risks(spec: BackendSpec, info: ServerInfo, before: BackendStatus) -> list[Finding]:
@@ -44,6 +45,11 @@ def risks(spec: BackendSpec, info: ServerInfo, before: BackendStatus) -> list[Fi
             "A server keeps nothing over a restart: set appendonly yes, or accept that a restart loses "
             "every session."
         )
+    if info.default_open and spec.access.mode is not AccessMode.SHARED:
+        found[RiskReason.DEFAULT_USER_OPEN] = (
+            f"A server {_OPEN}: until its user default is locked, bindings keep nobody out. Set "
+            "requirepass, or switch that user off."
+        )
     if spec.mode is not BackendMode.STANDALONE and info.min_replicas == 0:
         found[RiskReason.REPLICAS_NOT_REQUIRED] = (
             "min-replicas-to-write is 0: a primary that is cut off goes on taking writes that a failover "
@@ -63,6 +69,12 @@ def risk_events(before: BackendStatus, findings: list[Finding]) -> tuple[Event, 
         for finding in findings
         if old is None or old.message != finding.message
     )
+
+
+def is_open(status: BackendStatus) -> bool:
+    """Whether the backend was last seen to let in who gives no password."""
+    at_risk = status.condition(ConditionType.AT_RISK)
+    return at_risk is not None and _OPEN in at_risk.message
 
 
 def _is_pressed(info: ServerInfo, before: BackendStatus) -> bool:

@@ -18,6 +18,7 @@ from holdfast_operator.services.objects import (
     backend_ref,
     is_set,
     metadata_of,
+    named,
     namespace_of,
     status_of,
     uid_of,
@@ -128,13 +129,13 @@ class Surveys:
             if not place or not await self._walk(walk, backend, hands):
                 return last, (), True
         report = self._close(walk)
-        self._observer.orphans(Named(namespace_of(metadata), metadata.name), len(report.orphans))
+        self._observer.orphans(named(metadata), len(report.orphans))
         return _status(report, last, self._clock), _events(report, last), False
 
     async def _walk(self, walk: _Walk, backend: MemoryBackend, hands: Maintenance) -> bool:
         """Go on for the length of a step; True at the end of the walk."""
         cluster, metadata = await self._cluster.cluster_id(), backend.metadata
-        home = (namespace_of(metadata), metadata.name)
+        home = named(metadata)
         pace, until = self._paces.of(uid_of(metadata)), self._clock.monotonic() + _BUDGET
         mend = walk.request is None or not walk.request.dry
         while True:
@@ -163,9 +164,7 @@ class Surveys:
             if self._clock.monotonic() >= until:
                 return False
 
-    def _memories(
-        self, home: tuple[str, str]
-    ) -> tuple[frozenset[MemoryAddress], frozenset[MemoryAddress]]:
+    def _memories(self, home: Named) -> tuple[frozenset[MemoryAddress], frozenset[MemoryAddress]]:
         """Return the memories that are Ready on a backend, and all others that have a resource."""
         served: set[MemoryAddress] = set()
         elsewhere: set[MemoryAddress] = set()

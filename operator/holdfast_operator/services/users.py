@@ -15,7 +15,7 @@ from holdfast_operator.reasons import ConditionType
 from holdfast_operator.resources import MemoryBackend, MemoryBinding
 from holdfast_operator.services.backends import BackendService
 from holdfast_operator.services.conditions import is_true
-from holdfast_operator.services.objects import mapping, namespace_of, uid_of
+from holdfast_operator.services.objects import mapping, named, namespace_of, uid_of
 from holdfast_operator.services.outcome import Obstacle, Outcome
 from holdfast_operator.services.ports import (
     Body,
@@ -38,7 +38,7 @@ _HEX: Final = re.compile(r"[0-9a-f]{8}")
 
 
 class Users:
-    """Names and removes users.
+    """Names and removes users, and sees that only who leads for certain changes any.
 
     Args:
         cluster: what is in the cluster.
@@ -166,7 +166,7 @@ class SweptBackends:
 
     async def _sweep(self, backend: MemoryBackend) -> None:
         """Remove what nobody has any more. A failure is no fault of the backend: the next one follows."""
-        where = f"{namespace_of(backend.metadata)}/{backend.metadata.name}"
+        where = named(backend.metadata)
         try:
             access = await self._backends.access(backend)
             start = users_of(hexadecimal(await self._cluster.cluster_id()))

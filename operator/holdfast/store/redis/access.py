@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Final, NoReturn, Self, TypeVar, cast
 
-from redis.exceptions import NoPermissionError, ResponseError
+from redis.exceptions import NoPermissionError
 
 from holdfast.errors import AccessDenied, StoreUnavailable
 from holdfast.store.access import AccessUser, Grant
@@ -14,14 +14,11 @@ from holdfast.store.redis import trial
 from holdfast.store.redis.acl import CONNECTING, permissions, rules
 from holdfast.store.redis.carrier import Broken, Carrier, Command, Reply
 from holdfast.store.redis.connecting import make_carrier
-from holdfast.store.redis.replies import named, passes, raise_for, text
+from holdfast.store.redis.replies import named, raise_for, text
 
 T = TypeVar("T")
 
 _FEW: Final = 4  # connections to a server as somebody else
-_NOBODY: Final = "am-nobody"
-"""A user that never is: its name has not the form of ours."""
-_NO_RULE: Final = "no-rule"
 _REFUSED_RULE: Final = "Error in ACL SETUSER modifier"
 _CONNECTING: Final = tuple(f"+{name}" for name in CONNECTING)
 _COSMETIC: Final = frozenset({"sanitize-payload"})  # flags that some servers give every user
@@ -74,34 +71,6 @@ class RedisAccess:
             prefix=prefix,
             database=address.database,
         )
-
-    async def manageable(self) -> bool:
-        """Whether we may make users here; see `Access.manageable`. One round trip a node."""
-        # A rule that no server knows: one that lets us make users says so, any other refuses before.
-        questions: list[Command] = [
-            (b"ACL", b"SETUSER", _NOBODY, _NO_RULE),
-            (b"ACL", b"GETUSER", _NOBODY),
-            (b"ACL", b"USERS"),
-            (b"ACL", b"DELUSER", _NOBODY),
-        ]
-
-        async def look(node: Carrier) -> bool:
-            made, *others = await node.exchange(questions)
-            if isinstance(made, Exception) and passes(made):
-                raise_for(made)
-            told = isinstance(made, ResponseError) and _REFUSED_RULE in str(made)
-            return told and not any(isinstance(reply, Exception) for reply in others)
-
-        return all(await self._everywhere(look))
-
-    async def unlocked(self) -> bool:
-        """Whether somebody who names no user may do anything; see `Access.unlocked`."""
-
-        async def look(node: Carrier) -> bool:
-            [reply] = await _ask(node, [(b"ACL", b"GETUSER", b"default")])
-            return _lets_anybody_in(reply)
-
-        return any(await self._everywhere(look))
 
     async def put(self, user: AccessUser) -> bool:
         """Make the user exactly so; see `Access.put`. One round trip a node, two where it differs."""
@@ -250,14 +219,3 @@ def _is_so(there: Reply, rule: Sequence[str]) -> bool:
 
 def _parts(rule: Sequence[str], first: str) -> set[str]:
     return {part for part in rule if part[0] in first}
-
-
-def _lets_anybody_in(default: Reply) -> bool:
-    """Whether the user that a connection has without login may do anything.
-
-    Args:
-        default: the reply of ACL GETUSER for it.
-    """
-    says = named(default)
-    flags = set(map(text, says["flags"]))
-    return {"on", "nopass"} <= flags and text(says["commands"]).split() != ["-@all"]

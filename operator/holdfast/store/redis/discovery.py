@@ -51,15 +51,6 @@ class WithSentinels:
             for node in address.nodes
         ]
 
-    async def manageable(self) -> bool:
-        """Whether we may make users on the servers and the Sentinels; see `Access.manageable`."""
-        async with self._asked() as sentinels:
-            return await sentinels.manageable() and await self._servers.manageable()
-
-    async def unlocked(self) -> bool:
-        """Whether a server lets anybody in; see `Access.unlocked`."""
-        return await self._servers.unlocked()
-
     async def put(self, user: AccessUser) -> bool:
         """Make the user, on the Sentinels first: nobody learns of it before; see `Access.put`."""
         async with self._asked() as sentinels:

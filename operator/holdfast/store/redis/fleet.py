@@ -42,7 +42,17 @@ _QUESTIONS: Final[Sequence[Command]] = (
     *((b"CONFIG", b"GET", name) for name in _SETTINGS),
     (b"COMMAND", b"INFO", b"acl|setuser"),
     (b"ACL", b"WHOAMI"),
+    (b"ACL", b"GETUSER", b"default"),
 )
+_NOBODY: Final = b"am-nobody"
+"""A user that never is: its name has not the form of ours."""
+_KEEPING_USERS: Final[Sequence[Command]] = (
+    (b"ACL", b"SETUSER", _NOBODY),
+    (b"ACL", b"GETUSER", _NOBODY),
+    (b"ACL", b"DELUSER", _NOBODY),
+    (b"ACL", b"USERS"),
+)
+"""What it takes to keep users. Only asked about, never sent."""
 
 
 class _Said(NamedTuple):
@@ -51,6 +61,7 @@ class _Said(NamedTuple):
     facts: dict[str, str]
     settings: dict[str, str]
     manages_users: bool | None
+    default_open: bool | None
 
     @property
     def primary(self) -> bool:
@@ -125,6 +136,7 @@ class Fleet:
             persists=_all([one.persists for one in primaries]),
             min_replicas=min((one for one in minima if one is not None), default=None),
             manages_users=_all([one.manages_users for one in said]),
+            default_open=_any([one.default_open for one in said]),
             servers=len(answers),
             silent=len(answers) - len(said),
         )
@@ -157,9 +169,9 @@ class Fleet:
         for reply in rest[: len(_SETTINGS)]:
             if not isinstance(reply, Exception):
                 settings |= {name: text(value) for name, value in named(reply).items()}
-        known, who = rest[len(_SETTINGS) :]
+        known, who, default = rest[len(_SETTINGS) :]
         manages = await _manages(runner, known, who)
-        return _Said(_facts(sections), settings, manages)
+        return _Said(_facts(sections), settings, manages, _lets_anybody_in(default))
 
     async def _load(self, runner: Runner) -> None:
         scripts = all_scripts()
@@ -177,14 +189,27 @@ async def _attempt(work: Work[T], runner: Runner) -> T | HoldfastError:
 
 
 async def _manages(runner: Runner, known: Reply, who: Reply) -> bool | None:
-    """Find out whether we could make users there, without making one. None: it does not say."""
+    """Find out whether we could keep users there, without making one. None: it does not say."""
     if not isinstance(known, Exception) and not any(known):
         return False  # there is no such command
     if isinstance(who, Exception):
         return None
-    dry: Command = (b"ACL", b"DRYRUN", text(who), b"ACL", b"SETUSER", b"holdfast-probe")
-    [allowed] = await runner.ask([dry])
-    return None if isinstance(allowed, Exception) else text(allowed) == "OK"
+    user = text(who)
+    answers = await runner.ask([(b"ACL", b"DRYRUN", user, *command) for command in _KEEPING_USERS])
+    return _all([None if isinstance(one, Exception) else text(one) == "OK" for one in answers])
+
+
+def _lets_anybody_in(default: Reply) -> bool | None:
+    """Whether the user that a connection has without login may do anything. None: it does not say.
+
+    Args:
+        default: the reply of ACL GETUSER for it.
+    """
+    if isinstance(default, Exception):
+        return None
+    says = named(default)
+    flags = set(map(text, says["flags"]))
+    return {"on", "nopass"} <= flags and text(says["commands"]).split() != ["-@all"]
 
 
 def _facts(sections: Sequence[Reply]) -> dict[str, str]:
@@ -224,6 +249,13 @@ def _all(answers: Sequence[bool | None]) -> bool | None:
     if False in answers:
         return False
     return None if None in answers else True
+
+
+def _any(answers: Sequence[bool | None]) -> bool | None:
+    """Whether one says yes; None where none does, and not all say anything."""
+    if True in answers:
+        return True
+    return None if None in answers else False
 
 
 def _number(value: str | None) -> int | None:
