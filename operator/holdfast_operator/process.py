@@ -31,7 +31,7 @@ from holdfast_operator.storage.cluster import WatchedCluster
 from holdfast_operator.storage.definitions import wait_for_definitions
 from holdfast_operator.storage.kubernetes import Kubernetes
 from holdfast_operator.storage.leases import Leases
-from holdfast_operator.storage.mirror import Mirror
+from holdfast_operator.storage.mirror import Kind, Mirror
 from holdfast_operator.storage.secrets import BindingSecrets
 
 _log: Final = logging.getLogger("holdfast.operator")
