@@ -1,0 +1,89 @@
+"""Bugs of an operator, planted in a doomed process alone: each must be found by what is checked."""
+
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+from holdfast.store.redis.maintenance import RedisMaintenance
+from holdfast_operator.handlers.keeper import Keeper
+from holdfast_operator.services import backends
+
+_log: Final = logging.getLogger("holdfast.operator")
+
+
+def _rollout_is_only_claimed() -> None:
+    """Count the sessions of a rollout, and leave them as they are."""
+
+    async def roll_out(self: RedisMaintenance, memory: Any, terms: Any, **more: Any) -> Any:
+        step, _ = await self.measure(memory, cursor=more["cursor"], limit=more["limit"])
+        return step
+
+    RedisMaintenance.roll_out = roll_out
+
+
+def _rollout_stops_half_way() -> None:
+    """End a rollout with its first step."""
+    original: Any = RedisMaintenance.roll_out
+
+    async def roll_out(self: RedisMaintenance, memory: Any, terms: Any, **more: Any) -> Any:
+        step = await original(self, memory, terms, **more)
+        return step._replace(cursor=0)
+
+    RedisMaintenance.roll_out = roll_out
+
+
+def _rollout_drops_too_much() -> None:
+    """Keep one message less than the policy allows."""
+    original: Any = RedisMaintenance.roll_out
+
+    async def roll_out(self: RedisMaintenance, memory: Any, terms: Any, **more: Any) -> Any:
+        fewer = terms._replace(max_messages=terms.max_messages - 1)
+        return await original(self, memory, fewer, **more)
+
+    RedisMaintenance.roll_out = roll_out
+
+
+def _log_shows_passwords() -> None:
+    """Log what the operator logs in with."""
+    original: Any = backends.credentials
+
+    def credentials(secret: Any) -> Any:
+        found = original(secret)
+        _log.info("The login is %s with %s.", found.username, found.password)
+        return found
+
+    backends.credentials = credentials
+
+
+def _status_is_written_for_ever() -> None:
+    """Write every status again, a few times a second."""
+    original: Any = Keeper._report  # noqa: SLF001
+
+    async def report(self: Keeper, key: Any, body: Any, current: Any, outcome: Any) -> None:
+        await original(self, key, body, current, outcome)
+        if outcome.status is None:
+            version = str(current["metadata"]["resourceVersion"])
+            await self._writer.put_status(key, version, current["status"])  # noqa: SLF001
+
+    Keeper._report = report  # noqa: SLF001
+    Keeper._at_rest = lambda self: 0.2  # noqa: ARG005, SLF001
+
+
+def _deletion_forgets_the_sessions() -> None:
+    """End a deletion without burying a session."""
+
+    async def bury(self: RedisMaintenance, memory: Any, revision: int, **more: Any) -> Any:  # noqa: ARG001
+        step, _ = await self.measure(memory, cursor=more["cursor"], limit=more["limit"])
+        return step
+
+    RedisMaintenance.bury = bury
+
+
+PLANTS: Final[dict[str, Callable[[], None]]] = {
+    "rollout-is-only-claimed": _rollout_is_only_claimed,
+    "rollout-stops-half-way": _rollout_stops_half_way,
+    "rollout-drops-too-much": _rollout_drops_too_much,
+    "log-shows-passwords": _log_shows_passwords,
+    "status-is-written-for-ever": _status_is_written_for_ever,
+    "deletion-forgets-the-sessions": _deletion_forgets_the_sessions,
+}
