@@ -143,7 +143,8 @@ def _current(namespace: str, folder: Path) -> Generator[tuple[Kubectl, str]]:
     name = kubectl(["config", "current-context"], None).strip()
     kubectl(["apply", "--server-side", "-f", str(ROOT / "crds")], None)
     kubectl(["create", "namespace", namespace], None)
-    command = [sys.executable, "-m", "holdfast_operator", f"--namespace={namespace}"]
+    options = [f"--namespace={namespace}", "--leader-election=false", "--health-port=0"]
+    command = [sys.executable, "-m", "holdfast_operator", *options]
     try:
         with (folder / "operator.log").open("wb") as log:
             operator = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)

@@ -246,6 +246,9 @@ def _values(memory: MemoryAddress | None, label: str) -> list[str]:
     return [*([] if memory is None else [str(memory)]), *([str(label)] if label else [])]
 
 
+PART: Final = "\n<!-- What follows is the operator's: this program leaves it as it is. -->\n"
+"""Where the library's part of the document ends."""
+
 _HEAD: Final = """\
 # Metrics and spans
 
@@ -273,7 +276,7 @@ labels have the values below and no others.
 
 
 def document() -> str:
-    """Return `docs/metrics.md`."""
+    """Return `docs/metrics.md`, but for the operator's part."""
     counted = [item for item in Call if item not in TURNS]
     parts = [
         _HEAD,
@@ -355,10 +358,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="default: docs")
     options = parser.parse_args(arguments)
     path: Path = options.docs / "metrics.md"
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    found, mark, rest = text.partition(PART)
     if options.command == "write":
-        path.write_text(document(), encoding="utf-8")
+        path.write_text(document() + mark + rest, encoding="utf-8")
         return 0
-    if path.exists() and path.read_text(encoding="utf-8") == document():
+    if found == document():
         return 0
     sys.stdout.write(f"{path} is not what is defined; run: python -m holdfast.metrics write\n")
     return 1

@@ -1,8 +1,9 @@
 """`holdfast-operator`: run the operator.
 
 Every option has an environment variable, for a Deployment: HOLDFAST_OPERATOR_NAMESPACES (separated by
-commas), KUBECONFIG, HOLDFAST_OPERATOR_CLUSTER_ID, HOLDFAST_OPERATOR_INTERVAL and
-HOLDFAST_OPERATOR_LOG_FORMAT.
+commas), KUBECONFIG, HOLDFAST_OPERATOR_CLUSTER_ID, HOLDFAST_OPERATOR_INTERVAL, HOLDFAST_OPERATOR_LOG_FORMAT,
+HOLDFAST_OPERATOR_LEADER_ELECTION, HOLDFAST_OPERATOR_LEADER_NAMESPACE, HOLDFAST_OPERATOR_LEASE_DURATION,
+HOLDFAST_OPERATOR_RENEW_DEADLINE, HOLDFAST_OPERATOR_RETRY_PERIOD and HOLDFAST_OPERATOR_HEALTH_PORT.
 """
 
 import argparse
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger("holdfast.operator")
 _FORMATS: Final = ("text", "json")
+_SWITCH: Final = {"true": True, "false": False}
 _EXTRA: Final = frozenset({"kopf", "kubernetes", "aiohttp", "prometheus_client"})
 
 
@@ -59,12 +61,51 @@ def parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         default=environ.get(f"{prefix}LOG_FORMAT") or "text",
         help="default: text",
     )
+    parser.add_argument(
+        "--health-port",
+        type=int,
+        metavar="PORT",
+        default=environ.get(f"{prefix}HEALTH_PORT") or None,
+        help="of /healthz, /readyz and /metrics; 0 for none (default: 8080 if it can be had)",
+    )
+    _add_leadership(parser, environ, prefix)
     return parser
+
+
+def _add_leadership(
+    parser: argparse.ArgumentParser, environ: Mapping[str, str], prefix: str
+) -> None:
+    group = parser.add_argument_group("leadership", "of several operators one acts at a time")
+    group.add_argument(
+        "--leader-election",
+        choices=tuple(_SWITCH),
+        default=environ.get(f"{prefix}LEADER_ELECTION") or "true",
+        help="false only for an operator that is the only one (default: true)",
+    )
+    group.add_argument(
+        "--leader-namespace",
+        metavar="NAME",
+        default=environ.get(f"{prefix}LEADER_NAMESPACE") or None,
+        help="where the lease is (default: the pod's own namespace, else holdfast-system)",
+    )
+    for option, standard, meaning in (
+        ("lease-duration", "12", "for which a leader that says nothing keeps the lease; whole"),
+        ("renew-deadline", "8", "after which a leader that cannot renew it ends"),
+        ("retry-period", "2", "between renewals"),
+    ):
+        group.add_argument(
+            f"--{option}",
+            type=float,
+            metavar="SECONDS",
+            default=environ.get(f"{prefix}{option.upper().replace('-', '_')}") or standard,
+            help=f"{meaning} (default: {standard})",
+        )
 
 
 def options(arguments: Sequence[str] | None, environ: Mapping[str, str]) -> "Options":
     """Read the command line; exits with a sentence on a wrong one."""
-    from holdfast_operator.process import Options  # noqa: PLC0415 - loads the extra
+    from holdfast_operator.leadership import Times  # noqa: PLC0415 - loads the extra
+    from holdfast_operator.process import Options  # noqa: PLC0415 - as above
 
     reader = parser(environ)
     found = reader.parse_args(arguments)
@@ -72,12 +113,25 @@ def options(arguments: Sequence[str] | None, environ: Mapping[str, str]) -> "Opt
         reader.error("--interval is not between 1 and 3600 seconds")
     if found.log_format not in _FORMATS:  # argparse does not look at defaults
         reader.error("--log-format is neither text nor json")
+    if found.leader_election not in _SWITCH:
+        reader.error("--leader-election is neither true nor false")
+    if found.health_port is not None and not 0 <= found.health_port <= 65535:
+        reader.error("--health-port is not between 0 and 65535")
+    request = min(3.0, found.renew_deadline * 3 / 8)
+    times = Times(found.lease_duration, found.renew_deadline, found.retry_period, request)
+    fault = times.fault()
+    if fault is not None:
+        reader.error(f"the times of the lease cannot be used: {fault}")
     return Options(
         namespaces=tuple(found.namespace or found.namespaces),
         kubeconfig=found.kubeconfig,
         cluster_id=found.cluster_id,
         interval=found.interval,
         json_logs=found.log_format == "json",
+        election=_SWITCH[found.leader_election],
+        leader_namespace=found.leader_namespace,
+        times=times,
+        health_port=found.health_port,
     )
 
 
@@ -98,6 +152,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         asyncio.run(serve(chosen))
     except ClusterError as error:
         _log.error("%s", error)
+        return 1
+    except Exception:  # noqa: BLE001 - the last one to see it: a log of JSON lines stays one
+        _log.exception("unexpected: the operator ends")
         return 1
     return 0
 

@@ -1,20 +1,33 @@
-"""The operator's process: parts are put together here, and Kopf is run."""
+"""The operator's process: parts are put together here, and Kopf is run by the one that leads."""
 
+import asyncio
+import contextlib
 import logging
+import os
+import secrets
+import signal
+import socket
 import time
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Coroutine, Generator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, NoReturn
 
 import kopf
 
-from holdfast_operator.handlers import Keeper, Wakers, register
+from holdfast_operator.elector import Alone, Elector, minutes_since_1970
+from holdfast_operator.handlers import Echoes, Keeper, Wakers, counted_session, register
 from holdfast_operator.handlers.keeper import Services
 from holdfast_operator.handlers.settings import operator_settings, quiet_progress
+from holdfast_operator.health import HealthServer, PortTaken, Pulse
+from holdfast_operator.leadership import Times
+from holdfast_operator.logs import JsonLines, say_last
+from holdfast_operator.metrics import OperatorMetrics
+from holdfast_operator.probes import Probes, Role
 from holdfast_operator.services.backends import BackendService
 from holdfast_operator.services.deletions import DeletionService
 from holdfast_operator.services.measurements import Measurements
-from holdfast_operator.services.ports import SystemClock
+from holdfast_operator.services.ports import Leadership, SystemClock
 from holdfast_operator.services.resources import ResourceService
 from holdfast_operator.services.rollouts import Rollouts
 from holdfast_operator.services.targets import Targets
@@ -22,9 +35,16 @@ from holdfast_operator.storage.backends import ConnectionPool
 from holdfast_operator.storage.cluster import WatchedCluster
 from holdfast_operator.storage.definitions import wait_for_definitions
 from holdfast_operator.storage.kubernetes import Kubernetes
+from holdfast_operator.storage.leases import Leases
 from holdfast_operator.storage.mirror import Kind, Mirror
 
 _log: Final = logging.getLogger("holdfast.operator")
+
+LEASE: Final = "holdfast-operator"
+PORT: Final = 8080
+"""Of the health server where none is named."""
+_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+_HOME: Final = "holdfast-system"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +57,10 @@ class Options:
         cluster_id: what tells this cluster from others; None takes the uid of `kube-system`.
         interval: seconds between looks at an object at rest.
         json_logs: whether logs are JSON lines.
+        election: whether several operators take turns; else this one is alone.
+        leader_namespace: where their lease is; None takes the pod's own, else `holdfast-system`.
+        times: how the lease is kept.
+        health_port: of the health server; 0 for none; None: 8080 if it can be had.
     """
 
     namespaces: tuple[str, ...] = ()
@@ -44,72 +68,236 @@ class Options:
     cluster_id: str | None = None
     interval: float = 60.0
     json_logs: bool = False
+    election: bool = True
+    leader_namespace: str | None = None
+    times: Times = field(default_factory=Times)
+    health_port: int | None = None
 
 
 def configure_logs(options: Options) -> None:
     """Set up the logs of the process."""
-    kopf.configure(log_format=kopf.LogFormat.JSON if options.json_logs else kopf.LogFormat.FULL)
+    kopf.configure(log_format=kopf.LogFormat.FULL)
+    if options.json_logs:
+        logging.captureWarnings(True)
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(JsonLines())
     # Kopf says there what it does with each object; what matters we say ourselves.
     objects = logging.getLogger("kopf.objects")
     objects.setLevel(logging.WARNING)
     objects.addFilter(quiet_progress)
 
 
+@dataclass(frozen=True, slots=True)
+class _Watched:
+    """What the watches fill and the health server shows."""
+
+    mirror: Mirror = field(default_factory=Mirror)
+    wakers: Wakers = field(default_factory=Wakers)
+    echoes: Echoes = field(default_factory=Echoes)
+
+
 async def serve(options: Options) -> None:
-    """Run the operator until it is told to end.
+    """Run the operator until it is told to end: wait until it leads, then act.
 
     Raises:
-        ClusterError: there is no way to the API server, or its definitions cannot be used.
+        ClusterError: there is no way to the API server, its definitions cannot be used, the lease has no
+            place, or the health server has no port.
     """
-    mirror, wakers, connections, clock = Mirror(), Wakers(), ConnectionPool(), SystemClock()
-    async with Kubernetes(options.kubeconfig) as kubernetes:
-        await wait_for_definitions(kubernetes, clock=time.monotonic)
-        cluster = WatchedCluster(
-            kubernetes, mirror, namespaces=options.namespaces, cluster_id=options.cluster_id
-        )
-        backends = BackendService(cluster, connections, clock)
-        targets, rollouts = Targets(cluster, backends), Rollouts(clock)
-        measurements = Measurements(clock)
-        resources = ResourceService(targets, rollouts, measurements, clock)
-        deletions = DeletionService(targets, rollouts, measurements, clock)
-        keeper = Keeper(
-            {
-                Kind.BACKEND: Services(backends.reconcile, backends.finalize),
-                Kind.RESOURCE: Services(resources.reconcile, deletions.finalize),
-            },
-            mirror,
-            wakers,
-            kubernetes,
-            interval=options.interval,
-        )
-        registry = kopf.OperatorRegistry()
-        register(
-            registry,
-            login=lambda: _log_in(kubernetes),
-            keeper=keeper,
-            mirror=mirror,
-            wakers=wakers,
-            watch_namespaces=not options.namespaces,
-        )
-        where = ", ".join(options.namespaces) or "all namespaces"
-        _log.info("The operator starts; it serves %s.", where)
-        try:
-            # Alone in the loop of the main thread: on exit Kopf ends every task it did not find there.
-            await kopf.operator(
-                registry=registry,
-                settings=operator_settings(),
-                namespaces=options.namespaces,
-                clusterwide=not options.namespaces,
-                standalone=True,
-            )
-        finally:
-            await connections.aclose()
+    await _serve(options)
     _log.info("The operator has ended.")
 
 
-async def _log_in(kubernetes: Kubernetes) -> kopf.ConnectionInfo:
+async def _serve(options: Options) -> None:
+    stop, watched, pulse = asyncio.Event(), _Watched(), Pulse()
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(_signals(stop))
+        async with _leadership(options) as leader, _task(pulse.beat()):
+            metrics = OperatorMetrics(watched.mirror, watched.wakers.waiting, leader)
+            kubernetes = await stack.enter_async_context(
+                Kubernetes(options.kubeconfig, metrics.wrote)
+            )
+            probes = Probes(pulse, watched.echoes, leader)
+            _show_health(options, stack, probes, metrics)
+            # From here on tasks are Kopf's: on exit it ends every one it did not find in the loop.
+            waiting = wait_for_definitions(kubernetes, clock=time.monotonic)
+            if not await _unless(stop, waiting):
+                return
+            probes.role = Role.STANDBY
+            if isinstance(leader, Elector):
+                if not await leader.acquire(stop):
+                    return
+                _log.info("This operator leads, with epoch %d.", leader.epoch)
+            renewal = leader.keep() if isinstance(leader, Elector) else asyncio.sleep(0)
+            async with _task(renewal):
+                probes.role = Role.LEADER
+                await _act(
+                    options,
+                    kubernetes,
+                    leader=leader,
+                    watched=watched,
+                    metrics=metrics,
+                    stop=stop,
+                )
+                probes.role = Role.ENDING
+
+
+async def _act(
+    options: Options,
+    kubernetes: Kubernetes,
+    *,
+    leader: Leadership,
+    watched: _Watched,
+    metrics: OperatorMetrics,
+    stop: asyncio.Event,
+) -> None:
+    """Be the operator that acts, until told to end."""
+    connections, registry = ConnectionPool(), kopf.OperatorRegistry()
+    cluster = WatchedCluster(
+        kubernetes, watched.mirror, namespaces=options.namespaces, cluster_id=options.cluster_id
+    )
+    keeper = Keeper(
+        _services(cluster, connections, leader, metrics),
+        watched.mirror,
+        watched.wakers,
+        kubernetes,
+        interval=options.interval,
+        observer=metrics,
+        echoes=watched.echoes,
+    )
+    register(
+        registry,
+        login=lambda: _log_in(kubernetes, metrics),
+        keeper=keeper,
+        mirror=watched.mirror,
+        wakers=watched.wakers,
+        echoes=watched.echoes,
+        watch_namespaces=not options.namespaces,
+    )
+    where = ", ".join(options.namespaces) or "all namespaces"
+    _log.info("The operator starts; it serves %s.", where)
+    try:
+        await kopf.operator(
+            registry=registry,
+            settings=operator_settings(),
+            namespaces=options.namespaces,
+            clusterwide=not options.namespaces,
+            standalone=True,
+            stop_flag=stop,
+        )
+    finally:
+        await connections.aclose()
+
+
+def _services(
+    cluster: WatchedCluster,
+    connections: ConnectionPool,
+    leader: Leadership,
+    metrics: OperatorMetrics,
+) -> dict[Kind, Services]:
+    """Put together what decides."""
+    clock = SystemClock()
+    backends = BackendService(cluster, connections, clock, metrics)
+    targets, rollouts = Targets(cluster, backends, epoch=leader.epoch), Rollouts(clock)
+    measurements = Measurements(clock, metrics)
+    resources = ResourceService(targets, rollouts, measurements, clock, metrics)
+    deletions = DeletionService(targets, rollouts, measurements, clock, metrics)
+    return {
+        Kind.BACKEND: Services(backends.reconcile, backends.finalize),
+        Kind.RESOURCE: Services(resources.reconcile, deletions.finalize),
+    }
+
+
+@contextlib.asynccontextmanager
+async def _leadership(options: Options) -> AsyncGenerator[Elector | Alone]:
+    """Give what this process knows of its leadership; at the end, another one may lead at once."""
+    if not options.election:
+        yield Alone(minutes_since_1970())
+        return
+    namespace = options.leader_namespace or own_namespace()
+    name = f"{os.environ.get('POD_NAME') or socket.gethostname()}_{secrets.token_hex(4)}"
+    # Connections of its own: a renewal waits for no other request.
+    async with Kubernetes(options.kubeconfig) as kubernetes:
+        elector = Elector(Leases(kubernetes, namespace, LEASE), name, options.times, end=_end)
+        try:
+            yield elector
+        finally:
+            await elector.release()
+
+
+def own_namespace() -> str:
+    """Return the namespace of this pod; that of the installation where this is none."""
+    named = os.environ.get("POD_NAMESPACE")
+    if named:
+        return named
+    with contextlib.suppress(OSError):
+        return _ACCOUNT.read_text(encoding="utf-8").strip()
+    return _HOME
+
+
+def _end(reason: str) -> NoReturn:
+    """End the process at once: whatever it would do now, another one may be doing."""
+    say_last(reason)
+    os._exit(1)
+
+
+def _show_health(
+    options: Options, stack: contextlib.AsyncExitStack, probes: Probes, metrics: OperatorMetrics
+) -> None:
+    port = PORT if options.health_port is None else options.health_port
+    if not port:
+        return
+    server = HealthServer(port, live=probes.live, ready=probes.ready, metrics=metrics.page)
+    try:
+        stack.enter_context(server)
+    except PortTaken as error:
+        if options.health_port is not None:
+            raise
+        _log.warning("There is no health server: %s", error)
+
+
+@contextlib.contextmanager
+def _signals(stop: asyncio.Event) -> Generator[None]:
+    """Set `stop` on SIGTERM and SIGINT. Kopf takes them while it runs, and ends."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+@contextlib.asynccontextmanager
+async def _task(work: Coroutine[Any, Any, None]) -> AsyncGenerator[None]:
+    """Run something beside the block, which ends with it."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Do something; False when told to stop before it was done."""
+    doing, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((doing, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not doing.done():
+            return False
+        await doing
+        return True
+    finally:
+        doing.cancel()
+        stopping.cancel()
+        await asyncio.gather(doing, stopping, return_exceptions=True)
+
+
+async def _log_in(kubernetes: Kubernetes, metrics: OperatorMetrics) -> kopf.AiohttpSession:
     details = await kubernetes.connection_details()
-    return kopf.ConnectionInfo(
+    info = kopf.ConnectionInfo(
         server=details.server,
         ca_path=details.ca_path,
         insecure=details.insecure,
@@ -119,3 +307,4 @@ async def _log_in(kubernetes: Kubernetes) -> kopf.ConnectionInfo:
         token=details.token,
         proxy_url=details.proxy,
     )
+    return counted_session(info, metrics.wrote)

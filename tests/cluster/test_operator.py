@@ -640,6 +640,8 @@ async def test_an_api_server_that_breaks_off_is_survived(
         ("create", "secrets"),
         ("delete", "memoryresources"),
         ("get", "configmaps"),
+        ("get", "leases"),
+        ("create", "leases"),
         ("get", "pods"),
         ("patch", "namespaces"),
     ],

@@ -107,7 +107,7 @@ async def test_older_definitions_are_refused_with_one_sentence(
 
 def test_the_roles_hold_no_more_than_the_code_uses():
     verbs: dict[tuple[str, str], set[str]] = {}
-    for name in ("discovery", "operator", "backend-secrets", "namespaced"):
+    for name in ("discovery", "operator", "backend-secrets", "namespaced", "leader"):
         documents = yaml.safe_load_all((RBAC / f"{name}.yaml").read_text(encoding="utf-8"))
         for document in documents:
             assert document["metadata"]["name"].startswith(ACCOUNT)
@@ -126,4 +126,5 @@ def test_the_roles_hold_no_more_than_the_code_uses():
         ("", "events"): {"create"},
         ("", "secrets"): {"get"},
         ("apiextensions.k8s.io", "customresourcedefinitions"): {"get"},
+        ("coordination.k8s.io", "leases"): {"get", "create", "update"},
     }

@@ -33,7 +33,7 @@ kubectl apply -f crds/
 kubectl create namespace holdfast-system
 kubectl apply -n holdfast-system -f charts/holdfast/files/rbac/serviceaccount.yaml
 kubectl apply -f charts/holdfast/files/rbac/discovery.yaml -f charts/holdfast/files/rbac/operator.yaml
-kubectl apply -f charts/holdfast/files/rbac/users.yaml
+kubectl apply -f charts/holdfast/files/rbac/leader.yaml -f charts/holdfast/files/rbac/users.yaml
 pip install '.[operator]'
 holdfast-operator
 """,

@@ -19,6 +19,7 @@ HOME = "holdfast-system"
 ACCOUNT = "holdfast-operator"
 
 _NAME = "operator"
+_PORT = "--health-port"
 _ENDED = "The operator has ended."
 
 
@@ -29,18 +30,30 @@ class OperatorProcess:
         plane: the control plane.
         directory: for the log, for this operator alone.
         arguments: more of the command line.
+        elected: it waits for the leader's lease; else it is alone, and acts at once also after it was
+            killed.
+        kubeconfig: how it reaches the API server; absent: the control plane's own address.
     """
 
     def __init__(
-        self, plane: ControlPlane, directory: Path, *, arguments: Sequence[str] = ()
+        self,
+        plane: ControlPlane,
+        directory: Path,
+        *,
+        arguments: Sequence[str] = (),
+        elected: bool = False,
+        kubeconfig: Path | None = None,
     ) -> None:
         self._directory = directory
-        kubeconfig = plane.kubeconfig_for(HOME, ACCOUNT)
+        kubeconfig = kubeconfig or plane.kubeconfig_for(HOME, ACCOUNT)
         command = [
             sys.executable,
             "-m",
             "holdfast_operator",
             f"--kubeconfig={kubeconfig}",
+            f"--leader-election={str(elected).lower()}",
+            # Ports are shared by everything on this machine.
+            *([] if any(_PORT in argument for argument in arguments) else [f"{_PORT}=0"]),
             *arguments,
         ]
         self._processes = TiedProcesses(directory, {_NAME: command})
@@ -58,6 +71,14 @@ class OperatorProcess:
     def kill(self) -> None:
         """End it with SIGKILL."""
         self._processes.kill(_NAME)
+
+    def pause(self) -> None:
+        """Stop it where it is, with SIGSTOP."""
+        self._processes.signal(_NAME, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a paused one go on."""
+        self._processes.signal(_NAME, signal.SIGCONT)
 
     def terminate(self, *, deadline: float = 30) -> None:
         """End it as Kubernetes does, with SIGTERM, and wait until it has ended in order."""
@@ -100,7 +121,7 @@ def install(plane: ControlPlane) -> None:
     plane.apply(CRDS)
     with contextlib.suppress(Exception):
         plane.kubectl("create", "namespace", HOME)
-    for name in ("serviceaccount", "discovery", "operator", "users"):
+    for name in ("serviceaccount", "discovery", "operator", "leader", "users"):
         plane.apply(RBAC / f"{name}.yaml")
 
 

@@ -23,6 +23,7 @@ from holdfast_operator.services.backends import BackendService
 from holdfast_operator.services.deletions import DeletionService
 from holdfast_operator.services.measurements import Measurements
 from holdfast_operator.services.objects import backend_ref
+from holdfast_operator.services.observing import Observer, Unobserved
 from holdfast_operator.services.outcome import Outcome
 from holdfast_operator.services.ports import Address, Body, Credentials, Namespace, Secret
 from holdfast_operator.services.resources import ResourceService
@@ -91,6 +92,7 @@ class FakeServer:
         self.protected: set[str] = set()
         self.logins: list[tuple[Address, Credentials]] = []
         self.usage: dict[MemoryAddress, Totals] = {}
+        self.fenced = False  # a leader with a higher epoch was here
 
     def memory(self, address: MemoryAddress) -> Memory:
         return self.memories.setdefault(address, Memory())
@@ -109,6 +111,8 @@ class FakeServer:
 
     async def claim(self, memory: MemoryAddress, owner: Owner, *, adopt: bool = False) -> Ownership:
         self._call("claim")
+        if self.fenced:
+            return Ownership.FENCED
         held = self.memory(memory)
         if held.owner is None:
             if held.sessions and not adopt:
@@ -238,17 +242,24 @@ class World:
         self.objects: dict[tuple[str, str, str], dict[str, Any]] = {}
         self.hidden: set[str] = set()
         self.id = "cluster-1"
+        self.observer: Observer = Unobserved()
         self.restart()
         for name in ("platform", "team"):
             self.add_namespace(name)
 
     def restart(self) -> None:
         """Start the services anew: whatever they remembered is lost."""
-        rollouts, measurements = Rollouts(self.clock), Measurements(self.clock)
-        self.backends = BackendService(self, self.connections, self.clock)
+        rollouts = Rollouts(self.clock)
+        measurements = Measurements(self.clock, self.observer)
+        self.backends = BackendService(self, self.connections, self.clock, self.observer)
         targets = Targets(self, self.backends)
-        self.resources = ResourceService(targets, rollouts, measurements, self.clock)
-        self.deletions = DeletionService(targets, rollouts, measurements, self.clock)
+        self.resources = ResourceService(targets, rollouts, measurements, self.clock, self.observer)
+        self.deletions = DeletionService(targets, rollouts, measurements, self.clock, self.observer)
+
+    def observe(self, observer: Observer) -> None:
+        """Start the services anew with an observer."""
+        self.observer = observer
+        self.restart()
 
     def watches(self, namespace: str) -> bool:
         return namespace not in self.hidden

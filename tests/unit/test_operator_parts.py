@@ -12,6 +12,7 @@ from holdfast_operator.crds import DEFINITIONS, custom_resource_definition
 from holdfast_operator.handlers.keeper import Keeper, Services
 from holdfast_operator.handlers.settings import DELETION_GOES_ON, Backoffs, quiet_progress
 from holdfast_operator.handlers.wakers import Wakers
+from holdfast_operator.leadership import Times
 from holdfast_operator.services.outcome import Outcome
 from holdfast_operator.services.ports import Body, ClusterConflict, ClusterUnavailable
 from holdfast_operator.status import ResourceStatus
@@ -240,12 +241,25 @@ def test_options_come_from_the_command_line_before_the_environment():
         "HOLDFAST_OPERATOR_INTERVAL": "30",
         "HOLDFAST_OPERATOR_LOG_FORMAT": "json",
         "HOLDFAST_OPERATOR_CLUSTER_ID": "main",
+        "HOLDFAST_OPERATOR_HEALTH_PORT": "9000",
+        "HOLDFAST_OPERATOR_LEADER_ELECTION": "false",
+        "HOLDFAST_OPERATOR_LEADER_NAMESPACE": "mine",
+        "HOLDFAST_OPERATOR_LEASE_DURATION": "30",
+        "HOLDFAST_OPERATOR_RENEW_DEADLINE": "20",
+        "HOLDFAST_OPERATOR_RETRY_PERIOD": "4",
     }
     found = options([], environ)
     assert (found.namespaces, found.interval, found.json_logs) == (("a", "b"), 30.0, True)
     assert found.cluster_id == "main"
-    found = options(["--namespace=c", "--interval=5", "--log-format=text"], environ)
+    assert (found.health_port, found.election, found.leader_namespace) == (9000, False, "mine")
+    assert found.times == Times(lease=30, deadline=20, retry=4, request=3)
+    given = ["--namespace=c", "--interval=5", "--log-format=text", "--leader-election=true"]
+    found = options([*given, "--health-port=0"], environ)
     assert (found.namespaces, found.interval, found.json_logs) == (("c",), 5.0, False)
+    assert (found.health_port, found.election) == (0, True)
+    standard = options([], {})
+    assert (standard.health_port, standard.election, standard.times) == (None, True, Times())
+    assert standard.leader_namespace is None
 
 
 @pytest.mark.parametrize(
@@ -254,6 +268,10 @@ def test_options_come_from_the_command_line_before_the_environment():
         (["--interval=0"], {}),
         ([], {"HOLDFAST_OPERATOR_INTERVAL": "soon"}),
         ([], {"HOLDFAST_OPERATOR_LOG_FORMAT": "xml"}),
+        ([], {"HOLDFAST_OPERATOR_LEADER_ELECTION": "perhaps"}),
+        (["--renew-deadline=12"], {}),
+        (["--lease-duration=12.5"], {}),
+        (["--health-port=65536"], {}),
     ],
 )
 def test_wrong_options_are_refused_with_a_sentence(

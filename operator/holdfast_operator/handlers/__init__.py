@@ -5,12 +5,14 @@ from typing import Any
 
 import kopf
 
+from holdfast_operator.handlers.echoes import Echoes
 from holdfast_operator.handlers.keeper import Keeper, key_of
+from holdfast_operator.handlers.sessions import counted_session
 from holdfast_operator.handlers.wakers import Wakers
 from holdfast_operator.services.objects import mapping
 from holdfast_operator.storage.mirror import Kind, Mirror
 
-__all__ = ["Keeper", "Wakers", "register"]
+__all__ = ["Echoes", "Keeper", "Wakers", "counted_session", "register"]
 
 GROUP, VERSION = "holdfast.dev", "v1alpha1"
 
@@ -18,10 +20,11 @@ GROUP, VERSION = "holdfast.dev", "v1alpha1"
 def register(
     registry: kopf.OperatorRegistry,
     *,
-    login: Callable[[], Awaitable[kopf.ConnectionInfo]],
+    login: Callable[[], Awaitable[kopf.AiohttpSession]],
     keeper: Keeper,
     mirror: Mirror,
     wakers: Wakers,
+    echoes: Echoes,
     watch_namespaces: bool,
 ) -> None:
     """Register every handler of the operator.
@@ -32,21 +35,28 @@ def register(
         keeper: of the objects.
         mirror: takes in every state that is seen.
         wakers: rung when something changed.
+        echoes: hears every event.
         watch_namespaces: whether the operator serves all namespaces, and so may watch them.
     """
 
     @kopf.on.login(id="login", registry=registry)
-    async def log_in(**_: Any) -> kopf.ConnectionInfo:
+    async def log_in(**_: Any) -> kopf.AiohttpSession:
         return await login()
 
     for kind in Kind:
-        _register_kind(registry, kind, keeper, mirror, wakers)
+        _register_kind(registry, kind, keeper=keeper, mirror=mirror, wakers=wakers, echoes=echoes)
     if watch_namespaces:
         _register_namespaces(registry, mirror, wakers)
 
 
 def _register_kind(
-    registry: kopf.OperatorRegistry, kind: Kind, keeper: Keeper, mirror: Mirror, wakers: Wakers
+    registry: kopf.OperatorRegistry,
+    kind: Kind,
+    *,
+    keeper: Keeper,
+    mirror: Mirror,
+    wakers: Wakers,
+    echoes: Echoes,
 ) -> None:
     selector = (GROUP, VERSION, kind.value)
 
@@ -55,6 +65,7 @@ def _register_kind(
     @kopf.index(*selector, id=f"seen-{kind.value}", registry=registry)
     def seen(body: kopf.Body, **_: Any) -> None:
         key = key_of(kind, body)
+        echoes.heard(key, body)
         if mirror.put(key, dict(body)):
             wakers.wake(key)
             wakers.wake_all(mirror.dependants(key))
@@ -66,6 +77,7 @@ def _register_kind(
         key, uid = key_of(kind, body), str(body.metadata.uid)
         backend = mirror.backend_of(key)
         keeper.forget(uid)
+        echoes.forget(key)
         if mirror.drop(key, uid):
             wakers.forget(key)
         wakers.wake_all(mirror.dependants(key))

@@ -6,17 +6,23 @@ wrong in a round is logged and followed by the next one.
 """
 
 import asyncio
+import contextlib
 import logging
 import random
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
 
 import kopf
 
+from holdfast_operator.handlers.echoes import Echoes
 from holdfast_operator.handlers.settings import DELETION_GOES_ON
 from holdfast_operator.handlers.wakers import Wakers
+from holdfast_operator.logs import about
 from holdfast_operator.services.objects import mapping
+from holdfast_operator.services.observing import Fault, Observer, Unobserved
+from holdfast_operator.services.observing import Step as Looking
 from holdfast_operator.services.outcome import EventType, Outcome
 from holdfast_operator.services.ports import Body, ClusterConflict, ClusterError
 from holdfast_operator.storage.mirror import Key, Kind, Mirror
@@ -57,6 +63,8 @@ class Keeper:
         wakers: the bells.
         writer: of status.
         interval: seconds between looks at an object at rest; each varies by a tenth.
+        observer: told how each look went.
+        echoes: told what was written.
     """
 
     def __init__(
@@ -67,12 +75,16 @@ class Keeper:
         writer: Writer,
         *,
         interval: float,
+        observer: Observer | None = None,
+        echoes: Echoes | None = None,
     ) -> None:
         self._services = services
         self._mirror = mirror
         self._wakers = wakers
         self._writer = writer
         self._interval = interval
+        self._observer = observer or Unobserved()
+        self._echoes = echoes or Echoes()
         self._locks: dict[str, asyncio.Lock] = {}
 
     async def keep(self, key: Key, body: kopf.Body, stopped: kopf.DaemonStopped) -> None:
@@ -97,11 +109,15 @@ class Keeper:
             except ClusterError as error:
                 failures += 1
                 pause = _retry(failures)
-                _log.warning("%s: %s; next try in %.1f s", _name(key), error, pause)
+                _log.warning(
+                    "%s: %s; next try in %.1f s", _name(key), error, pause, extra=about(body)
+                )
             except Exception:  # noqa: BLE001 - see above: a bug in one round must not be the last one
                 failures += 1
                 pause = _retry(failures)
-                _log.exception("%s: unexpected; next try in %.1f s", _name(key), pause)
+                _log.exception(
+                    "%s: unexpected; next try in %.1f s", _name(key), pause, extra=about(body)
+                )
             await self._wakers.wait(key, pause)
 
     async def end(self, key: Key, body: kopf.Body) -> None:
@@ -115,14 +131,20 @@ class Keeper:
         async with self._lock(uid):
             current = self._current(key, uid) or body
             try:
-                outcome = await self._services[key.kind].finalize(current)
-                await self._report(key, body, current, outcome)
+                with self._observed(key, Looking.FINALIZE):
+                    outcome = await self._services[key.kind].finalize(current)
+                    await self._report(key, body, current, outcome)
             except ClusterConflict:
                 raise kopf.TemporaryError(DELETION_GOES_ON, delay=0.5) from None
             except ClusterError as error:
                 raise kopf.TemporaryError(str(error), delay=2.0) from None
             except Exception:  # noqa: BLE001 - Kopf would write its text into an annotation and an event
-                _log.exception("%s: unexpected; next try in %.1f s", _name(key), _LAST_RETRY)
+                _log.exception(
+                    "%s: unexpected; next try in %.1f s",
+                    _name(key),
+                    _LAST_RETRY,
+                    extra=about(current),
+                )
                 raise kopf.TemporaryError(_UNEXPECTED, delay=_LAST_RETRY) from None
         if outcome.again is None:
             return
@@ -143,8 +165,9 @@ class Keeper:
             current = self._current(key, uid)
             if current is None or mapping(current.get("metadata")).get("deletionTimestamp"):
                 return self._at_rest()
-            outcome = await self._services[key.kind].reconcile(current)
-            await self._report(key, body, current, outcome)
+            with self._observed(key, Looking.RECONCILE):
+                outcome = await self._services[key.kind].reconcile(current)
+                await self._report(key, body, current, outcome)
         return self._at_rest() if outcome.again is None else outcome.again
 
     async def _report(self, key: Key, body: kopf.Body, current: Body, outcome: Outcome) -> None:
@@ -153,20 +176,43 @@ class Keeper:
             status = outcome.status.model_dump(mode="json", exclude_none=True)
             version = str(mapping(current.get("metadata")).get("resourceVersion"))
             written = await self._writer.put_status(key, version, status)
-            if written is not None and self._mirror.put(key, written):
-                # Its event will find the mirror up to date, and ring for nobody.
-                self._wakers.wake_all(self._mirror.dependants(key))
+            if written is not None:
+                self._observer.status_written(key.kind.value)
+                if self._mirror.put(key, written):
+                    self._echoes.wrote(key, written)
+                    # Its event will find the mirror up to date, and ring for nobody.
+                    self._wakers.wake_all(self._mirror.dependants(key))
+                current = written
         if outcome.suspect is not None:
             self._wakers.wake(Key(Kind.BACKEND, *outcome.suspect))
         namespace = self._mirror.namespace(key.namespace)
         for event in outcome.events:
             level = logging.INFO if event.type is EventType.NORMAL else logging.WARNING
-            _log.log(level, "%s: %s: %s", _name(key), event.reason, event.message)
+            text = "%s: %s: %s"
+            _log.log(level, text, _name(key), event.reason, event.message, extra=about(current))
             # A namespace that is going away takes no events.
             if namespace is None or not namespace.terminating:
                 kopf.event(
                     body, type=event.type.value, reason=event.reason, message=event.message[:1024]
                 )
+
+    @contextlib.contextmanager
+    def _observed(self, key: Key, step: Looking) -> Generator[None]:
+        began, fault = time.monotonic(), Fault.UNEXPECTED
+        try:
+            yield
+            fault = Fault.NONE
+        except ClusterConflict:
+            fault = Fault.CONFLICT
+            raise
+        except ClusterError:
+            fault = Fault.API_SERVER
+            raise
+        except asyncio.CancelledError:
+            fault = Fault.NONE  # the operator ends, or the object does
+            raise
+        finally:
+            self._observer.looked(key.kind.value, step, time.monotonic() - began, fault)
 
     def _current(self, key: Key, uid: str) -> Body | None:
         """Return the newest state of the object, not of another one that has its name now."""

@@ -1,9 +1,10 @@
 """Waking what waits for its next look."""
 
 import asyncio
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
-from holdfast_operator.storage.mirror import Key
+from holdfast_operator.storage.mirror import Key, Kind
 
 
 class Wakers:
@@ -39,6 +40,12 @@ class Wakers:
     def expect(self, key: Key) -> None:
         """Hear from now on what rings for an object."""
         self._bells.setdefault(key, asyncio.Event())
+
+    def waiting(self) -> Mapping[Kind, int]:
+        """Return how many objects of each kind wait for a look that is due; from any thread."""
+        bells = list(self._bells.items())
+        rung = Counter(key.kind for key, bell in bells if bell.is_set())
+        return {kind: rung[kind] for kind in Kind}
 
     def forget(self, key: Key) -> None:
         """Take the bell of an object down that is gone."""

@@ -35,6 +35,7 @@ from holdfast_operator.services.objects import (
     uid_of,
     unreadable,
 )
+from holdfast_operator.services.observing import Named, Observer, Unobserved
 from holdfast_operator.services.outcome import Obstacle, Outcome, changed
 from holdfast_operator.services.ports import (
     Body,
@@ -80,12 +81,20 @@ class BackendService:
         cluster: what is in the cluster.
         connections: to the servers.
         clock: for transitions and intervals.
+        observer: told what the servers answer.
     """
 
-    def __init__(self, cluster: Cluster, connections: Connections, clock: Clock) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        connections: Connections,
+        clock: Clock,
+        observer: Observer | None = None,
+    ) -> None:
         self._cluster = cluster
         self._connections = connections
         self._clock = clock
+        self._observer = observer or Unobserved()
         self._figures_written: dict[str, float] = {}
 
     async def reconcile(self, body: Body) -> Outcome:
@@ -209,14 +218,16 @@ class BackendService:
 
     async def _look(self, backend: MemoryBackend) -> _Seen:
         """Connect and ask; raise the obstacle if there is one."""
+        name = Named(namespace_of(backend.metadata), backend.metadata.name)
         try:
             hands = await self._connect(backend)
         except Obstacle:
+            self._observer.server_failed(name)
             # What may not be used any more is not used any longer.
             await self._connections.close(uid_of(backend.metadata))
             raise
         try:
-            info = await hands.server()
+            info = await self._ask(name, hands)
             await hands.load_scripts()
         except HoldfastError as error:
             raise self.obstacle(error) from error
@@ -233,6 +244,16 @@ class BackendService:
                 "shorten retention.",
             )
         return _Seen(info, available(backend.spec, info))
+
+    async def _ask(self, backend: Named, hands: Maintenance) -> ServerInfo:
+        asked = self._clock.monotonic()
+        try:
+            info = await hands.server()
+        except HoldfastError:
+            self._observer.server_failed(backend)
+            raise
+        self._observer.server_answered(backend, self._clock.monotonic() - asked, info)
+        return info
 
     async def _connect(self, backend: MemoryBackend) -> Maintenance:
         spec, metadata = backend.spec, backend.metadata

@@ -7,6 +7,7 @@ from typing import Final
 
 from holdfast.errors import HoldfastError, PolicyInvalid
 from holdfast.policy import DeletionPolicy
+from holdfast.store.maintenance import Superseded
 from holdfast_operator.reasons import ConditionType, ReadyReason
 from holdfast_operator.resources import MemoryResource
 from holdfast_operator.services.conditions import (
@@ -22,7 +23,8 @@ from holdfast_operator.services.conditions import (
     transition,
 )
 from holdfast_operator.services.measurements import Measurements
-from holdfast_operator.services.objects import ABANDON, PAUSED, is_set, uid_of
+from holdfast_operator.services.objects import ABANDON, PAUSED, is_set, namespace_of, uid_of
+from holdfast_operator.services.observing import Named, Observer, Unobserved
 from holdfast_operator.services.outcome import Event, EventType, Obstacle, Outcome, changed
 from holdfast_operator.services.ports import Body, Clock, Namespace
 from holdfast_operator.services.rollouts import BUDGET, LIMIT, SETTLE, Rollouts
@@ -69,15 +71,22 @@ class DeletionService:
         rollouts: forgotten with the memory.
         measurements: forgotten with the memory.
         clock: for waits, budgets and transitions.
+        observer: told when a newer leader was there.
     """
 
     def __init__(
-        self, targets: Targets, rollouts: Rollouts, measurements: Measurements, clock: Clock
+        self,
+        targets: Targets,
+        rollouts: Rollouts,
+        measurements: Measurements,
+        clock: Clock,
+        observer: Observer | None = None,
     ) -> None:
         self._targets = targets
         self._rollouts = rollouts
         self._measurements = measurements
         self._clock = clock
+        self._observer = observer or Unobserved()
         self._burials: dict[str, _Burial] = {}
         self._blocked: dict[str, float] = {}
 
@@ -91,8 +100,14 @@ class DeletionService:
             resource = MemoryResource.from_body(body)
         except PolicyInvalid:
             return Outcome()  # it was never served in this form; its keys keep their expiry
-        outcome = await self._step(resource)
-        uid = uid_of(resource.metadata)
+        metadata = resource.metadata
+        uid = uid_of(metadata)
+        try:
+            outcome = await self._step(resource)
+        except Superseded:
+            # There is nothing to say: the deletion is another leader's by now, and so is the status.
+            self._observer.fenced(Named(namespace_of(metadata), metadata.name))
+            return Outcome(again=SHORTEST_WAIT, blocked=True)
         if outcome.again is None:
             self._rollouts.forget(uid)
             self._measurements.forget(uid)
@@ -137,6 +152,8 @@ class DeletionService:
                 )
             try:
                 return await self._delete(resource, target)
+            except Superseded:
+                raise
             except HoldfastError as error:
                 raise await self._targets.explain(target, error) from error
         except Obstacle as obstacle:
@@ -174,6 +191,8 @@ class DeletionService:
             if target is None:
                 return False
             await target.hands.release(target.memory, target.owner)
+        except Superseded:
+            raise
         except (Obstacle, HoldfastError):
             return False
         return True

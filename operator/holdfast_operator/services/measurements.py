@@ -6,6 +6,7 @@ from typing import Final
 
 from holdfast.store.maintenance import Maintenance, Owner, Totals
 from holdfast.values import MemoryAddress
+from holdfast_operator.services.observing import Named, Observer, Unobserved
 from holdfast_operator.services.ports import Clock
 
 INTERVAL: Final = 300.0
@@ -28,10 +29,12 @@ class Measurements:
 
     Args:
         clock: for the interval and the budget.
+        observer: told each complete measurement.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, observer: Observer | None = None) -> None:
         self._clock = clock
+        self._observer = observer or Unobserved()
         self._measurements: dict[str, _Measurement] = {}
 
     async def advance(
@@ -63,6 +66,7 @@ class Measurements:
             if step.cursor == 0:
                 at_work.last, at_work.sum = at_work.sum, _NOTHING
                 at_work.due = now + INTERVAL
+                self._observer.measured(Named(memory.namespace, memory.name), at_work.last)
                 await hands.put_usage(memory, owner, at_work.last)
             elif self._clock.monotonic() - now >= _BUDGET:
                 return at_work.last, True

@@ -167,6 +167,23 @@ class Connections(Protocol):
         ...
 
 
+class Leadership(Protocol):
+    """Whether this process may act: asked before what no server can refuse to a leader of before.
+
+    Resource scripts refuse a lower epoch, and the API server an older resourceVersion. A command such as
+    ACL SETUSER is refused by nobody: it is sent only while `sure` says so, with a shorter time limit.
+    """
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of this leader's writes: higher than that of every leader before it."""
+        ...
+
+    def sure(self, seconds: float) -> bool:
+        """Whether this process leads for so many seconds from now, whatever happens."""
+        ...
+
+
 class SystemClock:
     """The computer's own clocks."""
 

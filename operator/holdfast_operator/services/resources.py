@@ -32,6 +32,7 @@ from holdfast_operator.services.conditions import (
 )
 from holdfast_operator.services.measurements import Measurements
 from holdfast_operator.services.objects import PAUSED, is_set, uid_of, unreadable
+from holdfast_operator.services.observing import Named, Observer, Unobserved
 from holdfast_operator.services.outcome import Event, EventType, Obstacle, Outcome, changed
 from holdfast_operator.services.ports import Body, Clock
 from holdfast_operator.services.rollouts import Progress, Rollouts
@@ -77,15 +78,22 @@ class ResourceService:
         rollouts: the walks that are under way.
         measurements: the measurements that are under way.
         clock: for transitions and intervals.
+        observer: told when a newer leader was there.
     """
 
     def __init__(
-        self, targets: Targets, rollouts: Rollouts, measurements: Measurements, clock: Clock
+        self,
+        targets: Targets,
+        rollouts: Rollouts,
+        measurements: Measurements,
+        clock: Clock,
+        observer: Observer | None = None,
     ) -> None:
         self._targets = targets
         self._rollouts = rollouts
         self._measurements = measurements
         self._clock = clock
+        self._observer = observer or Unobserved()
         self._faults: dict[str, int] = {}
 
     async def reconcile(self, body: Body) -> Outcome:
@@ -225,6 +233,7 @@ class ResourceService:
                 )
                 look.events.append(Event(EventType.NORMAL, "TakenOver", message))
             case Ownership.FENCED:
+                self._observer.fenced(Named(memory.namespace, memory.name))
                 raise _Superseded
             case Ownership.OTHER | Ownership.UNMARKED:
                 whose = (

@@ -60,11 +60,13 @@ class Targets:
     Args:
         cluster: what is in the cluster.
         backends: hands out the connections.
+        epoch: of the leader: servers refuse the writes of one with a lower epoch.
     """
 
-    def __init__(self, cluster: Cluster, backends: BackendService) -> None:
+    def __init__(self, cluster: Cluster, backends: BackendService, *, epoch: int = 0) -> None:
         self._cluster = cluster
         self._backends = backends
+        self._epoch = epoch
 
     async def find(self, resource: MemoryResource) -> Target:
         """Return the target of a memory that may be kept there.
@@ -102,6 +104,7 @@ class Targets:
             namespace=namespace.name,
             name=metadata.name,
             uid=uid_of(metadata),
+            epoch=self._epoch,
         )
         hands = await self._backends.connection(backend)
         return Target(backend, hands, MemoryAddress(namespace.name, metadata.name), owner)

@@ -1,6 +1,7 @@
 """The API server: few requests, each with a time limit, and errors of our own."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, NamedTuple, Self, cast
@@ -22,6 +23,7 @@ from holdfast_operator.storage.mirror import Key
 
 API: Final = "/apis/holdfast.dev/v1alpha1"
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=10, connect=5)
+_JSON: Final = "application/json"
 _JSON_PATCH: Final = "application/json-patch+json"
 _NOTHING: Final[Body] = MappingProxyType({})
 
@@ -47,10 +49,14 @@ class Kubernetes:
 
     Args:
         kubeconfig: a file; None takes `KUBECONFIG`, the pod's ServiceAccount, or `~/.kube/config`.
+        wrote: called with the method of every request that may change something.
     """
 
-    def __init__(self, kubeconfig: Path | None = None) -> None:
+    def __init__(
+        self, kubeconfig: Path | None = None, wrote: Callable[[str], None] | None = None
+    ) -> None:
         self._kubeconfig = kubeconfig
+        self._wrote = wrote
         self._client: Any = None
 
     async def __aenter__(self) -> Self:
@@ -99,6 +105,24 @@ class Kubernetes:
         """
         return await self._request("GET", path)
 
+    async def create(self, path: str, body: Body) -> Body | None:
+        """Create an object and return it as it is stored; None when there is no such namespace.
+
+        Raises:
+            ClusterConflict: there is one of this name.
+            ClusterForbidden, ClusterUnavailable: as `get`.
+        """
+        return await self._request("POST", path, body, _JSON)
+
+    async def replace(self, path: str, body: Body) -> Body | None:
+        """Replace an object by one with its resourceVersion, and return it; None when it is gone.
+
+        Raises:
+            ClusterConflict: the object changed meanwhile; nothing was written.
+            ClusterForbidden, ClusterUnavailable: as `get`.
+        """
+        return await self._request("PUT", path, body, _JSON)
+
     async def put_status(self, key: Key, version: str, status: Body) -> Body | None:
         """Write the whole status of an object and return the object; None when it is gone.
 
@@ -140,6 +164,8 @@ class Kubernetes:
     async def _exchange(
         self, method: str, path: str, body: object, content: str | None
     ) -> tuple[int, Body]:
+        if self._wrote is not None and method != "GET":
+            self._wrote(method)
         headers = {"Accept": "application/json"}
         if content is not None:
             headers["Content-Type"] = content

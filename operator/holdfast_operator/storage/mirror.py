@@ -41,7 +41,7 @@ class Mirror:
         """Take in an object; False if this state or a newer one was here already."""
         known = self._bodies.get(key)
         # Versions are those of the whole cluster: they also tell an object from an earlier one of its name.
-        if known is not None and _version(known) >= _version(body):
+        if known is not None and version_of(known) >= version_of(body):
             return False
         self._bodies[key] = _slim(body)
         if key.kind is Kind.RESOURCE:
@@ -60,6 +60,10 @@ class Mirror:
     def get(self, key: Key) -> Body | None:
         """Return an object."""
         return self._bodies.get(key)
+
+    def bodies(self) -> list[tuple[Key, Body]]:
+        """Return every object; from any thread."""
+        return list(self._bodies.items())
 
     def keys(self, kind: Kind, namespace: str) -> list[Key]:
         """Name the objects of a kind in a namespace."""
@@ -80,7 +84,7 @@ class Mirror:
 
     def put_namespace(self, body: Body) -> None:
         """Take in a namespace."""
-        namespace, version = read_namespace(body), _version(body)
+        namespace, version = read_namespace(body), version_of(body)
         known = self._namespaces.get(namespace.name)
         # The last event of an earlier namespace of this name must not bring its uid back.
         if known is None or known[0] < version:
@@ -131,7 +135,7 @@ def _uid(body: Body) -> str:
     return str(mapping(body.get("metadata")).get("uid"))
 
 
-def _version(body: Body) -> int:
+def version_of(body: Body) -> int:
     """Return the resourceVersion as the number it is in every API server; 0 where it is none."""
     version = str(mapping(body.get("metadata")).get("resourceVersion"))
     return int(version) if version.isdecimal() else 0
