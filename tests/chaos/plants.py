@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 from holdfast.store.redis.maintenance import RedisMaintenance
@@ -37,7 +38,7 @@ def _rollout_drops_too_much() -> None:
     original: Any = RedisMaintenance.roll_out
 
     async def roll_out(self: RedisMaintenance, memory: Any, terms: Any, **more: Any) -> Any:
-        fewer = terms._replace(max_messages=terms.max_messages - 1)
+        fewer = replace(terms, max_messages=terms.max_messages - 1)
         return await original(self, memory, fewer, **more)
 
     RedisMaintenance.roll_out = roll_out
