@@ -16,6 +16,7 @@ MAX_LABELS = 16  # of one session
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.")
 _KEY = re.compile(r"[-A-Za-z0-9_.:%]+")
 _FIELD = re.compile(r"\{([a-z_][a-z0-9_]{0,30})\}")
+_VALUE = "[-A-Za-z0-9_.%]+"  # of a field, encoded
 _NAME = re.compile(r"[a-z0-9]([-.a-z0-9]{0,61}[a-z0-9])?")
 _PREFIX = re.compile(r"[a-z0-9]([-a-z0-9]{0,14}[a-z0-9])?")
 
@@ -83,6 +84,31 @@ def template_key(template: str, fields: Mapping[str, str]) -> str:
             raise SessionKeyError(f"field {match[1]!r}: {error.message}") from None
 
     return _FIELD.sub(value, template)
+
+
+def template_pattern(template: str, fields: Mapping[str, str]) -> re.Pattern[str]:
+    """Return what matches the whole key of exactly those sessions that have these fields.
+
+    Between two fields stands a `:`, which no encoded value holds: so a match cannot be another's.
+
+    Args:
+        template: such as `tenant:{tenant}:user:{user_id}`.
+        fields: some of the template's fields, each 1..512 bytes of UTF-8.
+
+    Raises:
+        SessionKeyError: a field is unknown, empty or too long.
+    """
+    names = template_fields(template)
+    if not fields.keys() <= set(names):
+        raise SessionKeyError(f"the key template {template!r} has the fields {', '.join(names)}")
+    # Literals and names of fields take turns.
+    parts = [
+        (re.escape(_encode(fields[part], _PLAIN)) if part in fields else _VALUE)
+        if place % 2
+        else re.escape(part)
+        for place, part in enumerate(_FIELD.split(template))
+    ]
+    return re.compile("".join(parts))
 
 
 def label_digest(name: str, value: str) -> str:

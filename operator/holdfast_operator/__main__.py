@@ -2,6 +2,7 @@
 
 Every option has an environment variable, for a Deployment: HOLDFAST_OPERATOR_NAMESPACES (separated by
 commas), KUBECONFIG, HOLDFAST_OPERATOR_CLUSTER_ID, HOLDFAST_OPERATOR_INTERVAL, HOLDFAST_OPERATOR_LOG_FORMAT,
+HOLDFAST_OPERATOR_ABANDON_AFTER,
 HOLDFAST_OPERATOR_LEADER_ELECTION, HOLDFAST_OPERATOR_LEADER_NAMESPACE, HOLDFAST_OPERATOR_LEASE_DURATION,
 HOLDFAST_OPERATOR_RENEW_DEADLINE, HOLDFAST_OPERATOR_RETRY_PERIOD and HOLDFAST_OPERATOR_HEALTH_PORT.
 """
@@ -54,6 +55,14 @@ def parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         metavar="SECONDS",
         default=environ.get(f"{prefix}INTERVAL") or "60",
         help="between looks at an object at rest, 1 to 3600 (default: 60)",
+    )
+    parser.add_argument(
+        "--abandon-after",
+        type=float,
+        metavar="SECONDS",
+        default=environ.get(f"{prefix}ABANDON_AFTER") or "120",
+        help="how long a namespace that is being deleted waits for a server that does not answer before "
+        "its sessions are left to their expiry, 1 to 86400 (default: 120)",
     )
     parser.add_argument(
         "--log-format",
@@ -111,6 +120,8 @@ def options(arguments: Sequence[str] | None, environ: Mapping[str, str]) -> "Opt
     found = reader.parse_args(arguments)
     if not 1 <= found.interval <= 3600:
         reader.error("--interval is not between 1 and 3600 seconds")
+    if not 1 <= found.abandon_after <= 86400:
+        reader.error("--abandon-after is not between 1 and 86400 seconds")
     if found.log_format not in _FORMATS:  # argparse does not look at defaults
         reader.error("--log-format is neither text nor json")
     if found.leader_election not in _SWITCH:
@@ -127,6 +138,7 @@ def options(arguments: Sequence[str] | None, environ: Mapping[str, str]) -> "Opt
         kubeconfig=found.kubeconfig,
         cluster_id=found.cluster_id,
         interval=found.interval,
+        abandon_after=found.abandon_after,
         json_logs=found.log_format == "json",
         election=_SWITCH[found.leader_election],
         leader_namespace=found.leader_namespace,

@@ -15,7 +15,12 @@ from typing import Any, Final
 import yaml
 
 from holdfast_operator.reasons import reasons_document
-from holdfast_operator.resources import MemoryBackend, MemoryResource, Resource
+from holdfast_operator.resources import (
+    MemoryBackend,
+    MemoryErasure,
+    MemoryResource,
+    Resource,
+)
 from holdfast_operator.schema import Schema, object_schema, rule_schemas
 from holdfast_operator.status import PENDING
 
@@ -85,6 +90,20 @@ DEFINITIONS: Final = (
             Column("TTL", ".spec.retention.ttl"),
             Column("Sessions", ".status.usage.sessions", "integer"),
             Column("Tokens", ".status.usage.tokens", "integer"),
+            Column("Age", ".metadata.creationTimestamp", "date"),
+        ),
+    ),
+    Definition(
+        model=MemoryErasure,
+        short_name="memerase",
+        columns=(
+            Column("Ready", f"{_READY}.status"),
+            Column("Reason", f"{_READY}.reason"),
+            Column("Memory", ".spec.memoryRef.name"),
+            Column("Dry run", ".spec.dryRun", "boolean"),
+            Column("Sessions", ".status.receipt.sessions", "integer"),
+            Column("Messages", ".status.receipt.messages", "integer"),
+            Column("Completed", ".status.receipt.completedAt", "date"),
             Column("Age", ".metadata.creationTimestamp", "date"),
         ),
     ),

@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import AsyncGenerator, Coroutine, Generator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -26,6 +27,7 @@ from holdfast_operator.metrics import OperatorMetrics
 from holdfast_operator.probes import Probes, Role
 from holdfast_operator.services.backends import BackendService
 from holdfast_operator.services.deletions import DeletionService
+from holdfast_operator.services.erasures import ErasureService
 from holdfast_operator.services.measurements import Measurements
 from holdfast_operator.services.ports import Leadership, SystemClock
 from holdfast_operator.services.resources import ResourceService
@@ -56,6 +58,7 @@ class Options:
         kubeconfig: how to reach the API server; None finds out.
         cluster_id: what tells this cluster from others; None takes the uid of `kube-system`.
         interval: seconds between looks at an object at rest.
+        abandon_after: seconds that a terminating namespace waits for a server that does not answer.
         json_logs: whether logs are JSON lines.
         election: whether several operators take turns; else this one is alone.
         leader_namespace: where their lease is; None takes the pod's own, else `holdfast-system`.
@@ -67,6 +70,7 @@ class Options:
     kubeconfig: Path | None = None
     cluster_id: str | None = None
     interval: float = 60.0
+    abandon_after: float = 120.0
     json_logs: bool = False
     election: bool = True
     leader_namespace: str | None = None
@@ -156,7 +160,7 @@ async def _act(
         kubernetes, watched.mirror, namespaces=options.namespaces, cluster_id=options.cluster_id
     )
     keeper = Keeper(
-        _services(cluster, connections, leader, metrics),
+        _services(options, cluster, connections, leader, metrics),
         watched.mirror,
         watched.wakers,
         kubernetes,
@@ -189,6 +193,7 @@ async def _act(
 
 
 def _services(
+    options: Options,
     cluster: WatchedCluster,
     connections: ConnectionPool,
     leader: Leadership,
@@ -200,10 +205,13 @@ def _services(
     targets, rollouts = Targets(cluster, backends, epoch=leader.epoch), Rollouts(clock)
     measurements = Measurements(clock, metrics)
     resources = ResourceService(targets, rollouts, measurements, clock, metrics)
-    deletions = DeletionService(targets, rollouts, measurements, clock, metrics)
+    give_up = timedelta(seconds=options.abandon_after)
+    deletions = DeletionService(targets, rollouts, measurements, clock, metrics, give_up=give_up)
+    erasures = ErasureService(targets, cluster, clock)
     return {
         Kind.BACKEND: Services(backends.reconcile, backends.finalize),
         Kind.RESOURCE: Services(resources.reconcile, deletions.finalize),
+        Kind.ERASURE: Services(erasures.reconcile, erasures.finalize),
     }
 
 

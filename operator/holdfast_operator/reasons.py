@@ -165,6 +165,31 @@ class ReadyReason(Reason):
         "With access mode Shared every tenant can read every other tenant's keys.",
         "Set access.acknowledgeNoIsolation to true if you accept that, or use another mode.",
     )
+    MEMORY_NOT_FOUND = (
+        "MemoryNotFound",
+        "There is no MemoryResource of the name in memoryRef in this namespace.",
+        "Create it, or name another one in a new object.",
+    )
+    MEMORY_NOT_READY = (
+        "MemoryNotReady",
+        "The memory exists and is not Ready.",
+        "See the memory's own conditions; this object follows by itself.",
+    )
+    ERASING = (
+        "Erasing",
+        "The sessions are being counted and erased.",
+        "Wait; status.progress shows how far it is.",
+    )
+    ERASED = (
+        "Erased",
+        "What was to be erased is gone.",
+        "See status.receipt; the object goes by itself after spec.ttlAfterFinished.",
+    )
+    COUNTED = (
+        "Counted",
+        "With dryRun it was counted what would go, and nothing was erased.",
+        "See status.receipt; to erase, create another object without dryRun.",
+    )
 
 
 class PolicyReason(Reason):
@@ -259,6 +284,7 @@ REASONS: Final[Mapping[ConditionType, tuple[Reason, ...]]] = {
     ConditionType.CREDENTIALS_READY: tuple(CredentialsReason),
     ConditionType.RECONCILING: (
         ReadyReason.DELETING,
+        ReadyReason.ERASING,
         PolicyReason.ROLLING_OUT,
         PolicyReason.WAITING_FOR_BACKEND,
         CredentialsReason.ROTATING,
@@ -275,6 +301,7 @@ REASONS: Final[Mapping[ConditionType, tuple[Reason, ...]]] = {
         ReadyReason.WRONG_KEY_TYPE,
         ReadyReason.LAYOUT_TOO_NEW,
         ReadyReason.ISOLATION_NOT_ACKNOWLEDGED,
+        ReadyReason.MEMORY_NOT_FOUND,
         CredentialsReason.SECRET_NAME_TAKEN,
         CredentialsReason.NO_PERMISSION,
         CredentialsReason.FIELDS_NOT_PREFIX,

@@ -12,6 +12,7 @@ from pydantic import Field
 from holdfast.policy import Part, ResourceSpec, Rule
 from holdfast.policy.manifest import NAME_RULE, Metadata
 from holdfast_operator.backend import BackendSpec
+from holdfast_operator.erasure import ErasureSpec, ErasureStatus
 from holdfast_operator.reasons import (
     REASONS,
     ConditionType,
@@ -44,7 +45,10 @@ __all__ = [
     "ConditionType",
     "CredentialsReason",
     "EffectiveLimits",
+    "ErasureSpec",
+    "ErasureStatus",
     "MemoryBackend",
+    "MemoryErasure",
     "MemoryResource",
     "NamespaceUsage",
     "NotInForceReason",
@@ -112,4 +116,15 @@ class MemoryResource(Resource):
     spec: ResourceSpec = Field(description="The policy of the memory, and where it is kept.")
     status: ResourceStatus = Field(
         default=ResourceStatus(), description="What the operator reports about the memory."
+    )
+
+
+class MemoryErasure(Resource):
+    """An order to erase one session, or all sessions with given fields of the key template."""
+
+    api_version: Literal["holdfast.dev/v1alpha1"]
+    kind: Literal["MemoryErasure"]
+    spec: ErasureSpec = Field(description="What is to be erased. Immutable.")
+    status: ErasureStatus = Field(
+        default=ErasureStatus(), description="What the operator reports about the order."
     )

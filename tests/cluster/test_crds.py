@@ -17,6 +17,7 @@ from holdfast_operator.resources import (
     ConditionStatus,
     EffectiveLimits,
     MemoryBackend,
+    MemoryErasure,
     MemoryResource,
     NamespaceUsage,
     ReadyReason,
@@ -40,8 +41,9 @@ from tests.harness.control_plane import ControlPlane
 pytestmark = pytest.mark.cluster
 
 API = "/apis/holdfast.dev/v1alpha1/namespaces"
-KINDS: dict[str, type[MemoryBackend] | type[MemoryResource]] = {
+KINDS: dict[str, type[MemoryBackend] | type[MemoryErasure] | type[MemoryResource]] = {
     "MemoryBackend": MemoryBackend,
+    "MemoryErasure": MemoryErasure,
     "MemoryResource": MemoryResource,
 }
 
@@ -79,6 +81,7 @@ def server(control_plane: ControlPlane) -> Iterator[Server]:
         "--timeout=60s",
         "crd/memorybackends.holdfast.dev",
         "crd/memoryresources.holdfast.dev",
+        "crd/memoryerasures.holdfast.dev",
     )
     client = Server(control_plane)
     yield client

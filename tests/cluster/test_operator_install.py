@@ -122,6 +122,8 @@ def test_the_roles_hold_no_more_than_the_code_uses():
         ("holdfast.dev", "memoryresources"): ours,
         ("holdfast.dev", "memorybackends/status"): {"patch"},
         ("holdfast.dev", "memoryresources/status"): {"patch"},
+        ("holdfast.dev", "memoryerasures"): ours | {"delete"},
+        ("holdfast.dev", "memoryerasures/status"): {"patch"},
         ("", "namespaces"): {"get", "list", "watch"},
         ("", "events"): {"create"},
         ("", "secrets"): {"get"},

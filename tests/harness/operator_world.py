@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from holdfast.errors import AccessDenied, HoldfastError
+from holdfast.store.in_memory import InMemoryStore
 from holdfast.store.maintenance import (
     Maintenance,
     Owner,
@@ -18,9 +19,10 @@ from holdfast.store.maintenance import (
     Step,
     Totals,
 )
-from holdfast.values import MemoryAddress, Terms
+from holdfast.values import MemoryAddress, PolicyDocument, Terms
 from holdfast_operator.services.backends import BackendService
 from holdfast_operator.services.deletions import DeletionService
+from holdfast_operator.services.erasures import ErasureService
 from holdfast_operator.services.measurements import Measurements
 from holdfast_operator.services.objects import backend_ref
 from holdfast_operator.services.observing import Observer, Unobserved
@@ -93,6 +95,7 @@ class FakeServer:
         self.logins: list[tuple[Address, Credentials]] = []
         self.usage: dict[MemoryAddress, Totals] = {}
         self.fenced = False  # a leader with a higher epoch was here
+        self.kept = InMemoryStore()  # sessions with messages in them, for what erases them
 
     def memory(self, address: MemoryAddress) -> Memory:
         return self.memories.setdefault(address, Memory())
@@ -137,6 +140,9 @@ class FakeServer:
         if held.sha256 != sha256 or held.state != "active":
             held.revision = max(held.revision, before) + 1
             held.sha256, held.state = sha256, "active"
+            self.kept.put_policy(
+                memory, PolicyDocument(held.revision, True, document.encode(), None)
+            )
         return held.revision
 
     async def roll_out(
@@ -169,6 +175,14 @@ class FakeServer:
         self._call("put_usage")
         self.usage[memory] = totals
 
+    async def names(
+        self, memory: MemoryAddress, *, cursor: int, limit: int
+    ) -> tuple[int, Sequence[str]]:
+        self._call("names")
+        names = await self.kept.labelled(memory, ())
+        end = cursor + limit
+        return end if end < len(names) else 0, names[cursor:end]
+
     async def begin_deletion(self, memory: MemoryAddress, owner: Owner) -> int | None:
         self._call("begin_deletion")
         held = self.memory(memory)
@@ -196,6 +210,10 @@ class FakeServer:
     async def release(self, memory: MemoryAddress, owner: Owner) -> None:
         self._call("release")
         self.memory(memory).released = True
+
+    def store(self) -> InMemoryStore:
+        self._call("store")
+        return self.kept
 
     async def aclose(self) -> None:
         self.calls.append("aclose")
@@ -255,6 +273,7 @@ class World:
         targets = Targets(self, self.backends)
         self.resources = ResourceService(targets, rollouts, measurements, self.clock, self.observer)
         self.deletions = DeletionService(targets, rollouts, measurements, self.clock, self.observer)
+        self.erasures = ErasureService(targets, self, self.clock)
 
     def observe(self, observer: Observer) -> None:
         """Start the services anew with an observer."""
@@ -266,6 +285,9 @@ class World:
 
     def backend(self, namespace: str, name: str) -> Body | None:
         return self.objects.get(("MemoryBackend", namespace, name))
+
+    def resource(self, namespace: str, name: str) -> Body | None:
+        return self.objects.get(("MemoryResource", namespace, name))
 
     def resources_on(self, namespace: str, name: str) -> Sequence[Body]:
         return [
@@ -304,6 +326,10 @@ class World:
         }
         return self._add("MemoryResource", "team", name, {**standard, **spec})
 
+    def add_erasure(self, name: str = "order", **spec: Any) -> dict[str, Any]:
+        standard = {"memoryRef": {"name": "support"}}
+        return self._add("MemoryErasure", "team", name, {**standard, **spec})
+
     def edit(self, body: dict[str, Any], **spec: Any) -> None:
         """Edit the spec of an object, as people do."""
         body["spec"] = {**body["spec"], **spec}
@@ -320,15 +346,16 @@ class World:
 
     async def look(self, body: dict[str, Any]) -> Outcome:
         """Reconcile an object once, or do one step of its deletion, and write the status."""
-        service = self.backends if body["kind"] == "MemoryBackend" else self.resources
-        if "deletionTimestamp" in body["metadata"]:
-            ending = self.backends if body["kind"] == "MemoryBackend" else self.deletions
-            outcome = await ending.finalize(copy.deepcopy(body))
-            if outcome.again is None:
-                metadata = body["metadata"]
-                del self.objects[body["kind"], metadata["namespace"], metadata["name"]]
-        else:
-            outcome = await service.reconcile(copy.deepcopy(body))
+        reconcile, finalize = {
+            "MemoryBackend": (self.backends.reconcile, self.backends.finalize),
+            "MemoryResource": (self.resources.reconcile, self.deletions.finalize),
+            "MemoryErasure": (self.erasures.reconcile, self.erasures.finalize),
+        }[body["kind"]]
+        ending = "deletionTimestamp" in body["metadata"]
+        outcome = await (finalize if ending else reconcile)(copy.deepcopy(body))
+        if outcome.remove or (ending and outcome.again is None):
+            metadata = body["metadata"]
+            del self.objects[body["kind"], metadata["namespace"], metadata["name"]]
         if outcome.status is not None:
             body["status"] = outcome.status.model_dump(mode="json", exclude_none=True)
         return outcome

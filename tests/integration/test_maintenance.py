@@ -169,6 +169,25 @@ class TestOwnership:
         assert await world.raw.hgetall(world.keys.policy) == before
 
 
+class TestNames:
+    async def test_a_walk_names_every_session_and_nothing_else(self, world: World) -> None:
+        await world.apply()
+        names = await world.fill(250)
+        await world.raw.zadd(world.keys.sessions, dict.fromkeys([b"a}b", b"\xff", b"x y"], 1))
+        found, steps = set[str](), 0
+        cursor, part = await world.hands.names(world.memory, cursor=0, limit=50)
+        while True:
+            found |= set(part)
+            steps += 1
+            if cursor == 0:
+                break
+            cursor, part = await world.hands.names(world.memory, cursor=cursor, limit=50)
+        assert found == set(names)
+        assert steps > 2
+        status = await world.hands.store().session(world.memory, names[0]).status()
+        assert status.messages == 3
+
+
 class TestPolicy:
     async def test_the_revision_follows_the_document(self, world: World) -> None:
         assert (await world.apply()).revision == 1

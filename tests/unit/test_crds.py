@@ -21,6 +21,7 @@ from holdfast_operator.resources import (
     ConditionType,
     CredentialsReason,
     MemoryBackend,
+    MemoryErasure,
     MemoryResource,
     NotInForceReason,
     PolicyReason,
@@ -29,8 +30,9 @@ from holdfast_operator.resources import (
 from holdfast_operator.schema import SchemaError, object_schema
 from tests.fixtures.cases import ROOT, Case, Expected, case_name, invalid_cases, valid_cases
 
-KINDS: dict[str, type[MemoryBackend] | type[MemoryResource]] = {
+KINDS: dict[str, type[MemoryBackend] | type[MemoryErasure] | type[MemoryResource]] = {
     "MemoryBackend": MemoryBackend,
+    "MemoryErasure": MemoryErasure,
     "MemoryResource": MemoryResource,
 }
 # YAML alone can say a key twice; a mapping has lost that.
@@ -187,7 +189,7 @@ def test_any_value_in_a_field_is_read_or_refused(value: Any) -> None:
 
 def test_what_is_committed_is_what_the_models_say() -> None:
     files = crds.generated_files(ROOT / "crds", ROOT / "docs")
-    assert len(files) == 3
+    assert len(files) == len(crds.DEFINITIONS) + 1
     assert "\n".join(crds.differences(files)) == ""
 
 
@@ -347,6 +349,7 @@ def test_the_columns_are_the_promised_ones() -> None:
         "Age",
     ]
     assert columns["MemoryBackend"][:2] == ["Ready", "Reason"]
+    assert columns["MemoryErasure"][:3] == ["Ready", "Reason", "Memory"]
 
 
 # --- reasons
@@ -379,6 +382,11 @@ def test_reasons_are_a_closed_list() -> None:
         "Deleting",
         "InUse",
         "IsolationNotAcknowledged",
+        "MemoryNotFound",
+        "MemoryNotReady",
+        "Erasing",
+        "Erased",
+        "Counted",
     }
     assert set(PolicyReason) == {
         "Applied",

@@ -178,7 +178,12 @@ def test_a_file_named_twice_is_read_once(tmp_path: Path) -> None:
 
 
 def test_kinds_that_come_later_are_told_apart_from_unknown_ones(tmp_path: Path) -> None:
-    later = MEMORY.replace("MemoryResource", "MemoryErasure")
+    later = """\
+    apiVersion: holdfast.dev/v1alpha1
+    kind: MemoryErasure
+    metadata: {name: support}
+    spec: {memoryRef: {name: support}, session: "7"}
+"""
     unknown = MEMORY.replace("MemoryResource", "MemoryThing")
     found = read(write(tmp_path / "a.yaml", later, unknown))
     assert [manifest.key.kind for manifest in found.later] == ["MemoryErasure"]

@@ -36,7 +36,7 @@ from holdfast.client import Client, connect
 from holdfast.counting import MOST_HANGING, OwnCounter
 from holdfast.errors import HoldfastError
 from holdfast.formats import read_facts
-from holdfast.keys import memory_address, memory_prefix, session_key, template_key
+from holdfast.keys import memory_address, memory_prefix, session_key, template_key, template_pattern
 from holdfast.messages import Preparer, encode_item
 from holdfast.policies import PolicyFeed
 from holdfast.policy import load_policy
@@ -46,6 +46,8 @@ from holdfast.store.in_memory import InMemoryStore
 from holdfast.store.redis import RedisStore
 from holdfast.store.redis.carrier import Broken, Command, PoolCarrier
 from holdfast.store.redis.cluster import ClusterCarrier
+from holdfast.store.redis.layout import session_keys
+from holdfast.store.redis.migrating import Migration
 from holdfast.store.redis.replies import accept, raise_for, read_status
 from holdfast.store.redis.runner import Runner
 from holdfast.store.redis.script import script
@@ -986,6 +988,12 @@ def store_cases() -> Iterator[Case]:
         lambda: session().pin(7),
     )
     yield Case(
+        "a field that the template does not have",
+        errors.SessionKeyError,
+        "the key template 'user:{user_id}' has the fields user_id",
+        lambda: template_pattern("user:{user_id}", {"user": SECRET}),
+    )
+    yield Case(
         "an unreadable address",
         errors.ConfigurationError,
         UNREADABLE,
@@ -1011,6 +1019,15 @@ def store_cases() -> Iterator[Case]:
         errors.UnknownKeys,
         "the session was written by a newer version (layout 2): upgrade holdfast",
         lambda: accept([b"LAYOUT", 2], SEEN),
+    )
+    yield Case(
+        "an older layout, and no right to change it",
+        errors.StoreUnavailable,
+        "the session still has an older layout, and these credentials may not change it: the operator "
+        "does, try again in a moment",
+        lambda: Migration(
+            Runner(Scripted([NoPermissionError(SECRET)]), patience=0), script("migrate")
+        ).one(session_keys(SUPPORT, "s", "mem")),
     )
     yield Case(
         "a policy of a newer layout",

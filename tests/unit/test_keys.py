@@ -16,6 +16,7 @@ from holdfast.keys import (
     session_prefix,
     template_fields,
     template_key,
+    template_pattern,
 )
 from holdfast.policy import template_fields as policy_template_fields
 from holdfast.values import MemoryAddress
@@ -133,6 +134,31 @@ def test_distinct_fields_give_distinct_keys(
     first, second = dict(zip(names, one, strict=False)), dict(zip(names, other, strict=False))
     same = template_key(template, first) == template_key(template, second)
     assert same == (first == second)
+
+
+ALIKE = st.lists(st.sampled_from(["a", "b", "a:b", "%", ".", "a-b"]), min_size=8, max_size=8)
+
+
+@given(
+    template=st.from_regex(TEMPLATE, fullmatch=True),
+    stored=ALIKE,
+    wanted=ALIKE,
+    known=st.integers(0, 8),
+)
+def test_a_pattern_matches_exactly_the_keys_that_have_the_fields(
+    template: str, stored: list[str], wanted: list[str], known: int
+) -> None:
+    names = template_fields(template)
+    assume(len(set(names)) == len(names))
+    key = template_key(template, dict(zip(names, stored, strict=False)))
+    fields = dict(list(zip(names, wanted, strict=False))[:known])
+    has = all(value == stored[names.index(name)] for name, value in fields.items())
+    assert (template_pattern(template, fields).fullmatch(key) is not None) == has
+
+
+def test_a_pattern_knows_no_other_fields() -> None:
+    with pytest.raises(SessionKeyError, match="has the fields user_id"):
+        template_pattern("user:{user_id}", {"user": "42"})
 
 
 @given(st.from_regex(TEMPLATE, fullmatch=True), unicode_text(most=6))

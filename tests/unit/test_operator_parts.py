@@ -82,14 +82,14 @@ def test_dependants_follow_the_objects():
     mirror = Mirror()
     mirror.put(SUPPORT, resource(5))
     assert mirror.dependants(SHARED) == [SUPPORT]
-    assert mirror.backend_of(SUPPORT) == SHARED
+    assert mirror.dependency(SUPPORT) == SHARED
     assert [body["metadata"]["name"] for body in mirror.resources_on("platform", "shared")] == [
         "support"
     ]
     mirror.put(SUPPORT, resource(6, backend="other"))
     assert mirror.dependants(SHARED) == []
     mirror.drop(SUPPORT, "1")
-    assert mirror.backend_of(SUPPORT) is None
+    assert mirror.dependency(SUPPORT) is None
 
 
 @pytest.mark.asyncio
@@ -266,6 +266,7 @@ def test_options_come_from_the_command_line_before_the_environment():
     ("arguments", "environ"),
     [
         (["--interval=0"], {}),
+        (["--abandon-after=0"], {}),
         ([], {"HOLDFAST_OPERATOR_INTERVAL": "soon"}),
         ([], {"HOLDFAST_OPERATOR_LOG_FORMAT": "xml"}),
         ([], {"HOLDFAST_OPERATOR_LEADER_ELECTION": "perhaps"}),

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from hashlib import sha1
 from typing import Any, Final
 
+from holdfast.store.redis.migrating import MigratingSession
 from holdfast.store.redis.runner import Runner
 from holdfast.store.redis.script import script
-from holdfast.store.redis.session import RedisSession
 from holdfast.values import Appended, Batch, Caller, Terms
 from tests.verify.case import Kind
 
@@ -69,16 +69,18 @@ def _repeat_everything() -> None:
 
 def _trim_from_outside() -> None:
     """What most do: append, look how long the list is, and cut it."""
-    inside = RedisSession.append
+    inside = MigratingSession.append
 
-    async def append(self: RedisSession, terms: Terms, batch: Batch, caller: Caller) -> Appended:
+    async def append(
+        self: MigratingSession, terms: Terms, batch: Batch, caller: Caller
+    ) -> Appended:
         done = await inside(self, terms, batch, caller)
         if done.length > _LONGEST:
             surplus = done.length - _LONGEST
             await self._runner.read([(b"LPOP", self._keys.log, surplus)])
         return done
 
-    setattr(RedisSession, "append", append)  # noqa: B010 - as above
+    setattr(MigratingSession, "append", append)  # noqa: B010 - as above
 
 
 _LONGEST: Final = 30

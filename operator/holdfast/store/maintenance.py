@@ -7,10 +7,12 @@ Protocol and values only, so that services of the operator need no client to be 
 done by `holdfast.store.redis.maintenance`.
 """
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 from holdfast.errors import HoldfastError, UnknownKeys
+from holdfast.store.protocol import MemoryStore
 from holdfast.values import MemoryAddress, Terms
 
 
@@ -172,6 +174,15 @@ class Maintenance(Protocol):
         """Write what was measured to `:usage`; nothing when the marker is not ours."""
         ...
 
+    async def names(
+        self, memory: MemoryAddress, *, cursor: int, limit: int
+    ) -> tuple[int, Sequence[str]]:
+        """Return the encoded keys of about `limit` sessions, and the cursor as of a `Step`.
+
+        Some may not exist any more, and over a whole walk one may come twice.
+        """
+        ...
+
     async def begin_deletion(self, memory: MemoryAddress, owner: Owner) -> int | None:
         """Set the policy to `deleting` and raise its revision.
 
@@ -210,6 +221,13 @@ class Maintenance(Protocol):
         The policy lives as long as the longest living session, at least an hour. Index and marker live
         longer by the longest idle time, at least a day: as long as anything that is written under that
         policy. Reads the expiry of every session: about 3 s for a million.
+        """
+        ...
+
+    def store(self) -> MemoryStore:
+        """Return the sessions as the library has them, over the same connections. No I/O.
+
+        For what the operator does as any user of the library would; it is closed with these hands.
         """
         ...
 

@@ -15,7 +15,7 @@ from holdfast.policy.faults import Fault
 from holdfast.policy.fields import Label, ObjectName
 from holdfast.policy.rules import Part, Reading
 from holdfast_cli.local.faults import validate
-from holdfast_operator.resources import MemoryBackend, MemoryResource
+from holdfast_operator.resources import MemoryBackend, MemoryErasure, MemoryResource
 from holdfast_operator.services.ports import Body
 
 NAMESPACE: Final = "local"
@@ -33,6 +33,8 @@ _MODELS: Final[Mapping[str, type[MemoryBackend] | type[MemoryResource]]] = {
     BACKEND: MemoryBackend,
     RESOURCE: MemoryResource,
 }
+_CHECKED: Final = {**_MODELS, "MemoryErasure": MemoryErasure}
+"""Kinds whose manifests are checked, whether or not they are carried out."""
 
 
 class Key(NamedTuple):
@@ -231,7 +233,7 @@ def _read_document(document: Document, file: str) -> Iterator[Manifest | PolicyI
         },
         **{name: value for name, value in fields.items() if name not in _REPLACED},
     }
-    model = _MODELS.get(envelope.kind)
+    model = _CHECKED.get(envelope.kind)
     if model is not None:
         checked = validate(model, body)
         if isinstance(checked, list):

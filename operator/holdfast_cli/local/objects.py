@@ -118,6 +118,10 @@ class Objects:
         """Return a MemoryBackend; see `Cluster.backend`."""
         return self._bodies.get(Key(BACKEND, namespace, name))
 
+    def resource(self, namespace: str, name: str) -> Body | None:
+        """Return a MemoryResource; see `Cluster.resource`."""
+        return self._bodies.get(Key(RESOURCE, namespace, name))
+
     def resources_on(self, namespace: str, name: str) -> Sequence[Body]:
         """Return the memories on a backend; see `Cluster.resources_on`."""
         return [

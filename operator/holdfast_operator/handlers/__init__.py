@@ -75,14 +75,14 @@ def _register_kind(
         if type != "DELETED":
             return
         key, uid = key_of(kind, body), str(body.metadata.uid)
-        backend = mirror.backend_of(key)
+        depended_on = mirror.dependency(key)
         keeper.forget(uid)
         echoes.forget(key)
         if mirror.drop(key, uid):
             wakers.forget(key)
         wakers.wake_all(mirror.dependants(key))
-        if backend is not None:
-            wakers.wake(backend)
+        if depended_on is not None:
+            wakers.wake(depended_on)
 
     @kopf.daemon(*selector, id=f"keep-{kind.value}", registry=registry, cancellation_timeout=1.0)
     async def keep(body: kopf.Body, stopped: kopf.DaemonStopped, **_: Any) -> None:

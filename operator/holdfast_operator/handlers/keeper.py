@@ -39,10 +39,14 @@ _UNEXPECTED: Final = "something unexpected went wrong: see the operator's log"
 
 
 class Writer(Protocol):
-    """Writes the status of objects."""
+    """Writes the status of objects, and removes what has had its time."""
 
     async def put_status(self, key: Key, version: str, status: Body) -> Body | None:
         """Write the whole status; see `Kubernetes.put_status`."""
+        ...
+
+    async def remove(self, key: Key, uid: str) -> None:
+        """Delete an object; see `Kubernetes.remove`."""
         ...
 
 
@@ -183,6 +187,8 @@ class Keeper:
                     # Its event will find the mirror up to date, and ring for nobody.
                     self._wakers.wake_all(self._mirror.dependants(key))
                 current = written
+        if outcome.remove:
+            await self._writer.remove(key, str(body.metadata.uid))
         if outcome.suspect is not None:
             self._wakers.wake(Key(Kind.BACKEND, *outcome.suspect))
         namespace = self._mirror.namespace(key.namespace)

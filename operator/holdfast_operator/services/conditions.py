@@ -27,6 +27,8 @@ _WOKEN: Final = frozenset(
         ReadyReason.BACKEND_NOT_VISIBLE,
         ReadyReason.BACKEND_NOT_READY,
         ReadyReason.BACKEND_NOT_ALLOWED,
+        ReadyReason.MEMORY_NOT_FOUND,
+        ReadyReason.MEMORY_NOT_READY,
     }
 )
 """Reasons that end with a change of an object we watch: that wakes, so nobody needs to look."""

@@ -32,7 +32,7 @@ from holdfast_operator.services.targets import Target, Targets, reference
 from holdfast_operator.status import Rollout
 
 GIVE_UP: Final = timedelta(minutes=2)
-"""How long a terminating namespace waits for a server that does not answer."""
+"""How long that is unless somebody says otherwise."""
 SHORTEST_WAIT: Final = 2.0
 """Seconds between the first attempts of a deletion that is blocked."""
 LONGEST_WAIT: Final = 30.0
@@ -72,6 +72,7 @@ class DeletionService:
         measurements: forgotten with the memory.
         clock: for waits, budgets and transitions.
         observer: told when a newer leader was there.
+        give_up: how long a terminating namespace waits for a server that does not answer.
     """
 
     def __init__(
@@ -81,12 +82,15 @@ class DeletionService:
         measurements: Measurements,
         clock: Clock,
         observer: Observer | None = None,
+        *,
+        give_up: timedelta = GIVE_UP,
     ) -> None:
         self._targets = targets
         self._rollouts = rollouts
         self._measurements = measurements
         self._clock = clock
         self._observer = observer or Unobserved()
+        self._give_up = give_up
         self._burials: dict[str, _Burial] = {}
         self._blocked: dict[str, float] = {}
 
@@ -269,7 +273,7 @@ class DeletionService:
             waited = now - max(
                 moment(ready.last_transition_time), moment(resource.metadata.deletion_timestamp)
             )
-            if waited >= GIVE_UP:
+            if waited >= self._give_up:
                 return _done(
                     EventType.WARNING,
                     "DataAbandoned",

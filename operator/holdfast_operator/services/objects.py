@@ -44,6 +44,13 @@ def backend_ref(body: Body) -> tuple[str, str] | None:
     return (str(namespace), str(name)) if namespace and name else None
 
 
+def memory_ref(body: Body) -> tuple[str, str] | None:
+    """Return namespace and name of the memory that a MemoryErasure names."""
+    namespace = mapping(body.get("metadata")).get("namespace")
+    name = mapping(mapping(body.get("spec")).get("memoryRef")).get("name")
+    return (str(namespace), str(name)) if namespace and name else None
+
+
 def uid_of(metadata: ObjectMeta) -> str:
     """Return the uid; every object of a cluster has one."""
     assert metadata.uid is not None, "the API server sets it"

@@ -43,6 +43,7 @@ class Outcome:
         events: what to tell people.
         blocked: a deletion waits for something outside.
         suspect: namespace and name of a backend that should be looked at, since its server failed us.
+        remove: the object has had its time: delete it.
     """
 
     status: Status | None = None
@@ -50,6 +51,7 @@ class Outcome:
     events: tuple[Event, ...] = ()
     blocked: bool = False
     suspect: tuple[str, str] | None = None
+    remove: bool = False
 
 
 def changed(before: S, after: S) -> S | None:

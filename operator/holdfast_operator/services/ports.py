@@ -101,7 +101,7 @@ class Clock(Protocol):
 class Cluster(Protocol):
     """What is in the cluster.
 
-    `backend` and `resources_on` answer from what was seen last; the others may ask, and raise
+    `backend`, `resource` and `resources_on` answer from what was seen last; the others may ask, and raise
     `ClusterUnavailable` or `ClusterForbidden`.
     """
 
@@ -111,6 +111,10 @@ class Cluster(Protocol):
 
     def backend(self, namespace: str, name: str) -> Body | None:
         """Return a MemoryBackend."""
+        ...
+
+    def resource(self, namespace: str, name: str) -> Body | None:
+        """Return a MemoryResource."""
         ...
 
     def resources_on(self, namespace: str, name: str) -> Sequence[Body]:

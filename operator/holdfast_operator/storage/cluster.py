@@ -56,6 +56,10 @@ class WatchedCluster:
         """Return a MemoryBackend as it was seen last."""
         return self._mirror.get(Key(Kind.BACKEND, namespace, name))
 
+    def resource(self, namespace: str, name: str) -> Body | None:
+        """Return a MemoryResource as it was seen last."""
+        return self._mirror.get(Key(Kind.RESOURCE, namespace, name))
+
     def resources_on(self, namespace: str, name: str) -> Sequence[Body]:
         """Return the MemoryResources that name a backend, as they were seen last."""
         return self._mirror.resources_on(namespace, name)

@@ -142,6 +142,21 @@ class Kubernetes:
         ]
         return await self._request("PATCH", path, operations, _JSON_PATCH)
 
+    async def remove(self, key: Key, uid: str) -> None:
+        """Delete an object, and no other one that has its name by now.
+
+        Raises:
+            ClusterConflict: another one has its name.
+            ClusterForbidden, ClusterUnavailable: as `get`.
+        """
+        path = f"{API}/namespaces/{key.namespace}/{key.kind.value}/{key.name}"
+        options = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "preconditions": {"uid": uid},
+        }
+        await self._request("DELETE", path, options, "application/json")
+
     async def _request(
         self, method: str, path: str, body: object = None, content: str | None = None
     ) -> Body | None:

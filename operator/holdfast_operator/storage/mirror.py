@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from holdfast_operator.services.objects import backend_ref, mapping
+from holdfast_operator.services.objects import backend_ref, mapping, memory_ref
 from holdfast_operator.services.ports import Body, Namespace
 
 
@@ -14,6 +14,7 @@ class Kind(StrEnum):
 
     BACKEND = "memorybackends"
     RESOURCE = "memoryresources"
+    ERASURE = "memoryerasures"
 
 
 class Key(NamedTuple):
@@ -44,8 +45,13 @@ class Mirror:
         if known is not None and version_of(known) >= version_of(body):
             return False
         self._bodies[key] = _slim(body)
-        if key.kind is Kind.RESOURCE:
-            self._depend(key, backend_ref(body))
+        match key.kind:
+            case Kind.RESOURCE:
+                self._depend(key, Kind.BACKEND, backend_ref(body))
+            case Kind.ERASURE:
+                self._depend(key, Kind.RESOURCE, memory_ref(body))
+            case Kind.BACKEND:
+                pass
         return True
 
     def drop(self, key: Key, uid: str) -> bool:
@@ -54,7 +60,7 @@ class Mirror:
         if known is not None and _uid(known) != uid:
             return False
         self._bodies.pop(key, None)
-        self._depend(key, None)
+        self._forget_dependency(key)
         return True
 
     def get(self, key: Key) -> Body | None:
@@ -69,18 +75,18 @@ class Mirror:
         """Name the objects of a kind in a namespace."""
         return [key for key in self._bodies if key.kind is kind and key.namespace == namespace]
 
-    def dependants(self, backend: Key) -> list[Key]:
-        """Name the memories that name a backend, in order."""
-        return sorted(self._dependants.get(backend, ()))
+    def dependants(self, key: Key) -> list[Key]:
+        """Name the memories that name a backend, or the erasures that name a memory, in order."""
+        return sorted(self._dependants.get(key, ()))
 
     def resources_on(self, namespace: str, name: str) -> Sequence[Body]:
         """Return the memories that name a backend."""
         keys = self.dependants(Key(Kind.BACKEND, namespace, name))
         return [self._bodies[key] for key in keys]
 
-    def backend_of(self, resource: Key) -> Key | None:
-        """Name the backend that a memory names."""
-        return self._refs.get(resource)
+    def dependency(self, key: Key) -> Key | None:
+        """Name the backend that a memory names, or the memory that an erasure names."""
+        return self._refs.get(key)
 
     def put_namespace(self, body: Body) -> None:
         """Take in a namespace."""
@@ -101,16 +107,19 @@ class Mirror:
         known = self._namespaces.get(name)
         return None if known is None else known[1]
 
-    def _depend(self, resource: Key, ref: tuple[str, str] | None) -> None:
-        old = self._refs.pop(resource, None)
+    def _depend(self, key: Key, kind: Kind, ref: tuple[str, str] | None) -> None:
+        self._forget_dependency(key)
+        if ref is not None:
+            on = Key(kind, *ref)
+            self._refs[key] = on
+            self._dependants[on].add(key)
+
+    def _forget_dependency(self, key: Key) -> None:
+        old = self._refs.pop(key, None)
         if old is not None:
-            self._dependants[old].discard(resource)
+            self._dependants[old].discard(key)
             if not self._dependants[old]:
                 del self._dependants[old]
-        if ref is not None:
-            backend = Key(Kind.BACKEND, *ref)
-            self._refs[resource] = backend
-            self._dependants[backend].add(resource)
 
 
 def read_namespace(body: Body) -> Namespace:

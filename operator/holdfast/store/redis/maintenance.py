@@ -9,6 +9,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from holdfast.errors import CorruptRecord, ServerTooOld, StoreUnavailable, UnknownKeys
+from holdfast.keys import is_session_key
 from holdfast.store.maintenance import (
     LayoutTooNew,
     Owner,
@@ -29,6 +30,7 @@ from holdfast.store.redis.layout import (
     memory_keys,
     pack_terms,
 )
+from holdfast.store.redis.migrating import Migration
 from holdfast.store.redis.replies import (
     META_FIELDS,
     milliseconds,
@@ -37,7 +39,8 @@ from holdfast.store.redis.replies import (
     text,
 )
 from holdfast.store.redis.runner import Runner, evalsha
-from holdfast.store.redis.script import all_scripts, script
+from holdfast.store.redis.script import Script, all_scripts, script
+from holdfast.store.redis.store import RedisStore
 from holdfast.values import MemoryAddress, Terms
 
 _OLDEST = {"redis": (7, 0), "valkey": (7, 2)}
@@ -101,12 +104,23 @@ class RedisMaintenance:
         carrier: brings commands to the server.
         prefix: first part of every key, `spec.keyPrefix` of the MemoryBackend.
         patience: seconds a call is repeated while the server cannot serve.
+        migration: as of `RedisStore`.
     """
 
-    def __init__(self, carrier: Carrier, *, prefix: str = "mem", patience: float = 2.0) -> None:
+    def __init__(
+        self,
+        carrier: Carrier,
+        *,
+        prefix: str = "mem",
+        patience: float = 2.0,
+        migration: Script | None = None,
+    ) -> None:
         self._carrier = carrier
         self._prefix = prefix
+        self._patience = patience
+        self._steps = migration or script("migrate")
         self._runner = Runner(carrier, patience=patience)
+        self._migration = Migration(self._runner, self._steps)
 
     @classmethod
     def connect(
@@ -234,6 +248,14 @@ class RedisMaintenance:
         dropped = await self._index(memory).forget(visit.entries("GONE"), idle=_ABANDONED)
         return visit.step(changed=dropped, dropped=dropped), totals
 
+    async def names(
+        self, memory: MemoryAddress, *, cursor: int, limit: int
+    ) -> tuple[int, Sequence[str]]:
+        """Name sessions; see `Maintenance.names`. One round trip."""
+        leg = await self._index(memory).leg(cursor, limit)
+        names = (entry.name.decode("ascii", "replace") for entry in leg.entries)
+        return leg.cursor, list(filter(is_session_key, names))
+
     async def begin_deletion(self, memory: MemoryAddress, owner: Owner) -> int | None:
         """Refuse writers from now on; see `Maintenance.begin_deletion`. One round trip."""
         word, *rest = await self._own("begin_deletion", memory, [owner.uid, owner.epoch])
@@ -290,6 +312,15 @@ class RedisMaintenance:
         arguments = [owner.uid, owner.epoch, longest, longest + idle + _TOMBSTONE]
         await self._own("retain", memory, arguments)
 
+    def store(self) -> RedisStore:
+        """Return the sessions as the library has them; see `Maintenance.store`."""
+        return RedisStore(
+            self._carrier,
+            prefix=self._prefix,
+            patience=self._patience,
+            migration=self._steps,
+        )
+
     async def aclose(self) -> None:
         """Close the connections."""
         await self._carrier.aclose()
@@ -343,7 +374,8 @@ class RedisMaintenance:
             for first in range(0, len(leg.entries), CHUNK):
                 part = leg.entries[first : first + CHUNK]
                 keys = [index.keys_of(entry) for entry in part]
-                replies = iter(await self._runner.each([command(one) for one in keys if one]))
+                found = [one for one in keys if one]
+                replies = iter(await self._migration.each(found, command))
                 for entry, one in zip(part, keys, strict=True):
                     word, reply = _answer(next(replies), read) if one else ("GONE", None)
                     answers.setdefault(word, []).append((entry, reply))

@@ -274,8 +274,17 @@ def _busy(reply: Sequence[Any], _caller: Caller) -> HoldfastError:
     return refusals.busy(_holder(reply[2]), int(reply[1]) / 1000)
 
 
+class OlderLayout(CorruptRecord):
+    """The session has an older layout. What met it wrote nothing; see `migrating`.
+
+    Never reaches a caller where a step leads on from that layout.
+    """
+
+
 def _other_layout(layout: int) -> HoldfastError:
-    if not LAYOUT < layout < _TEXT:
+    if layout < LAYOUT:
+        return OlderLayout(_corrupt_counters().message)
+    if not layout < _TEXT:
         return _corrupt_counters()
     return UnknownKeys(
         f"the session was written by a newer version (layout {layout}): upgrade holdfast"

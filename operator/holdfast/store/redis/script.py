@@ -7,6 +7,7 @@ Comments do not travel: the SHA-1 is that of what is left.
 
 import hashlib
 import re
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from typing import Final
@@ -39,12 +40,25 @@ class Script:
 @cache
 def script(name: str) -> Script:
     """Load and assemble one script; read from the package once."""
+    return assemble(name, {})
+
+
+def assemble(name: str, own: Mapping[str, str]) -> Script:
+    """Assemble one script, with pieces of one's own in the place of those of the package.
+
+    Args:
+        name: of its file.
+        own: texts of pieces by their names.
+    """
     folder = resources.files("holdfast.store.redis") / "scripts"
     text = (folder / f"{name}.lua").read_text("ascii")
     shebang, _, body = text.partition("\n")
     uses = _USES.search(body)
     names = uses[1].split(", ") if uses else []
-    pieces = [(folder / "lib" / f"{piece}.lua").read_text("ascii") for piece in names]
+    pieces = [
+        own[piece] if piece in own else (folder / "lib" / f"{piece}.lua").read_text("ascii")
+        for piece in names
+    ]
     parts = [*pieces, body]
     if then := _THEN.search(body):
         parts.append((folder / f"{then[1]}.lua").read_text("ascii").partition("\n")[2])

@@ -19,8 +19,10 @@ from holdfast.store.redis.layout import (
     memory_keys,
     session_keys,
 )
+from holdfast.store.redis.migrating import MigratingSession, Migration
 from holdfast.store.redis.replies import USAGE_FIELDS, milliseconds, read_usage, text
 from holdfast.store.redis.runner import Runner
+from holdfast.store.redis.script import Script, script
 from holdfast.store.redis.session import RedisSession
 from holdfast.telemetry import Observer, Telemetry
 from holdfast.values import Durability, MemoryAddress, PolicyDocument
@@ -38,6 +40,7 @@ class RedisStore:
         durability: how many replicas confirm appends and turns; None: none is asked.
         observers: are told of repetitions.
         breakers: of the servers that the carrier talks to.
+        migration: brings sessions to this version's layout; None: with the steps that there are.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class RedisStore:
         durability: Durability | None = None,
         observers: Sequence[Observer] = (),
         breakers: Iterable[Breaker] = (),
+        migration: Script | None = None,
     ) -> None:
         self._carrier = carrier
         self._breakers = breakers
@@ -56,6 +60,7 @@ class RedisStore:
         self._runner = Runner(
             carrier, patience=patience, durability=durability, telemetry=Telemetry(observers)
         )
+        self._migration = Migration(self._runner, migration or script("migrate"))
 
     @classmethod
     def from_url(
@@ -118,12 +123,13 @@ class RedisStore:
     ) -> RedisSession:
         """Return a handle on a session. No I/O."""
         index = memory_keys(memory, self._prefix).sessions
-        return RedisSession(
+        return MigratingSession(
             self._runner,
             session_keys(memory, key, self._prefix),
             index_keys_of(index, tuple(labels)),
             key,
             tuple(labels),
+            migration=self._migration,
         )
 
     async def labelled(self, memory: MemoryAddress, labels: Collection[str]) -> list[str]:

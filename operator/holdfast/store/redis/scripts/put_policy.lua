@@ -14,8 +14,9 @@ if owner.deleting == uid then
   return { 'DELETING' }
 end
 note_epoch(owner, epoch)
--- A server that lost data may have lost the counter, while processes still hold the revision that was in force.
-if owner.state == 'active' and owner.sha == sha and owner.revision >= before then
+-- A server that lost data may have lost the counter, while processes still hold the revision that was in force. What an
+-- older version wrote gets a new revision as well, so that a rollout looks at every session.
+if owner.layout == LAYOUT and owner.state == 'active' and owner.sha == sha and owner.revision >= before then
   return { 'OK', owner.revision }
 end
 local revision = math.max(owner.revision, before) + 1
