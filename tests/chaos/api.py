@@ -85,9 +85,7 @@ class Api:
 
     async def patch(self, namespace: str, what: Reference, change: dict[str, Any]) -> None:
         """Change an object by a merge patch."""
-        await self._request(
-            "PATCH", _path(namespace, what), change, "application/merge-patch+json"
-        )
+        await self._request("PATCH", _path(namespace, what), change, "application/merge-patch+json")
 
     async def get(self, namespace: str, what: Reference) -> dict[str, Any]:
         """Return an object; an empty one when there is none."""

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from enum import StrEnum
@@ -121,6 +122,12 @@ def commands_of(packed: bytes, scripts: Mapping[bytes, str]) -> list[str]:
     return found
 
 
+def summary(commands: list[str]) -> str:
+    """Return commands as a word: `ZSCAN + 100 EVALSHA roll_out`."""
+    found = Counter(commands)
+    return " + ".join(name if times == 1 else f"{times} {name}" for name, times in found.items())
+
+
 def counts(commands: list[str]) -> bool:
     """Whether an exchange with Redis counts: one of its commands is more than a question."""
     return any(name not in _QUESTIONS for name in commands)
@@ -128,13 +135,13 @@ def counts(commands: list[str]) -> bool:
 
 def watch_requests(doom: Doom, refuse: Refusals | None = None) -> None:
     """Count what this process sends to the API server, and let some of it be refused."""
-    original: Any = aiohttp.ClientSession._request  # noqa: SLF001 - whatever sends, sends through this
+    original: Any = aiohttp.ClientSession._request
 
     async def request(self: aiohttp.ClientSession, method: str, url: Any, **more: Any) -> Any:
         path = URL(str(url)).path
         if not is_write(method, path):
             return await original(self, method, url, **more)
-        async with doom.exchange("api", f"{method} {path}"):
+        async with doom.exchange("api", f"{method.upper()} {path}"):
             instead = None if refuse is None else refuse.instead_of(method)
             if instead is None:
                 return await original(self, method, url, **more)
@@ -143,19 +150,19 @@ def watch_requests(doom: Doom, refuse: Refusals | None = None) -> None:
                 done.release()
             return await original(self, "GET", instead.url)
 
-    aiohttp.ClientSession._request = request  # noqa: SLF001
+    aiohttp.ClientSession._request = request
 
 
 def watch_redis(doom: Doom) -> None:
     """Count what this process sends to Redis."""
-    original: Any = PoolCarrier._exchange  # noqa: SLF001 - every exchange goes through this
+    original: Any = PoolCarrier._exchange
     scripts = {script.sha: script.name for script in all_scripts()}
 
     async def exchange(self: PoolCarrier, places: Any, packed: bytes, *more: Any) -> Any:
         commands = commands_of(packed, scripts)
         if not counts(commands):
             return await original(self, places, packed, *more)
-        async with doom.exchange("redis", "+".join(commands)):
+        async with doom.exchange("redis", summary(commands)):
             return await original(self, places, packed, *more)
 
-    PoolCarrier._exchange = exchange  # noqa: SLF001
+    PoolCarrier._exchange = exchange

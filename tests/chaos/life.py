@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 from urllib.parse import quote
 
 from redis.asyncio import Redis
@@ -21,7 +21,7 @@ from tests.chaos.api import Api, Reference
 from tests.chaos.operators import Fate, Nursery, Operator
 from tests.harness.control_plane import ControlPlane
 from tests.harness.operator_process import RBAC
-from tests.harness.servers import Server
+from tests.harness.servers import Server, redis_client
 from tests.harness.waiting import until
 
 ADMIN: Final = f"admin-{secrets.token_hex(12)}"
@@ -77,6 +77,31 @@ class Expected:
     shown: set[str] = field(default_factory=lambda: {ADMIN})
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where sessions are kept.
+
+    Attributes:
+        spec: of the MemoryBackend, its login apart.
+        url: for the library, with `{login}` in it.
+        port: gives the port of the primary.
+    """
+
+    spec: dict[str, Any]
+    url: str
+    port: Callable[[], Awaitable[int]]
+
+    @classmethod
+    def on(cls, server: Server, *, through: int | None = None) -> Self:
+        """Return the place on one server, which the operator reaches at another port if one is given."""
+
+        async def port() -> int:
+            return server.port
+
+        spec = {"endpoints": [f"127.0.0.1:{through or server.port}"]}
+        return cls(spec, f"redis://{{login}}@127.0.0.1:{server.port}", port)
+
+
 Disturbance: TypeAlias = Callable[["Life"], Awaitable[None]]
 
 
@@ -123,9 +148,10 @@ class Life:
         ground: what it shares with others.
         fate: how its operators are doomed.
         deaths: how many of them die in one phase.
-        port: of the server as the backend names it; None: the shared server's.
+        place: where its sessions are; None: on the shared server.
         kubeconfig: the operators' own way to the API server.
         disturb: what happens in every phase once the operator is at work.
+        sessions: how many.
     """
 
     def __init__(
@@ -134,16 +160,14 @@ class Life:
         fate: Fate,
         *,
         deaths: int = 1,
-        server: Server | None = None,
-        port: int | None = None,
+        place: Place | None = None,
         kubeconfig: Path | None = None,
         disturb: Disturbance | None = None,
         sessions: int = 240,
     ) -> None:
         self.ground = ground
         self.api = ground.api
-        self.server = server or ground.server
-        self.port = port or self.server.port
+        self.place = place or Place.on(ground.server)
         self.namespace = f"chaos-{secrets.token_hex(4)}"
         self.name = f"person{secrets.token_hex(6)}"
         self.count = sessions
@@ -165,15 +189,15 @@ class Life:
         """Return an object of the namespace."""
         return await self.api.get(self.namespace, what)
 
-    def admin(self) -> Redis:
-        """Make a client of the server that may do everything."""
-        return self.server.client(password=ADMIN, username="default")
+    async def raw(self, username: str = "default", password: str = ADMIN) -> Redis:
+        """Make a plain client of the primary; with no login given, one that may do everything."""
+        return redis_client(await self.place.port(), username=username, password=password)
 
     def client(self, username: str = "", password: str = "") -> Client:
         """Make a client of the library, with the current login of the binding or the one given."""
         user = username or self.logins.get("username", "default")
         word = password or self.logins.get("password", ADMIN)
-        url = f"redis://{quote(user, safe='')}:{word}@127.0.0.1:{self.server.port}"
+        url = self.place.url.format(login=f"{quote(user, safe='')}:{word}")
         return Client(RedisStore.from_url(url), namespace=self.namespace)
 
     @property
@@ -227,8 +251,8 @@ class Life:
         if not ended:
             return
         self.operator.disarm()
-        points = [point.what for point in self.operator.sent()]
-        self.found.points.setdefault(phase.name, points)
+        points = [point.what for one in self._operators for point in one.sent()]
+        self.found.points[phase.name] = points[self._begun :]
         if not self.found.deaths[phase.name]:
             self.found.survived.add(phase.name)
         if not self.operator.alive:  # its point came when everything was done
@@ -289,9 +313,7 @@ class Life:
             finally:
                 stop.set()
 
-    async def _write(
-        self, client: Client, session: str, stop: asyncio.Event, phase: Phase
-    ) -> None:
+    async def _write(self, client: Client, session: str, stop: asyncio.Event, phase: Phase) -> None:
         texts = self.expected.acknowledged[session]
         writer = client.memory(RESOURCE.name).session(session)
         while not stop.is_set():

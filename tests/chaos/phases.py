@@ -33,6 +33,7 @@ _MESSAGES: Final = 12
 _BEFORE, _AFTER = 20, 8
 """Messages a session may hold, before the edit and after it."""
 _ROTATE: Final = "holdfast.dev/rotate-requested-at"
+_ACCEPT: Final = "holdfast.dev/accept-server"
 _FORMER: Final = "holdfast.dev/former-password-until"
 
 
@@ -57,10 +58,7 @@ def settled(body: dict[str, Any]) -> bool:
 
 
 async def _create(life: Life) -> None:
-    backend: dict[str, Any] = {
-        "endpoints": [f"127.0.0.1:{life.port}"],
-        "authRef": {"name": SECRET.name},
-    }
+    backend = {**life.place.spec, "authRef": {"name": SECRET.name}}
     resource = {
         "backendRef": {"name": BACKEND.name},
         "limits": {"maxMessages": _BEFORE},
@@ -74,9 +72,7 @@ async def _create(life: Life) -> None:
             "memoryRef": {"name": RESOURCE.name},
             "access": "ReadWrite",
         }
-        objects.append(
-            _object(BINDING, {"serviceAccountName": "agent", "memories": [entry]})
-        )
+        objects.append(_object(BINDING, {"serviceAccountName": "agent", "memories": [entry]}))
     login = {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -153,7 +149,7 @@ async def _revision(life: Life) -> list[str]:
     if found != revision:
         wrong.append(f"status.policyRevision is {found}, not {revision}")
     key = f"mem:{{{life.namespace}/{RESOURCE.name}}}:policy"
-    async with life.admin() as redis:
+    async with await life.raw() as redis:
         stored: Any = await redis.hget(key, "revision")
     if int(stored or 0) != revision:
         wrong.append(f"the policy in Redis has revision {stored!r}, not {revision}")
@@ -163,7 +159,7 @@ async def _revision(life: Life) -> list[str]:
 async def sessions_follow(life: Life) -> list[str]:
     """Look at every session: its revision and expiry, and that it holds exactly what was acknowledged."""
     expected, wrong = life.expected, list[str]()
-    async with life.admin() as redis:
+    async with await life.raw() as redis:
         states = await _states(redis, life)
     for session, (revision, pttl) in states.items():
         if expected.revision > 1 and revision != expected.revision:
@@ -248,10 +244,9 @@ async def _one_password(life: Life) -> list[str]:
 
 
 async def _let_in(life: Life, login: dict[str, str]) -> bool:
-    client = life.server.client(username=login["username"], password=login["password"])
-    with suppress(RedisError):
-        return bool(await client.ping())
-    await client.aclose()
+    async with await life.raw(login["username"], login["password"]) as client:
+        with suppress(RedisError):
+            return bool(await client.ping())
     return False
 
 
@@ -289,6 +284,38 @@ async def _forgotten(life: Life) -> list[str]:
     return wrong + await sessions_follow(life)
 
 
+# A server that comes back empty
+
+
+async def _empty(life: Life) -> None:
+    """Lose all data, and with them what was acknowledged."""
+    async with await life.raw() as redis:
+        await redis.flushall()
+    for texts in life.expected.acknowledged.values():
+        texts.clear()
+
+
+async def _accepted(life: Life) -> bool:
+    """Accept the empty server where the operator asks, as its owner would."""
+    backend = await life.get(BACKEND)
+    if condition(backend, "Ready")[1] == "ServerReplaced":
+        [ready] = [one for one in backend["status"]["conditions"] if one["type"] == "Ready"]
+        named = {"annotations": {_ACCEPT: ready["message"].split('"')[1]}}
+        await life.api.patch(life.namespace, BACKEND, {"metadata": named})
+        return False
+    async with await life.raw() as redis:
+        there = await redis.exists(f"mem:{{{life.namespace}/{RESOURCE.name}}}:policy")
+    return bool(there) and await _in_force(life)
+
+
+async def _served_again(life: Life) -> list[str]:
+    life.expected.revision = (await life.get(RESOURCE))["status"]["policyRevision"]
+    return await _created(life)
+
+
+EMPTIED: Final = Phase("emptied", _empty, _accepted, _served_again)
+
+
 # Delete
 
 
@@ -309,7 +336,7 @@ async def _gone(life: Life) -> bool:
 async def _nothing_left(life: Life) -> list[str]:
     """Only tombstones and the mark of the owner may stay, for a while; and no user."""
     wrong: list[str] = []
-    async with life.admin() as redis:
+    async with await life.raw() as redis:
         async for key in redis.scan_iter(f"mem:{{{life.namespace}/*", count=1000):
             end = key.rpartition(b":")[2].decode()
             if end not in {"meta", "owner"}:

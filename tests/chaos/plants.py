@@ -58,22 +58,22 @@ def _log_shows_passwords() -> None:
 
 def _status_is_written_for_ever() -> None:
     """Write every status again, a few times a second."""
-    original: Any = Keeper._report  # noqa: SLF001
+    original: Any = Keeper._report
 
     async def report(self: Keeper, key: Any, body: Any, current: Any, outcome: Any) -> None:
         await original(self, key, body, current, outcome)
         if outcome.status is None:
             version = str(current["metadata"]["resourceVersion"])
-            await self._writer.put_status(key, version, current["status"])  # noqa: SLF001
+            await self._writer.put_status(key, version, current["status"])
 
-    Keeper._report = report  # noqa: SLF001
-    Keeper._at_rest = lambda self: 0.2  # noqa: ARG005, SLF001
+    Keeper._report = report
+    Keeper._at_rest = lambda self: 0.2  # noqa: ARG005
 
 
 def _deletion_forgets_the_sessions() -> None:
     """End a deletion without burying a session."""
 
-    async def bury(self: RedisMaintenance, memory: Any, revision: int, **more: Any) -> Any:  # noqa: ARG001
+    async def bury(self: RedisMaintenance, memory: Any, revision: int, **more: Any) -> Any:
         step, _ = await self.measure(memory, cursor=more["cursor"], limit=more["limit"])
         return step
 

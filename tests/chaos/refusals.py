@@ -38,7 +38,7 @@ class Refusals:
     def __init__(self, base: str, rate: float, seed: int) -> None:
         self._base = base
         self._rate = rate
-        self._random = random.Random(seed)  # noqa: S311 - no secret
+        self._random = random.Random(seed)
 
     def instead_of(self, method: str) -> Instead | None:
         """Return what to answer; None: the request goes its way."""
