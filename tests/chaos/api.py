@@ -1,5 +1,6 @@
 """The API server as the administrator sees it, without a process per request."""
 
+import asyncio
 import base64
 import json
 import ssl
@@ -81,7 +82,8 @@ class Api:
 
     async def apply_file(self, namespace: str, file: Path) -> None:
         """Apply the objects of a YAML file."""
-        await self.apply(namespace, *yaml.safe_load_all(file.read_text("utf-8")))
+        text = await asyncio.to_thread(file.read_text, "utf-8")
+        await self.apply(namespace, *yaml.safe_load_all(text))
 
     async def patch(self, namespace: str, what: Reference, change: dict[str, Any]) -> None:
         """Change an object by a merge patch."""

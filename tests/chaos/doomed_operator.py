@@ -1,4 +1,4 @@
-"""The operator, doomed: `python -m tests.chaos.doomed_operator --die-at N [--side before|after] <its arguments>`.
+"""The operator, doomed: `python -m tests.chaos.doomed_operator --die-at N --side after <its own arguments>`.
 
 It is the operator that ships, with its own command line; what is changed is changed in this process only.
 SIGUSR1 arms the doom anew, SIGUSR2 disarms it.

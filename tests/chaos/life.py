@@ -1,4 +1,4 @@
-"""The life of a namespace: phases, each with an operator that may die in it, and what must hold after each."""
+"""The life of a namespace: phases, each with operators that may die in it, and what must hold after it."""
 
 import asyncio
 import json

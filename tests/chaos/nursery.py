@@ -1,7 +1,7 @@
 """A process that has loaded the operator's code already and forks one whenever it is asked.
 
-An operator that starts by itself spends more than a second on imports; these tests start hundreds. A fork is a
-process of its own like any other: killed, it takes nothing else along.
+An operator that starts by itself spends more than a second on imports; these tests start hundreds. A fork
+is a process of its own like any other: killed, it takes nothing else along.
 
 Reads a JSON line from standard input, `{"arguments": [...], "log": "path"}`, forks, and writes the
 new process's id. It ends with its standard input, and its children end with it.

@@ -161,7 +161,7 @@ async def sessions_follow(life: Life) -> list[str]:
     expected, wrong = life.expected, list[str]()
     async with await life.raw() as redis:
         states = await _states(redis, life)
-    for session, (revision, pttl) in states.items():
+    for revision, pttl in states.values():
         if expected.revision > 1 and revision != expected.revision:
             wrong.append(f"a session has revision {revision}, not {expected.revision}")
         if not expected.ttl / 2 < pttl <= expected.ttl:

@@ -81,6 +81,11 @@ class Deaths:
         """Try points from 0 on, and return a row for each phase."""
         numbers = iter(range(most))
         await asyncio.gather(*(self._try_next(numbers) for _ in range(at_once)))
+        return self.rows
+
+    @property
+    def rows(self) -> list[Row]:
+        """What came of each phase so far."""
         return list(self._rows.values())
 
     async def _try_next(self, numbers: Iterator[int]) -> None:
