@@ -23,7 +23,9 @@ from holdfast.policy import Policy, PolicySource, load_policy
 from holdfast.session import Session
 from holdfast.store import MemoryStore, SessionStore
 from holdfast.store.addresses import OPTIONS
+from holdfast.store.bindings import ROOT, Binding, BoundMemory, find_binding
 from holdfast.store.in_memory import InMemoryStore
+from holdfast.store.read_only import ReadOnlyStore
 from holdfast.store.refusals import unreadable_address
 from holdfast.telemetry import Observer, Telemetry
 from holdfast.tokens import TokenCounter
@@ -60,7 +62,8 @@ def connect(
         url: `redis://host:port/0?namespace=team-a&prefix=mem`, `redis+cluster://host:port,host:port`,
             `redis+sentinel://host:port,host:port/primary`, each with TLS as `rediss` instead of
             `redis` (options ca, cert, key, server-name), `unix:///path/of/socket`, or `memory://` for
-            a store in this process. None takes the variable `HOLDFAST_URL`.
+            a store in this process. None takes the variable `HOLDFAST_URL`, or else the one binding
+            under `SERVICE_BINDING_ROOT`, whose memories have their names there.
         namespace: of the memories; instead of the URL's, else `local`.
         policy: what holds where no operator wrote a policy: the path of a MemoryResource manifest, a
             mapping in its form, or a `Policy`.
@@ -80,15 +83,11 @@ def connect(
         PolicyInvalid: the policy breaks a rule; names file, line, field and reason.
     """
     address = url or os.environ.get("HOLDFAST_URL") if client is None else url
-    if not address and client is None:
-        raise ConfigurationError(
-            "nothing says where the memory is: give a url to connect(), such as "
-            "'redis://localhost:6379' or 'memory://', or set HOLDFAST_URL. Tried: the argument (not "
-            "given), HOLDFAST_URL (not set)"
-        )
+    binding = _binding(namespace) if not address and client is None else None
     options = _options(address) if address else {}
     return Client(
-        _store(address, options, client, durability=durability, observers=observers),
+        _store(address, options, client or binding, durability=durability, observers=observers),
+        binding=binding,
         namespace=namespace or options.get("namespace"),
         policy=policy,
         counter=counter,
@@ -97,10 +96,25 @@ def connect(
     )
 
 
+def _binding(namespace: str | None) -> Binding:
+    root = os.environ.get(ROOT)
+    if not root:
+        raise ConfigurationError(
+            "nothing says where the memory is: give a url to connect(), such as "
+            "'redis://localhost:6379' or 'memory://', set HOLDFAST_URL, or mount a binding. Tried: the "
+            f"argument (not given), HOLDFAST_URL (not set), {ROOT} (not set)"
+        )
+    if namespace is not None:
+        raise ConfigurationError(
+            f"the memories of a binding have their namespace: leave it out, or give a url. Tried: {ROOT}"
+        )
+    return find_binding(root)
+
+
 def _store(
     address: str | None,
     options: Mapping[str, str],
-    client: "Redis | RedisCluster | None",
+    client: "Redis | RedisCluster | Binding | None",
     *,
     durability: Durability | None,
     observers: Sequence[Observer],
@@ -111,6 +125,10 @@ def _store(
 
     prefix = options.get("prefix", _DEFAULT_PREFIX)
     confirmed = durability or _durability(options)
+    if isinstance(client, Binding):
+        return RedisStore.at(
+            client.address, prefix=client.prefix, durability=confirmed, observers=observers
+        )
     if client is not None:
         return RedisStore.from_client(
             client, prefix=prefix, durability=confirmed, observers=observers
@@ -155,6 +173,7 @@ class Client:
             of that name; a bare spec for any.
         counter: counts tokens, whatever a policy says.
         observers: are told of calls, counts and levels. Of repetitions a `RedisStore` tells its own.
+        binding: says which memories there are, and what may be done with them.
     """
 
     def __init__(
@@ -166,8 +185,10 @@ class Client:
         counter: TokenCounter | None = None,
         summarizer: "SummarizerLike | None" = None,
         observers: Sequence[Observer] = (),
+        binding: Binding | None = None,
     ) -> None:
         self._store = store
+        self._binding = binding
         self._observers = tuple(observers)
         self._namespace = namespace or _DEFAULT_NAMESPACE
         self._policy_name: str | None = None
@@ -176,7 +197,7 @@ class Client:
             self._policy_name, self._policy = load_policy(policy)
         self._counter = OwnCounter(counter) if counter is not None else None
         self._policies: dict[MemoryAddress, PolicyFeed] = {}
-        self._memories: dict[tuple[MemoryAddress, str | None], Memory] = {}
+        self._memories: dict[tuple[MemoryAddress, str | None, str | None], Memory] = {}
         self._background = Background()
         self._flusher = Flusher(summarizer)
         self._copies = Copies()
@@ -191,21 +212,18 @@ class Client:
         """Return a memory by its name. No I/O.
 
         Args:
-            name: may be left out where the client was given the manifest of exactly one.
+            name: may be left out where the client was given the manifest of exactly one, or its
+                binding has exactly one.
             format: the format of its messages by name; None finds it by each message's shape.
 
         Raises:
-            MemoryNotFound: the client was given another memory's manifest.
+            MemoryNotFound: the client was given another memory's manifest, or its binding has no such
+                memory; names those it has.
         """
-        if name is None:
-            name = self._policy_name or "default"
-        elif self._policy_name is not None and name != self._policy_name:
-            raise MemoryNotFound(
-                f"there is no memory {name!r} here; there is {self._policy_name!r}",
-                memory=f"{self._namespace}/{name}",
-            )
-        address = memory_address(self._namespace, name)
-        memory = self._memories.get((address, format))
+        bound = self._bound(name) if self._binding is not None else None
+        address = bound.address if bound else memory_address(self._namespace, self._named(name))
+        key = (address, format, bound.name if bound is not None else None)
+        memory = self._memories.get(key)
         if memory is None:
             feed = self._policies.get(address) or PolicyFeed(
                 self._store,
@@ -214,17 +232,38 @@ class Client:
                 counter=self._counter,
                 telemetry=Telemetry(self._observers, address),
             )
+            read_only = bound is not None and bound.read_only
             memory = Memory(
-                self._store,
+                ReadOnlyStore(self._store) if read_only else self._store,
                 address,
                 feed,
                 format,
                 background=self._background,
                 flusher=self._flusher,
                 fallback=self._fallbacks.setdefault(address, Fallback(address, feed, self._copies)),
+                fields=bound.fields if bound is not None else {},
             )
-            self._policies[address], self._memories[address, format] = feed, memory
+            self._policies[address], self._memories[key] = feed, memory
         return memory
+
+    def _named(self, name: str | None) -> str:
+        if name is None:
+            return self._policy_name or "default"
+        if self._policy_name is not None and name != self._policy_name:
+            raise MemoryNotFound(
+                f"there is no memory {name!r} here; there is {self._policy_name!r}",
+                memory=f"{self._namespace}/{name}",
+            )
+        return name
+
+    def _bound(self, name: str | None) -> BoundMemory:
+        """Return what the binding has by this name; one that was added meanwhile is there."""
+        assert self._binding is not None
+        try:
+            return self._binding.memory(name)
+        except MemoryNotFound:
+            self._binding = self._binding.reread()
+            return self._binding.memory(name)
 
     async def aclose(self) -> None:
         """End turns that are still open, finish what runs, and close the library's own connections.
@@ -265,9 +304,11 @@ class Memory:
         background: Background,
         flusher: Flusher,
         fallback: Fallback,
+        fields: Mapping[str, str],
     ) -> None:
         self._flusher = flusher
         self._fallback = fallback
+        self._fixed = fields
         self.address = address
         self.policies = policies
         self.format = format
@@ -312,10 +353,11 @@ class Memory:
             id: 1..512 bytes of UTF-8, for a memory without a key template.
             labels: noted with what is written, for `erase(labels=...)`; at most 16, fields included,
                 which are labels by themselves.
-            fields: exactly the template's fields, each 1..512 bytes of UTF-8.
+            fields: exactly the template's fields, each 1..512 bytes of UTF-8. Those that a binding
+                fixes may be left out.
 
         Raises:
-            SessionKeyError: empty, too long, or not what the template takes.
+            SessionKeyError: empty, too long, not what the template takes, or fixed otherwise.
             ConfigurationError: the labels cannot be.
         """
 
@@ -323,6 +365,7 @@ class Memory:
             return _plain_key(template, id) if id is not None else _field_key(template, fields)
 
         try:
+            fields = self._with_fixed(id, fields)
             self._check_name(id, fields, key_of)
         except SessionKeyError as error:
             error.memory = str(self.address)
@@ -344,6 +387,16 @@ class Memory:
             fallback=self._fallback,
         )
         return Session(place, holder=self._holder, background=self._background)
+
+    def _with_fixed(self, id: str | None, fields: dict[str, str]) -> dict[str, str]:
+        """Add the fields that the binding fixes."""
+        if not self._fixed:
+            return fields
+        other = [name for name, value in self._fixed.items() if fields.get(name, value) != value]
+        if other or id is not None:
+            names = ", ".join(other or self._fixed)
+            raise SessionKeyError(f"the binding fixes {names} of the key template: leave it out")
+        return {**self._fixed, **fields}
 
     def _check_name(
         self, id: str | None, fields: Mapping[str, str], key_of: Callable[[str | None], str]

@@ -7,6 +7,7 @@ ours: neither a pattern match nor another tenant's prefix can be smuggled in.
 import hashlib
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from holdfast.errors import ConfigurationError, SessionKeyError
 from holdfast.values import MemoryAddress
@@ -109,6 +110,46 @@ def template_pattern(template: str, fields: Mapping[str, str]) -> re.Pattern[str
         for place, part in enumerate(_FIELD.split(template))
     ]
     return re.compile("".join(parts))
+
+
+class FixedKey(NamedTuple):
+    """What fixed fields leave of a memory's sessions.
+
+    Attributes:
+        start: how their keys begin, encoded; empty where nothing is fixed.
+        whole: `start` is the key of the only one.
+    """
+
+    start: str = ""
+    whole: bool = False
+
+
+def fixed_key(template: str | None, fields: Mapping[str, str]) -> FixedKey:
+    """Return which sessions fixed fields of a key template leave: those that have exactly these.
+
+    A start reaches up to the next field, over a literal that holds a colon, which no value does: so
+    `42` can never be the start of `421`.
+
+    Args:
+        template: such as `tenant:{tenant}:user:{user_id}`; None where the caller gives session ids.
+        fields: the template's first ones, each 1..512 bytes of UTF-8; none: nothing is fixed.
+
+    Raises:
+        SessionKeyError: the fields are not the first ones of the template, or a value cannot be.
+    """
+    if not fields:
+        return FixedKey()
+    names = template_fields(template or "")
+    first = names[: len(fields)]
+    if template is None or set(first) != set(fields):
+        raise SessionKeyError(
+            "fixed fields have to be the first ones of the key template, which "
+            + (f"has {', '.join(names)}" if names else "the memory does not have")
+        )
+    if len(first) == len(names):
+        return FixedKey(template_key(template, fields), whole=True)
+    following = template.index(f"{{{names[len(first)]}}}")
+    return FixedKey(template_key(template[:following], fields), whole=False)
 
 
 def label_digest(name: str, value: str) -> str:

@@ -9,7 +9,7 @@ from typing import Final, Self
 
 
 class ConditionType(StrEnum):
-    """Types of conditions. The last five are present only while they are True."""
+    """Types of conditions. The last six are present only while they are True."""
 
     READY = "Ready"
     BACKEND_REACHABLE = "BackendReachable"
@@ -18,6 +18,7 @@ class ConditionType(StrEnum):
     RECONCILING = "Reconciling"
     STALLED = "Stalled"
     CONFLICT = "Conflict"
+    AT_RISK = "AtRisk"
     PAUSED = "Paused"
     NOT_IN_FORCE = "NotInForce"
 
@@ -57,7 +58,7 @@ class ReadyReason(Reason):
     )
     NOT_SUPPORTED_YET = (
         "NotSupportedYet",
-        "This version cannot serve a backend with that mode or with TLS.",
+        "This version cannot serve what the object asks for.",
         "Use what the message names, or a later version.",
     )
     BACKEND_NOT_FOUND = (
@@ -154,6 +155,11 @@ class ReadyReason(Reason):
         "Deleting",
         "The object is being deleted together with its sessions.",
         "Wait; the message shows the progress.",
+    )
+    TOO_MANY_RESOURCES = (
+        "TooManyResources",
+        "The namespace has more memories on the backend than the backend allows.",
+        "Delete one of those that are older, or ask the backend's owner for more.",
     )
     IN_USE = (
         "InUse",
@@ -252,6 +258,36 @@ class CredentialsReason(Reason):
     )
 
 
+class RiskReason(Reason):
+    """Reasons of AtRisk, the gravest first; the message names all that apply."""
+
+    SERVER_SILENT = (
+        "ServerSilent",
+        "One of several servers does not answer, or refuses the operator's user.",
+        "Bring it back; users of the ACL have to be made on replicas too.",
+    )
+    MEMORY_PRESSURE = (
+        "MemoryPressure",
+        "A server uses nine tenths of its memory or more.",
+        "Give it more memory, or shorten retention; a full server refuses writes.",
+    )
+    EVICTION_ENABLED = (
+        "EvictionEnabled",
+        "The server drops data by itself when memory is short.",
+        "Set maxmemory-policy noeviction.",
+    )
+    PERSISTENCE_OFF = (
+        "PersistenceOff",
+        "The server keeps nothing over a restart.",
+        "Set appendonly yes, or accept that a restart loses every session.",
+    )
+    REPLICAS_NOT_REQUIRED = (
+        "ReplicasNotRequired",
+        "A primary without replicas goes on taking writes, which a failover loses.",
+        "Set min-replicas-to-write to 1.",
+    )
+
+
 class PausedReason(Reason):
     """Reasons of Paused."""
 
@@ -295,6 +331,7 @@ REASONS: Final[Mapping[ConditionType, tuple[Reason, ...]]] = {
         ReadyReason.BACKEND_NOT_ALLOWED,
         ReadyReason.BACKEND_NOT_VISIBLE,
         ReadyReason.SECRET_NOT_OFFERED,
+        ReadyReason.TOO_MANY_RESOURCES,
         ReadyReason.SERVER_TOO_OLD,
         ReadyReason.SERVER_REPLACED,
         ReadyReason.KEYS_OWNED_BY_OTHER,
@@ -307,6 +344,7 @@ REASONS: Final[Mapping[ConditionType, tuple[Reason, ...]]] = {
         CredentialsReason.FIELDS_NOT_PREFIX,
     ),
     ConditionType.CONFLICT: (ReadyReason.KEYS_OWNED_BY_OTHER,),
+    ConditionType.AT_RISK: tuple(RiskReason),
     ConditionType.PAUSED: tuple(PausedReason),
     ConditionType.NOT_IN_FORCE: tuple(NotInForceReason),
 }
@@ -322,8 +360,8 @@ keeps its meaning, and a new one is announced in the changelog. The message of a
 it is about in the case at hand.
 
 `Ready`, `BackendReachable`, `PolicyApplied` and `CredentialsReady` are `True`, `False` or
-`Unknown`. `Reconciling`, `Stalled`, `Conflict`, `Paused` and `NotInForce` are present only while
-they are `True`. `Stalled` means that somebody has to act; without it the operator goes on by
+`Unknown`. `Reconciling`, `Stalled`, `Conflict`, `AtRisk`, `Paused` and `NotInForce` are present only
+while they are `True`. `Stalled` means that somebody has to act; without it the operator goes on by
 itself.
 """
 

@@ -22,6 +22,7 @@ from holdfast_operator.reasons import (
     PolicyReason,
     ReadyReason,
     Reason,
+    RiskReason,
 )
 from holdfast_operator.status import (
     BackendStatus,
@@ -59,6 +60,7 @@ __all__ = [
     "Reason",
     "ResourceSpec",
     "ResourceStatus",
+    "RiskReason",
     "Rollout",
     "ServerStatus",
     "Sweep",

@@ -133,6 +133,10 @@ class EffectiveLimits(StatusPart):
     max_message_size: Quantity | None = Field(default=None, description="Largest message.")
     ttl: Duration | None = Field(default=None, description="Idle time until expiry.")
     max_lifetime: Duration | None = Field(default=None, description="Longest life of a session.")
+    max_sessions: Number | None = Field(default=None, description="Most sessions of the memory.")
+    max_bytes: Quantity | None = Field(
+        default=None, description="Size of all its sessions at most."
+    )
 
 
 class Usage(StatusPart):

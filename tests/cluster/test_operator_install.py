@@ -127,6 +127,7 @@ def test_the_roles_hold_no_more_than_the_code_uses():
         ("", "namespaces"): {"get", "list", "watch"},
         ("", "events"): {"create"},
         ("", "secrets"): {"get"},
+        ("", "configmaps"): {"get"},
         ("apiextensions.k8s.io", "customresourcedefinitions"): {"get"},
         ("coordination.k8s.io", "leases"): {"get", "create", "update"},
     }

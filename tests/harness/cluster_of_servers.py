@@ -20,17 +20,19 @@ _NODE_TIMEOUT = 2000  # ms until the nodes notice that one is gone
 
 
 class ClusterOfServers:
-    """Primaries on 127.0.0.1 without replicas, the slots spread evenly over them.
+    """Primaries on 127.0.0.1, the slots spread evenly over them, and replicas of the first ones.
 
     Args:
         directory: for logs and the nodes' files.
         product: which server.
-        count: how many.
+        count: how many primaries.
+        replicas: how many of them have one replica each.
         persist: keep the data over restarts.
         arguments: more options of the servers.
 
     Attributes:
-        nodes: the servers, once they run.
+        nodes: the primaries, once they run.
+        replicas: of the first node, the second, and so on.
     """
 
     def __init__(
@@ -39,15 +41,19 @@ class ClusterOfServers:
         product: Product = Product.VALKEY,
         *,
         count: int = 3,
+        replicas: int = 0,
         persist: bool = False,
         arguments: Sequence[str] = (),
     ) -> None:
         self.nodes: list[Server] = []
         self._directory = directory
         self._product = product
+        self.replicas: list[Server] = []
         self._count = count
+        self._wanted = replicas
         self._persist = persist
         self._arguments = tuple(arguments)
+        self._started = 0
         self._running = AsyncExitStack()
 
     @property
@@ -92,29 +98,60 @@ class ClusterOfServers:
         return self
 
     async def _start(self) -> None:
+        share = _SLOTS // self._count + 1
         for at in range(self._count):
-            # Between themselves the nodes talk over a port of its own.
-            bus = self._running.enter_context(reserve_port(None))
-            options = ("--cluster-enabled", "yes", "--cluster-port", str(bus))
-            options += ("--cluster-node-timeout", str(_NODE_TIMEOUT), *self._arguments)
-            node = Server(
-                self._product,
-                self._directory / f"node-{at}",
-                persist=self._persist,
-                arguments=options,
-            )
-            await self._running.enter_async_context(node)
-            self.nodes.append(node)
-            share = _SLOTS // self._count + 1
             last = min((at + 1) * share, _SLOTS) - 1
+            node = await self.join(
+                ("CLUSTER", "ADDSLOTSRANGE", at * share, last),
+                ("CLUSTER", "SET-CONFIG-EPOCH", at + 1),
+            )
+            self.nodes.append(node)
+        for _ in range(self._wanted):
+            self.replicas.append(await self.join())
+        await self.settled(self.replicas)
+        for node, replica in zip(self.nodes, self.replicas, strict=False):
+            await self.follow(replica, node)
+
+    async def settled(self, others: Sequence[Server] = ()) -> None:
+        """Wait until the primaries and these others all know each other, and every slot has a node."""
+        nodes = [*self.nodes, *others]
+        for node in nodes:
             async with node.client() as raw:
-                await raw.execute_command("CLUSTER", "ADDSLOTSRANGE", at * share, last)
-                await raw.execute_command("CLUSTER", "SET-CONFIG-EPOCH", at + 1)
-            async with self.nodes[0].client() as raw:
-                await raw.execute_command("CLUSTER", "MEET", "127.0.0.1", node.port, bus)
-        for node in self.nodes:
+                await until(
+                    lambda raw=raw: self._settled(raw, len(nodes)), "the nodes are one Cluster"
+                )
+
+    async def join(self, *before: tuple[str | int, ...]) -> Server:
+        """Start one more server and introduce it to the first node.
+
+        Args:
+            before: commands that it gets first.
+        """
+        # Between themselves the nodes talk over a port of its own.
+        bus = self._running.enter_context(reserve_port(None))
+        options = ("--cluster-enabled", "yes", "--cluster-port", str(bus))
+        options += ("--cluster-node-timeout", str(_NODE_TIMEOUT))
+        options += ("--repl-diskless-sync-delay", "0", *self._arguments)
+        self._started += 1
+        directory = self._directory / f"node-{self._started}"
+        node = Server(self._product, directory, persist=self._persist, arguments=options)
+        await self._running.enter_async_context(node)
+        async with node.client() as raw:
+            for command in before:
+                await raw.execute_command(*command)
+        async with (self.nodes or [node])[0].client() as raw:
+            await raw.execute_command("CLUSTER", "MEET", "127.0.0.1", node.port, bus)
+        return node
+
+    async def follow(self, replica: Server, primary: Server) -> None:
+        """Make one node the replica of another, and wait until it has all data and every node knows."""
+        async with primary.client() as raw, replica.client() as follower:
+            own = await raw.execute_command("CLUSTER", "MYID")
+            await follower.execute_command("CLUSTER", "REPLICATE", own)
+            await until(lambda: _in_step(follower), "the replica has all data")
+        for node in [*self.nodes, *self.replicas]:
             async with node.client() as raw:
-                await until(lambda raw=raw: self._settled(raw), "the nodes are one Cluster")
+                await until(lambda raw=raw: _lists(raw, replica), "the replica is known")
 
     async def __aexit__(
         self,
@@ -125,9 +162,11 @@ class ClusterOfServers:
         """Stop the servers."""
         await self._running.aclose()
 
-    async def _settled(self, raw: Redis) -> bool:
+    async def _settled(self, raw: Redis, count: int) -> bool:
         info = await raw.execute_command("CLUSTER", "INFO")
-        return b"cluster_state:ok" in info and len(await _slots(raw)) == len(self.nodes)
+        known = f"cluster_known_nodes:{count}".encode()
+        complete = len(await _slots(raw)) == len(self.nodes)
+        return b"cluster_state:ok" in info and known in info and complete
 
 
 class Move:
@@ -176,3 +215,12 @@ def running_cluster(directory: Path) -> Generator[ClusterOfServers]:
 
 async def _slots(raw: Redis) -> list[Any]:
     return await raw.execute_command("CLUSTER", "SLOTS")
+
+
+async def _lists(raw: Redis, replica: Server) -> bool:
+    shards = await _slots(raw)
+    return any(port == replica.port for _, _, _, *others in shards for _, port, *_ in others)
+
+
+async def _in_step(replica: Redis) -> bool:
+    return (await replica.info("replication")).get("master_link_status") == "up"

@@ -22,7 +22,7 @@ from holdfast.errors import (
 from holdfast.policy import load_policy
 from holdfast.session import Session
 from holdfast.store.in_memory import InMemoryStore
-from holdfast.store.redis.carrier import Command
+from holdfast.store.redis.carrier import Carrier, Command
 from holdfast.telemetry import Observer
 from holdfast.turn import Turn
 from holdfast.values import MemoryAddress, PolicyDocument, Privacy
@@ -150,6 +150,9 @@ class Hand:
 
     async def block(self, command: Command, seconds: float) -> None:
         raise AssertionError
+
+    async def nodes(self) -> Sequence[Carrier]:
+        return [self]
 
     async def aclose(self) -> None:
         pass

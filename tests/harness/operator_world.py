@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from holdfast.errors import AccessDenied, HoldfastError
+from holdfast.store.addresses import Address
 from holdfast.store.in_memory import InMemoryStore
 from holdfast.store.maintenance import (
     Maintenance,
@@ -27,10 +28,17 @@ from holdfast_operator.services.measurements import Measurements
 from holdfast_operator.services.objects import backend_ref
 from holdfast_operator.services.observing import Observer, Unobserved
 from holdfast_operator.services.outcome import Outcome
-from holdfast_operator.services.ports import Address, Body, Credentials, Namespace, Secret
+from holdfast_operator.services.ports import (
+    Body,
+    ConfigMap,
+    Namespace,
+    Secret,
+    UnusableCertificates,
+)
 from holdfast_operator.services.resources import ResourceService
 from holdfast_operator.services.rollouts import Rollouts
 from holdfast_operator.services.targets import Targets
+from tests.harness.access_world import FakeAccess
 
 OFFERED = {"holdfast.dev/credentials": "backend"}
 PENDING = {
@@ -92,10 +100,12 @@ class FakeServer:
         self.fault: HoldfastError | None = None
         self.calls: list[str] = []
         self.protected: set[str] = set()
-        self.logins: list[tuple[Address, Credentials]] = []
+        self.addresses: list[Address] = []
+        self.name: str | None = None
         self.usage: dict[MemoryAddress, Totals] = {}
         self.fenced = False  # a leader with a higher epoch was here
         self.kept = InMemoryStore()  # sessions with messages in them, for what erases them
+        self.access = FakeAccess()
 
     def memory(self, address: MemoryAddress) -> Memory:
         return self.memories.setdefault(address, Memory())
@@ -111,6 +121,20 @@ class FakeServer:
 
     async def load_scripts(self) -> None:
         self._call("load_scripts")
+
+    async def instance(self) -> str | None:
+        self._call("instance")
+        return self.name
+
+    async def mark(self, backend: str, instance: str) -> str:
+        self._call("mark")
+        self.name = self.name or instance
+        return self.name
+
+    def empty(self) -> None:
+        """Lose everything."""
+        self.name = None
+        self.memories.clear()
 
     async def claim(self, memory: MemoryAddress, owner: Owner, *, adopt: bool = False) -> Ownership:
         self._call("claim")
@@ -231,10 +255,12 @@ class FakeConnections:
         return self._server if found is not None and found[0] == generation else None
 
     async def open(
-        self, backend: str, generation: int, version: str, address: Address, login: Credentials
+        self, backend: str, generation: int, version: str, address: Address, prefix: str
     ) -> Maintenance:
         if self._open.get(backend) != (generation, version):
-            self._server.logins.append((address, login))
+            if address.tls is not None and address.tls.pair == b"broken\nbroken":
+                raise UnusableCertificates
+            self._server.addresses.append(address)
             self._open[backend] = (generation, version)
         return self._server
 
@@ -243,6 +269,9 @@ class FakeConnections:
 
     def refused_login(self, error: AccessDenied) -> bool:
         return "password" in error.message
+
+    def failed_tls(self, error: HoldfastError) -> bool:
+        return "TLS" in error.message
 
     def is_open(self, backend: str) -> bool:
         return backend in self._open
@@ -257,6 +286,7 @@ class World:
         self.connections = FakeConnections(self.server)
         self.namespaces: dict[str, Namespace] = {}
         self.secrets: dict[tuple[str, str], Secret] = {}
+        self.config_maps: dict[tuple[str, str], ConfigMap] = {}
         self.objects: dict[tuple[str, str, str], dict[str, Any]] = {}
         self.hidden: set[str] = set()
         self.id = "cluster-1"
@@ -301,6 +331,9 @@ class World:
 
     async def secret(self, namespace: str, name: str) -> Secret | None:
         return self.secrets.get((namespace, name))
+
+    async def config_map(self, namespace: str, name: str) -> ConfigMap | None:
+        return self.config_maps.get((namespace, name))
 
     async def cluster_id(self) -> str:
         return self.id

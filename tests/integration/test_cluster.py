@@ -1,8 +1,10 @@
 """A Cluster: slots that move under load, scripts that only some nodes know, nodes that go and come back."""
 
 import asyncio
+import hashlib
+import re
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from holdfast.session import Session
 from holdfast.store.addresses import read_address
 from holdfast.store.maintenance import Owner, Ownership
 from holdfast.store.redis import RedisStore
+from holdfast.store.redis.carrier import Broken, Carrier
 from holdfast.store.redis.connecting import make_carrier
 from holdfast.store.redis.maintenance import RedisMaintenance
 from holdfast.values import MemoryAddress
@@ -359,3 +362,59 @@ class TestOwnClient:
                     await cluster.move_slot(moving, await elsewhere(cluster, moving))
                     assert (await session.append(user("grüße"), id="r-1")).duplicate
             assert await own.set("left open", "yes")
+
+
+class TestEveryNode:
+    async def test_every_node_is_there_replicas_and_those_without_slots_too(
+        self, tmp_path: Path
+    ) -> None:
+        async with AsyncExitStack() as stack:
+            cluster = await stack.enter_async_context(ClusterOfServers(tmp_path, replicas=1))
+            empty = await cluster.join()
+            await cluster.settled([*cluster.replicas, empty])
+            carrier = make_carrier(read_address(cluster.url), timeout=5)
+            stack.push_async_callback(carrier.aclose)
+            everybody = {node.port for node in (*cluster.nodes, *cluster.replicas, empty)}
+
+            async def all_there() -> bool:
+                return set(await ports(await carrier.nodes())) == everybody
+
+            await until(all_there, "all nodes are known")
+            body = b"#!lua\nreturn 7"
+            sha = hashlib.sha1(body, usedforsecurity=False).hexdigest()
+            for node in await carrier.nodes():
+                assert await node.exchange([(b"SCRIPT", b"LOAD", body)]) == [sha.encode()]
+            for server in (*cluster.nodes, *cluster.replicas, empty):
+                async with server.client() as raw:
+                    assert await raw.script_exists(sha) == [True]
+            # One that is gone is found out by its carrier as long as nobody noticed, then left out.
+            [replica] = cluster.replicas
+            before = await carrier.nodes()
+            at = (await ports(before)).index(replica.port)
+            await replica.kill()
+            with pytest.raises((Broken, StoreUnavailable)):
+                await before[at].exchange([(b"PING",)])
+
+            async def left_out() -> bool:
+                return len(await carrier.nodes()) == len(everybody) - 1
+
+            await until(left_out, "the others have noticed")
+            await replica.start()
+            await until(all_there, "it is back")
+
+    async def test_no_node_says_which_there_are(self) -> None:
+        carrier = make_carrier(read_address("redis+cluster://127.0.0.1:1"), timeout=1)
+        with pytest.raises(StoreUnavailable):
+            await carrier.nodes()
+        await carrier.aclose()
+
+
+async def ports(nodes: Sequence[Carrier]) -> list[int]:
+    """Return who the carriers lead to, as the servers themselves say."""
+    found: list[int] = []
+    for node in nodes:
+        [info] = await node.exchange([(b"INFO", b"server")])
+        match = re.search(rb"tcp_port:(\d+)", info)
+        assert match is not None
+        found.append(int(match[1]))
+    return found

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import secrets
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -23,7 +24,10 @@ from holdfast.errors import (
     StoreUnavailable,
 )
 from holdfast.session import Session
+from holdfast.store.addresses import read_address
 from holdfast.store.redis import RedisStore
+from holdfast.store.redis.carrier import Broken, Carrier
+from holdfast.store.redis.connecting import make_carrier
 from tests.harness.parts import missing
 from tests.harness.sentinels import NAME, Sentinels
 from tests.harness.servers import Server
@@ -330,3 +334,48 @@ async def _follows(server: Server) -> bool:
             return (await raw.execute_command("ROLE"))[0] == b"slave"
     except redis.exceptions.ConnectionError:
         return False
+
+
+class TestNodes:
+    async def test_primary_and_replica_are_there_also_after_a_failover(
+        self, own: Sentinels
+    ) -> None:
+        carrier = make_carrier(read_address(own.url), timeout=5)
+        async with contextlib.aclosing(carrier):
+            await self._follow(own, carrier)
+
+    async def _follow(self, own: Sentinels, carrier: Carrier) -> None:
+        primary, replica = await own.primary(), await own.replica()
+        nodes = await carrier.nodes()
+        assert [await _port(node) for node in nodes] == [primary.port, replica.port]
+        user = (b"ACL", b"SETUSER", b"somebody", b"on", b">secret")
+        for node in nodes:  # a replica, too: users are not replicated
+            assert await node.exchange([user]) == [b"OK"]
+        await survive(own)
+
+        async def alone() -> bool:
+            return [await _port(node) for node in await carrier.nodes()] == [replica.port]
+
+        await until(alone, "only the survivor is left", deadline=60)
+        await primary.start()
+
+        async def both() -> bool:
+            ports = [await _port(node) for node in await carrier.nodes()]
+            return ports == [replica.port, primary.port]
+
+        await until(both, "the old primary is a replica now", deadline=60)
+        own.blind()
+        with pytest.raises(StoreUnavailable, match="no sentinel"):
+            await carrier.nodes()
+        assert await carrier.exchange([(b"PING",)]) == [b"PONG"]  # as before: who it was, is known
+
+
+async def _port(node: Carrier) -> int:
+    """Return the port of who a carrier leads to, as it says itself; 0 of one that does not answer."""
+    try:
+        [info] = await node.exchange([(b"INFO", b"server")])
+    except (Broken, StoreUnavailable):
+        return 0
+    match = re.search(rb"tcp_port:(\d+)", info)
+    assert match is not None
+    return int(match[1])

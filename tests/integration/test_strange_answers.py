@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from holdfast.errors import HoldfastError
+from holdfast.store.addresses import Address, Mode
 from holdfast.store.redis.maintenance import RedisMaintenance
-from holdfast_operator.services.ports import Address, Credentials
 from holdfast_operator.storage.backends import ConnectionPool
 
 SECRET = "hunter2"
@@ -87,13 +87,13 @@ async def test_versions_before_a_release_are_versions() -> None:
 
 @pytest.mark.asyncio
 async def test_two_who_replace_a_connection_at_once_get_the_same() -> None:
-    pool, login = ConnectionPool(), Credentials("", "")
+    pool = ConnectionPool()
     async with answering(info()) as port:
-        address = Address("127.0.0.1", port, 0, "mem")
-        old = await pool.open("uid", 1, "5", address, login)
+        address = Address(Mode.STANDALONE, (("127.0.0.1", port),))
+        old = await pool.open("uid", 1, "5", address, "mem")
         await old.server()  # now there is something to close, which takes a moment
         one, other = await asyncio.gather(
-            pool.open("uid", 1, "6", address, login), pool.open("uid", 1, "6", address, login)
+            pool.open("uid", 1, "6", address, "mem"), pool.open("uid", 1, "6", address, "mem")
         )
         assert one is other
         assert one is not old

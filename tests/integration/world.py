@@ -64,6 +64,7 @@ class World:
         self.keys = memory_keys(self.memory, "mem")
         self.hands = RedisMaintenance.connect("127.0.0.1", server.port)
         self.raw = raw
+        self.server = server
         self._url = server.url
         self._open: list[Client | RedisStore] = []
 

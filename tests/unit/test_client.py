@@ -80,8 +80,8 @@ def test_nothing_says_where_to_connect_to() -> None:
         connect()
     assert str(refusal.value) == (
         "nothing says where the memory is: give a url to connect(), such as "
-        "'redis://localhost:6379' or 'memory://', or set HOLDFAST_URL. Tried: the argument (not "
-        "given), HOLDFAST_URL (not set)"
+        "'redis://localhost:6379' or 'memory://', set HOLDFAST_URL, or mount a binding. Tried: the "
+        "argument (not given), HOLDFAST_URL (not set), SERVICE_BINDING_ROOT (not set)"
     )
 
 

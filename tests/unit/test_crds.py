@@ -26,6 +26,7 @@ from holdfast_operator.resources import (
     NotInForceReason,
     PolicyReason,
     ReadyReason,
+    RiskReason,
 )
 from holdfast_operator.schema import SchemaError, object_schema
 from tests.fixtures.cases import ROOT, Case, Expected, case_name, invalid_cases, valid_cases
@@ -387,6 +388,7 @@ def test_reasons_are_a_closed_list() -> None:
         "Erasing",
         "Erased",
         "Counted",
+        "TooManyResources",
     }
     assert set(PolicyReason) == {
         "Applied",
@@ -401,6 +403,13 @@ def test_reasons_are_a_closed_list() -> None:
         "SecretNameTaken",
         "NoPermission",
         "FieldsNotPrefix",
+    }
+    assert set(RiskReason) == {
+        "ServerSilent",
+        "MemoryPressure",
+        "EvictionEnabled",
+        "PersistenceOff",
+        "ReplicasNotRequired",
     }
     assert set(NotInForceReason) == {"FieldsNotInForce"}
     assert set(REASONS) == set(ConditionType)

@@ -341,3 +341,13 @@ def test_an_address_leads_to_the_same_server(url: str, expected: str, shown: str
 def test_an_address_of_another_form_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError):
         ServerAddress.of_url(url)
+
+
+def test_a_backend_of_an_earlier_run_does_not_remember_its_server() -> None:
+    status = {"observedGeneration": 1, "server": {"product": "valkey", "instance": "0" * 16}}
+    metadata = {"name": "shared", "namespace": "local", "uid": "u", "generation": 1}
+    body = {"kind": "MemoryBackend", "metadata": metadata, "spec": {}, "status": status}
+    kept = objects(body).get(Key("MemoryBackend", "local", "shared"))
+    assert kept is not None
+    assert kept["status"] == {"observedGeneration": 1}
+    assert "server" in body["status"]

@@ -9,6 +9,7 @@ import json
 import re
 import ssl
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -36,15 +37,23 @@ from holdfast.client import Client, connect
 from holdfast.counting import MOST_HANGING, OwnCounter
 from holdfast.errors import HoldfastError
 from holdfast.formats import read_facts
-from holdfast.keys import memory_address, memory_prefix, session_key, template_key, template_pattern
+from holdfast.keys import (
+    fixed_key,
+    memory_address,
+    memory_prefix,
+    session_key,
+    template_key,
+    template_pattern,
+)
 from holdfast.messages import Preparer, encode_item
 from holdfast.policies import PolicyFeed
 from holdfast.policy import load_policy
 from holdfast.session import Session
 from holdfast.store import refusals
+from holdfast.store.bindings import Binding, find_binding
 from holdfast.store.in_memory import InMemoryStore
 from holdfast.store.redis import RedisStore
-from holdfast.store.redis.carrier import Broken, Command, PoolCarrier
+from holdfast.store.redis.carrier import Broken, Carrier, Command, PoolCarrier
 from holdfast.store.redis.cluster import ClusterCarrier
 from holdfast.store.redis.layout import session_keys
 from holdfast.store.redis.migrating import Migration
@@ -64,6 +73,7 @@ from holdfast.summaries.key import KEY, KEY_FILE, read_key
 from holdfast.sync.refusals import refuse_cancelling
 from holdfast.tokens import Count, counter, read_ranks
 from holdfast.values import Caller, Durability, MemoryAddress, PolicyDocument
+from tests.harness.binding_files import BindingFiles, entry
 
 LIBRARY = Path(holdfast.__file__).parent
 SECRET = "s3cret"
@@ -316,6 +326,9 @@ class Scripted:
     async def block(self, command: Command, seconds: float) -> None:
         raise AssertionError("nobody waits here")
 
+    async def nodes(self) -> Sequence[Carrier]:
+        return [self]
+
     async def aclose(self) -> None:
         pass
 
@@ -437,8 +450,8 @@ def connecting_cases() -> Iterator[Case]:
         "no address",
         error,
         "nothing says where the memory is: give a url to connect(), such as "
-        "'redis://localhost:6379' or 'memory://', or set HOLDFAST_URL. Tried: the argument (not "
-        "given), HOLDFAST_URL (not set)",
+        "'redis://localhost:6379' or 'memory://', set HOLDFAST_URL, or mount a binding. Tried: the "
+        "argument (not given), HOLDFAST_URL (not set), SERVICE_BINDING_ROOT (not set)",
         connect,
     )
     yield Case(
@@ -1196,6 +1209,19 @@ def several_servers_cases() -> Iterator[Case]:
         lambda: behind(Scripted(Broken("x"))),
     )
     yield Case(
+        "no sentinel at all",
+        errors.ConfigurationError,
+        "what answers is no Sentinel: give the addresses of the sentinels, or write the server's as "
+        "redis://",
+        lambda: behind(Scripted([ResponseError("unknown command 'SENTINEL'")])),
+    )
+    yield Case(
+        "a server that wants a password",
+        errors.AccessDenied,
+        "the server wants a user name and a password: give them with the address",
+        lambda: run([AuthenticationError(SECRET)]),
+    )
+    yield Case(
         "an unknown primary",
         errors.StoreUnavailable,
         "the sentinels know no primary of the name 'main'",
@@ -1396,8 +1422,75 @@ def endpoint_cases() -> Iterator[Case]:
     )
 
 
+def bound(
+    memories: Sequence[dict[str, Any]] = (entry(),), *, also: str = "", **entries: str
+) -> Client:
+    """A client of a binding whose files hold a secret."""
+    with tempfile.TemporaryDirectory() as root:
+        for name in filter(None, ("memory", also)):
+            BindingFiles(Path(root) / name).write(memories, password=SECRET, **entries)
+        policy = {"limits": {"maxTokens": 1000}, "retention": {"ttl": "1h"}}
+        return Client(InMemoryStore(), policy=policy, binding=find_binding(root))
+
+
+def two_memories() -> Binding:
+    with tempfile.TemporaryDirectory() as root:
+        BindingFiles(Path(root) / "memory").write([entry("one"), entry("two")], host="redis")
+        return find_binding(root)
+
+
+def binding_cases() -> Iterator[Case]:
+    """What is refused of bindings, and by them."""
+    error = errors.ConfigurationError
+    yield Case(
+        "no directory of bindings",
+        error,
+        "SERVICE_BINDING_ROOT names no directory that can be read",
+        lambda: find_binding(f"/no-such-directory/{SECRET}"),
+    )
+    yield Case(
+        "two bindings",
+        error,
+        "several bindings of the type 'holdfast' under SERVICE_BINDING_ROOT, which has 'memory', "
+        "'other': give exactly one",
+        lambda: bound(also="other", host="redis"),
+    )
+    yield Case(
+        "a binding without a server",
+        error,
+        "the binding 'memory' cannot be used: the files 'endpoints' and 'host' are missing",
+        bound,
+    )
+    yield Case(
+        "another memory than those of the binding",
+        errors.MemoryNotFound,
+        "the binding 'memory' has more than one memory: name it; there are 'one', 'two'",
+        lambda: two_memories().memory(None),
+    )
+    yield Case(
+        "a field that is fixed",
+        errors.SessionKeyError,
+        "the binding fixes tenant of the key template: leave it out (memory 'team-a/support')",
+        lambda: bound([entry(tenant=SECRET)], host="redis").memory().session(tenant="other"),
+    )
+    yield Case(
+        "a memory that may only be read",
+        errors.AccessDenied,
+        "the binding lets this memory be read only: to write, its MemoryBinding has to say "
+        "`access: ReadWrite` (memory 'team-a/support', session 'a')",
+        lambda: bound([entry(access="ReadOnly")], host="redis").memory().session("a").clear(),
+    )
+    yield Case(
+        "fields that cannot be fixed",
+        errors.SessionKeyError,
+        "fixed fields have to be the first ones of the key template, which has a, b",
+        lambda: fixed_key("{a}:{b}", {"b": SECRET}),
+    )
+
+
 CASES = [
     *connecting_cases(),
+    *binding_cases(),
     *naming_cases(),
     *message_cases(),
     *counter_cases(),
@@ -1422,6 +1515,7 @@ async def attempt(case: Case) -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_sentence_stays_as_it_is(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOLDFAST_URL", raising=False)
+    monkeypatch.delenv("SERVICE_BINDING_ROOT", raising=False)
     with pytest.raises(case.error) as refusal:
         asyncio.run(attempt(case))
     assert type(refusal.value) is case.error
@@ -1452,7 +1546,9 @@ ELSEWHERE = {
     "tracing.py",
     "policy/faults.py",
     "store/maintenance.py",
+    "store/redis/access.py",  # the operator's, as the next
     "store/redis/maintenance.py",
+    "store/redis/fleet.py",
     "store/redis/index.py",
 }
 RAISING = CLASSES.keys() | {"_not_found"}
@@ -1501,6 +1597,9 @@ def sentences() -> list[Sentence]:
 def test_every_sentence_of_the_library_is_above() -> None:
     known = [case.sentence for case in CASES]
     known.append(BUSY.format("30.0"))
+    known.append(  # likewise, in those of bindings
+        "the memories of a binding have their namespace: leave it out, or give a url. Tried: x"
+    )
     known.append("the policy file x is not UTF-8")  # in the tests of policies
     missing = [
         sentence

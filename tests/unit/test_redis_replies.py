@@ -49,7 +49,7 @@ from holdfast.errors import (
 )
 from holdfast.store.protocol import StalePolicy
 from holdfast.store.redis import RedisStore
-from holdfast.store.redis.carrier import Broken, Command, PoolCarrier
+from holdfast.store.redis.carrier import Broken, Carrier, Command, PoolCarrier
 from holdfast.store.redis.layout import (
     memory_keys,
     pack_caller,
@@ -541,6 +541,9 @@ class Hand:
         if isinstance(self.steps[0], Exception):
             raise self.steps[0]
 
+    async def nodes(self) -> Sequence[Carrier]:
+        return [self]
+
     async def aclose(self) -> None:
         self.closed = True
 
@@ -586,6 +589,9 @@ class Server:
 
     async def block(self, command: Command, seconds: float) -> None:
         raise AssertionError("nobody waits here")
+
+    async def nodes(self) -> Sequence[Carrier]:
+        return [self]
 
     async def aclose(self) -> None:
         pass

@@ -1,7 +1,8 @@
 """What an address says: which servers, how they are found, who we are, and how TLS is checked."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, TypeAlias
 from urllib.parse import parse_qs, unquote
@@ -34,27 +35,42 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Who we are to a server. None: nobody in particular."""
+    """Who we are to a server. None: nobody in particular.
+
+    Attributes:
+        username: our name.
+        password: its password.
+        source: asked for both with every new connection, where they are renewed while we run.
+    """
 
     username: str | None = None
-    password: str | None = None
+    password: str | None = field(default=None, repr=False)
+    source: Callable[[], tuple[str | None, str | None]] | None = field(
+        default=None, repr=False, compare=False
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """How a server's certificate is checked, and which is ours. Files are read at each connection.
+    """How a server's certificate is checked, and which is ours, from files or as they are.
+
+    Files are read at each connection.
 
     Attributes:
         ca: PEM file of the authority that alone is trusted; None: those of the system.
         cert: PEM file of our own certificate, for servers that ask for one.
         key: PEM file of its private key.
         server_name: what the certificate must name; None: the host we connect to.
+        authority: in place of `ca`, certificates in PEM form.
+        pair: in place of `cert` and `key`, both in PEM form.
     """
 
     ca: str | None = None
     cert: str | None = None
     key: str | None = None
     server_name: str | None = None
+    authority: str | None = field(default=None, repr=False)
+    pair: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +129,7 @@ def read_address(url: str) -> Address:
     primary, database = _path(path, mode)
     return Address(
         mode=mode,
-        nodes=_nodes(
+        nodes=read_nodes(
             hosts, 26379 if mode is Mode.SENTINEL else 6379, several=mode is not Mode.STANDALONE
         ),
         login=_login(account) if at else Login(),
@@ -170,7 +186,17 @@ def _path(path: str, mode: Mode) -> tuple[str, int]:
     return "", database
 
 
-def _nodes(hosts: str, port: int, *, several: bool) -> tuple[Node, ...]:
+def read_nodes(hosts: str, port: int, *, several: bool = True) -> tuple[Node, ...]:
+    """Read hosts with their ports, separated by commas.
+
+    Args:
+        hosts: such as `redis-0.redis:6379,redis-1.redis:6379`.
+        port: of those that name none.
+        several: there may be more than one.
+
+    Raises:
+        ConfigurationError: they cannot be read.
+    """
     found: list[Node] = []
     for each in hosts.split(",") if several else [hosts or "localhost"]:
         match = _HOST.fullmatch(each)

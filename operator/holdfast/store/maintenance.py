@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 from holdfast.errors import HoldfastError, UnknownKeys
+from holdfast.store.access import Access
 from holdfast.store.protocol import MemoryStore
 from holdfast.values import MemoryAddress, Terms
 
@@ -35,14 +36,37 @@ class Superseded(HoldfastError):
 
 
 class ServerInfo(NamedTuple):
-    """What a server says of itself. Sizes in bytes; `max_memory` 0 means no limit."""
+    """What the servers of one address say of themselves, as far as they do.
 
-    product: str  # "redis" or "valkey"
+    Attributes:
+        product: "redis" or "valkey"; empty where it does not tell.
+        version: of the oldest; empty where it does not tell.
+        mode: "standalone", "sentinel" or "cluster"; empty where it does not tell.
+        used_memory: bytes of all primaries.
+        max_memory: likewise; 0 means no limit.
+        eviction_policy: the first one that drops data, if any does; empty where it does not tell.
+        most_full: percent of its limit that the fullest primary uses; None where no limit is known.
+        least_full: of the emptiest; None as well where any has no limit that is known.
+        persists: whether every primary keeps its data over a restart; None: they do not tell.
+        min_replicas: replicas without which the laxest primary refuses writes; None: they do not tell.
+        manages_users: whether we may make users of the ACL on every server; None: they do not tell.
+        servers: how many there are, replicas included.
+        silent: how many of them do not answer us.
+    """
+
+    product: str
     version: str
-    mode: str  # "standalone", "sentinel" or "cluster"
+    mode: str
     used_memory: int
     max_memory: int
-    eviction_policy: str  # empty where the server does not tell
+    eviction_policy: str
+    most_full: int | None = None
+    least_full: int | None = None
+    persists: bool | None = None
+    min_replicas: int | None = None
+    manages_users: bool | None = None
+    servers: int = 1
+    silent: int = 0
 
 
 class Owner(NamedTuple):
@@ -111,12 +135,40 @@ class Maintenance(Protocol):
     another type; its subclass `LayoutTooNew`: a newer version wrote it), `ServerTooOld` (from `server`).
     """
 
+    @property
+    def access(self) -> Access:
+        """The users of the same servers, over the same connections."""
+        ...
+
     async def server(self) -> ServerInfo:
-        """Ask the server what it is. One round trip."""
+        """Ask the servers what they are. A few round trips, to all of them at once.
+
+        One of several that does not answer is counted and no error, as long as a primary does.
+        """
         ...
 
     async def load_scripts(self) -> None:
-        """Make sure the server knows every script. One round trip if it does."""
+        """Make sure every server knows every script, replicas too. One round trip if they do.
+
+        One of several that does not answer is left for the next time.
+        """
+        ...
+
+    async def instance(self) -> str | None:
+        """Return the name of the data that the server holds; None where they have none. One round trip.
+
+        Raises:
+            UnknownKeys: something else wrote there.
+        """
+        ...
+
+    async def mark(self, backend: str, instance: str) -> str:
+        """Give the server's data a name, unless they have one; return the one they have.
+
+        Args:
+            backend: uid of the MemoryBackend, for people who look there.
+            instance: 16 hexadecimal digits.
+        """
         ...
 
     async def claim(self, memory: MemoryAddress, owner: Owner, *, adopt: bool = False) -> Ownership:

@@ -476,10 +476,11 @@ class Memory:
             id: 1..512 bytes of UTF-8, for a memory without a key template.
             labels: noted with what is written, for `erase(labels=...)`; at most 16, fields included,
                 which are labels by themselves.
-            fields: exactly the template's fields, each 1..512 bytes of UTF-8.
+            fields: exactly the template's fields, each 1..512 bytes of UTF-8. Those that a binding
+                fixes may be left out.
 
         Raises:
-            SessionKeyError: empty, too long, or not what the template takes.
+            SessionKeyError: empty, too long, not what the template takes, or fixed otherwise.
             ConfigurationError: the labels cannot be.
         """
         session = self._portal.direct(self._memory.session, id, labels=labels, **fields)
@@ -502,11 +503,13 @@ class Client:
         """Return a memory by its name. No I/O.
 
         Args:
-            name: may be left out where the client was given the manifest of exactly one.
+            name: may be left out where the client was given the manifest of exactly one, or its
+                binding has exactly one.
             format: the format of its messages by name; None finds it by each message's shape.
 
         Raises:
-            MemoryNotFound: the client was given another memory's manifest.
+            MemoryNotFound: the client was given another memory's manifest, or its binding has no such
+                memory; names those it has.
         """
         memory = self._portal.direct(self._client.memory, name, format=format)
         return Memory(self._portal, memory)
@@ -551,7 +554,8 @@ def connect(
         url: `redis://host:port/0?namespace=team-a&prefix=mem`, `redis+cluster://host:port,host:port`,
             `redis+sentinel://host:port,host:port/primary`, each with TLS as `rediss` instead of
             `redis` (options ca, cert, key, server-name), `unix:///path/of/socket`, or `memory://` for
-            a store in this process. None takes the variable `HOLDFAST_URL`.
+            a store in this process. None takes the variable `HOLDFAST_URL`, or else the one binding
+            under `SERVICE_BINDING_ROOT`, whose memories have their names there.
         namespace: of the memories; instead of the URL's, else `local`.
         policy: what holds where no operator wrote a policy: the path of a MemoryResource manifest, a
             mapping in its form, or a `Policy`.

@@ -9,7 +9,7 @@ from holdfast_cli.local.manifests import API_VERSION, BACKEND, RESOURCE, Key, Ma
 from holdfast_cli.local.server import ServerAddress
 from holdfast_operator.services.conditions import timestamp
 from holdfast_operator.services.objects import backend_ref, mapping
-from holdfast_operator.services.ports import Body, Clock, Namespace, Secret
+from holdfast_operator.services.ports import Body, Clock, ConfigMap, Namespace, Secret
 from holdfast_operator.services.servers import OFFER
 from holdfast_operator.status import Status
 
@@ -59,7 +59,12 @@ class Objects:
         self._bodies: dict[Key, dict[str, Any]] = {}
         for body in stored:
             name = body["metadata"]
-            self._bodies[Key(body["kind"], name["namespace"], name["name"])] = dict(body)
+            key = Key(body["kind"], name["namespace"], name["name"])
+            self._bodies[key] = dict(body)
+            if key.kind == BACKEND and "status" in body:
+                # Whoever starts anew with another server, or without the data, means to.
+                status = {part: said for part, said in body["status"].items() if part != "server"}
+                self._bodies[key]["status"] = status
 
     def names(self) -> list[Key]:
         """Return all keys, backends first: memories depend on them."""
@@ -144,6 +149,10 @@ class Objects:
             "password": self._server.password.encode(),
         }
         return Secret(name, version="1", labels={label: value}, data=data)
+
+    async def config_map(self, namespace: str, name: str) -> ConfigMap | None:  # noqa: ARG002 - as asked
+        """Return nothing: no local backend refers to one; see `Cluster.config_map`."""
+        return None
 
     async def cluster_id(self) -> str:
         """Return the id of the cluster this stands for; see `Cluster.cluster_id`."""

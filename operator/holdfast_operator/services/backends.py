@@ -3,7 +3,15 @@
 from dataclasses import dataclass
 from typing import Final
 
-from holdfast.errors import AccessDenied, HoldfastError, PolicyInvalid, ScriptsMissing, ServerTooOld
+from holdfast.errors import (
+    AccessDenied,
+    ConfigurationError,
+    HoldfastError,
+    PolicyInvalid,
+    ScriptsMissing,
+    ServerTooOld,
+    UnknownKeys,
+)
 from holdfast.store.maintenance import Maintenance, ServerInfo
 from holdfast_operator.reasons import (
     REASONS,
@@ -26,6 +34,7 @@ from holdfast_operator.services.conditions import (
     paused,
     transition,
 )
+from holdfast_operator.services.instances import recognise
 from holdfast_operator.services.objects import (
     PAUSED,
     is_set,
@@ -36,25 +45,24 @@ from holdfast_operator.services.objects import (
     unreadable,
 )
 from holdfast_operator.services.observing import Named, Observer, Unobserved
-from holdfast_operator.services.outcome import Obstacle, Outcome, changed
+from holdfast_operator.services.outcome import Event, Obstacle, Outcome, changed
 from holdfast_operator.services.ports import (
     Body,
     Clock,
     Cluster,
-    ClusterForbidden,
     Connections,
-    Credentials,
-    Secret,
+    UnusableCertificates,
 )
+from holdfast_operator.services.references import References, unusable
+from holdfast_operator.services.risks import risk_events, risks
 from holdfast_operator.services.servers import (
-    OFFER,
-    address,
     available,
-    credentials,
     is_full,
     not_in_force,
-    require_supported,
+    require_acknowledged,
+    require_mode,
     sentence,
+    wrong_mode,
 )
 from holdfast_operator.status import BackendStatus, ResourceStatus, ServerStatus
 
@@ -62,16 +70,23 @@ CHECK: Final = 10.0
 """Seconds between looks at a server that answers: one round trip, and nothing else to notice a loss."""
 _IN_USE_CHECK: Final = 10.0
 _ANSWERED: Final = frozenset(
-    {ReadyReason.PERMISSION_DENIED, ReadyReason.SERVER_TOO_OLD, ReadyReason.SERVER_FULL}
+    {
+        ReadyReason.PERMISSION_DENIED,
+        ReadyReason.SERVER_TOO_OLD,
+        ReadyReason.SERVER_FULL,
+        ReadyReason.SERVER_REPLACED,
+        ReadyReason.WRONG_KEY_TYPE,
+    }
 )
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """A server that can be used, and what it said of itself."""
+    """Servers that can be used, what they said of themselves, and the name of their data."""
 
     info: ServerInfo
     message: str
+    instance: str
 
 
 class BackendService:
@@ -92,6 +107,7 @@ class BackendService:
         observer: Observer | None = None,
     ) -> None:
         self._cluster = cluster
+        self._references = References(cluster)
         self._connections = connections
         self._clock = clock
         self._observer = observer or Unobserved()
@@ -113,6 +129,7 @@ class BackendService:
             held = paused(before, generation=generation, now=now)
             return Outcome(changed(before, before.model_copy(update={"conditions": held})))
         changes: dict[str, object] = {"observed_generation": generation}
+        events: tuple[Event, ...] = ()
         try:
             seen = await self._look(backend)
         except Obstacle as obstacle:
@@ -124,12 +141,11 @@ class BackendService:
                 findings.append(_reachable())
         else:
             ready = Finding(ConditionType.READY, TRUE, ReadyReason.AVAILABLE, seen.message)
-            findings = [ready, _reachable()]
-            info = seen.info
-            changes["server"] = ServerStatus(
-                product=info.product, version=info.version, mode=info.mode
-            )
-            changes |= self._figures(backend, info)
+            at_risk = risks(backend.spec, seen.info, before)
+            findings = [ready, _reachable(), *at_risk]
+            events = risk_events(before, at_risk)
+            changes["server"] = _server(seen)
+            changes |= self._figures(backend, seen.info)
         ignored = not_in_force(backend.spec)
         if ignored:
             findings.append(_ignored(ignored))
@@ -140,7 +156,8 @@ class BackendService:
         again = healing_interval(after, now)
         if again is None and findings[0].status is TRUE:
             again = CHECK
-        return Outcome(changed(before, after), again=again, events=transition(before, after))
+        events = (*transition(before, after), *events)
+        return Outcome(changed(before, after), again=again, events=events)
 
     async def finalize(self, body: Body) -> Outcome:
         """Let a MemoryBackend go once no memory uses it. No data are deleted.
@@ -168,7 +185,10 @@ class BackendService:
                 now=self._clock.now(),
             )
             stays = kept(
-                before.conditions, ConditionType.BACKEND_REACHABLE, ConditionType.NOT_IN_FORCE
+                before.conditions,
+                ConditionType.BACKEND_REACHABLE,
+                ConditionType.NOT_IN_FORCE,
+                ConditionType.AT_RISK,
             )
             after = before.model_copy(update={"conditions": merged(found, stays)})
             return Outcome(
@@ -199,16 +219,31 @@ class BackendService:
             case AccessDenied() if self._connections.refused_login(error):
                 return Obstacle(
                     ReadyReason.AUTHENTICATION_FAILED,
-                    "The server refused the user name or the password: correct the Secret in authRef.",
+                    "The server refused the user name or the password, or wants one: correct authRef and "
+                    "its Secret, or sentinel.authRef where a Sentinel refused it.",
                 )
             case AccessDenied() | ScriptsMissing():
                 return Obstacle(
                     ReadyReason.PERMISSION_DENIED,
                     "The server lets the user in and denies a command that the operator needs: it needs "
-                    "all commands on the backend's keys, and INFO, SCRIPT and EVALSHA.",
+                    "all commands on the backend's keys, SCRIPT and EVALSHA, and with Sentinel or Cluster "
+                    "SENTINEL or CLUSTER.",
                 )
             case ServerTooOld():
                 return Obstacle(ReadyReason.SERVER_TOO_OLD, sentence(error.message))
+            case UnknownKeys():
+                return Obstacle(
+                    ReadyReason.WRONG_KEY_TYPE,
+                    "The key {!backend} under the backend's keyPrefix is none of ours: something else "
+                    "writes there. Remove it, or use another keyPrefix.",
+                )
+            case _ if self._connections.failed_tls(error):
+                return Obstacle(
+                    ReadyReason.TLS_FAILED,
+                    "TLS with the server could not be agreed on: check that it speaks TLS at this port, "
+                    "that tls.caRef is the authority of its certificate, that the certificate names the "
+                    "endpoint's host or tls.serverName, and whether it asks for tls.clientCertRef.",
+                )
             case _:
                 return Obstacle(
                     ReadyReason.BACKEND_UNREACHABLE,
@@ -227,68 +262,52 @@ class BackendService:
             await self._connections.close(uid_of(backend.metadata))
             raise
         try:
-            info = await self._ask(name, hands)
-            await hands.load_scripts()
+            return await self._ask(backend, hands)
+        except ConfigurationError as error:
+            raise wrong_mode(backend.spec) from error
         except HoldfastError as error:
             raise self.obstacle(error) from error
-        if info.mode != "standalone":
-            raise Obstacle(
-                ReadyReason.NOT_SUPPORTED_YET,
-                f"The server says that it runs in mode {info.mode}; this version serves a standalone "
-                "server only.",
-            )
+
+    async def _ask(self, backend: MemoryBackend, hands: Maintenance) -> _Seen:
+        info = await self._ask_server(backend, hands)
+        require_mode(backend.spec, info)
+        await hands.load_scripts()
         if is_full(info):
             raise Obstacle(
                 ReadyReason.SERVER_FULL,
                 "The server has reached its memory limit and refuses writes: give it more memory, or "
                 "shorten retention.",
             )
-        return _Seen(info, available(backend.spec, info))
+        known = backend.status.server.instance if backend.status.server is not None else None
+        metadata = backend.metadata
+        instance = await recognise(hands, uid_of(metadata), known, metadata.annotations)
+        return _Seen(info, available(backend.spec, info), instance)
 
-    async def _ask(self, backend: Named, hands: Maintenance) -> ServerInfo:
+    async def _ask_server(self, backend: MemoryBackend, hands: Maintenance) -> ServerInfo:
+        name = Named(namespace_of(backend.metadata), backend.metadata.name)
         asked = self._clock.monotonic()
         try:
             info = await hands.server()
         except HoldfastError:
-            self._observer.server_failed(backend)
+            self._observer.server_failed(name)
             raise
-        self._observer.server_answered(backend, self._clock.monotonic() - asked, info)
+        self._observer.server_answered(name, self._clock.monotonic() - asked, info)
         return info
 
     async def _connect(self, backend: MemoryBackend) -> Maintenance:
         spec, metadata = backend.spec, backend.metadata
-        require_supported(spec)
-        version, login = "", Credentials("", "")
-        if spec.auth_ref is not None:
-            secret = await self._secret(namespace_of(metadata), spec.auth_ref.name)
-            version, login = secret.version, credentials(secret)
-        return await self._connections.open(
-            uid_of(metadata), metadata.generation or 0, version, address(spec), login
-        )
-
-    async def _secret(self, namespace: str, name: str) -> Secret:
+        require_acknowledged(spec)
+        found = await self._references.gather(spec, namespace_of(metadata))
         try:
-            secret = await self._cluster.secret(namespace, name)
-        except ClusterForbidden:
-            raise Obstacle(
-                ReadyReason.PERMISSION_DENIED,
-                f"The operator may not read the Secret {name} in the namespace {namespace}: allow its "
-                "ServiceAccount to get Secrets there, with a Role and a RoleBinding.",
-            ) from None
-        if secret is None:
-            raise Obstacle(
-                ReadyReason.SECRET_MISSING,
-                f"There is no Secret {name} in the namespace {namespace}: create it with username and "
-                'password, labelled holdfast.dev/credentials: "backend".',
+            return await self._connections.open(
+                uid_of(metadata),
+                metadata.generation or 0,
+                found.version,
+                found.address,
+                spec.key_prefix,
             )
-        label, value = OFFER
-        if secret.labels.get(label) != value:
-            raise Obstacle(
-                ReadyReason.SECRET_NOT_OFFERED,
-                f'The Secret {name} does not carry the label {label}: "{value}", by which its owner '
-                "lets the operator use it.",
-            )
-        return secret
+        except UnusableCertificates as error:
+            raise unusable(spec, error) from error
 
     def _users(self, namespace: str, name: str) -> list[Body]:
         """Return the memories that were once kept on a backend.
@@ -327,6 +346,16 @@ class BackendService:
             "sessions": sessions,
             "top_namespaces": figures.namespace_usage(resources),
         }
+
+
+def _server(seen: _Seen) -> ServerStatus:
+    info = seen.info
+    return ServerStatus(
+        product=info.product or None,
+        version=info.version or None,
+        mode=info.mode or None,
+        instance=seen.instance,
+    )
 
 
 def _reachable() -> Finding:

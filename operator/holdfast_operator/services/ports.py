@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
 
-from holdfast.errors import AccessDenied
+from holdfast.errors import AccessDenied, HoldfastError
+from holdfast.store.addresses import Address
 from holdfast.store.maintenance import Maintenance
 
 Body = Mapping[str, Any]
@@ -26,6 +27,10 @@ class ClusterUnavailable(ClusterError):
 
 class ClusterForbidden(ClusterError):
     """The operator's ServiceAccount may not do this."""
+
+
+class UnusableCertificates(Exception):
+    """A client's certificate and key that TLS does not take."""
 
 
 class ClusterConflict(ClusterError):
@@ -66,13 +71,19 @@ class Secret:
     data: Mapping[str, bytes] = field(default_factory=dict[str, bytes], repr=False)
 
 
-class Address(NamedTuple):
-    """Where a server listens, and under which prefix its keys are."""
+@dataclass(frozen=True, slots=True)
+class ConfigMap:
+    """A ConfigMap.
 
-    host: str
-    port: int
-    database: int
-    prefix: str
+    Attributes:
+        name: its name.
+        version: changes with every edit.
+        data: the entries that are text.
+    """
+
+    name: str
+    version: str
+    data: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class Credentials(NamedTuple):
@@ -129,6 +140,10 @@ class Cluster(Protocol):
         """Return a Secret by its name; None when there is none."""
         ...
 
+    async def config_map(self, namespace: str, name: str) -> ConfigMap | None:
+        """Return a ConfigMap by its name; None when there is none."""
+        ...
+
     async def cluster_id(self) -> str:
         """Return what tells this cluster from any other."""
         ...
@@ -147,7 +162,7 @@ class Connections(Protocol):
         ...
 
     async def open(
-        self, backend: str, generation: int, version: str, address: Address, login: Credentials
+        self, backend: str, generation: int, version: str, address: Address, prefix: str
     ) -> Maintenance:
         """Return a connection made from exactly this; one made from something else is closed.
 
@@ -156,9 +171,12 @@ class Connections(Protocol):
         Args:
             backend: uid of the backend.
             generation: of its spec.
-            version: of the Secret; empty without one.
-            address: where.
-            login: as whom.
+            version: of what the address was gathered from; empty where that is the spec alone.
+            address: where, as whom, and how it is checked.
+            prefix: first part of every key.
+
+        Raises:
+            UnusableCertificates: TLS cannot be spoken with what the address holds.
         """
         ...
 
@@ -168,6 +186,10 @@ class Connections(Protocol):
 
     def refused_login(self, error: AccessDenied) -> bool:
         """Whether the server refused the credentials themselves, and not just a command."""
+        ...
+
+    def failed_tls(self, error: HoldfastError) -> bool:
+        """Whether a server was there, and TLS with it could not be agreed on."""
         ...
 
 

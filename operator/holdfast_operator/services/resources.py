@@ -6,7 +6,8 @@ from typing import Any
 
 from holdfast.errors import HoldfastError, PolicyInvalid
 from holdfast.policies import terms_of
-from holdfast.policy import differences_not_in_force
+from holdfast.policy import Policy, differences_not_in_force
+from holdfast.policy.quotas import Quotas
 from holdfast.store.maintenance import Ownership, Totals
 from holdfast_operator.reasons import (
     ConditionType,
@@ -17,6 +18,7 @@ from holdfast_operator.reasons import (
 from holdfast_operator.resources import MemoryResource
 from holdfast_operator.services import figures
 from holdfast_operator.services.access import ADOPT, hands_over
+from holdfast_operator.services.clamping import Clamped
 from holdfast_operator.services.conditions import (
     FALSE,
     TRUE,
@@ -37,6 +39,7 @@ from holdfast_operator.services.outcome import Event, EventType, Obstacle, Outco
 from holdfast_operator.services.ports import Body, Clock
 from holdfast_operator.services.rollouts import Progress, Rollouts
 from holdfast_operator.services.targets import Target, Targets, reference
+from holdfast_operator.services.tenants import guarded
 from holdfast_operator.status import EffectiveLimits, ResourceStatus, Rollout, Usage
 
 _FENCED_AGAIN = 5.0
@@ -49,9 +52,12 @@ _SUSPICIOUS = frozenset(
         ReadyReason.AUTHENTICATION_FAILED,
         ReadyReason.PERMISSION_DENIED,
         ReadyReason.SERVER_FULL,
+        ReadyReason.SERVER_REPLACED,
     }
 )
-_SETTLED = frozenset({PolicyReason.APPLIED, PolicyReason.UNSATISFIED})
+_SETTLED = frozenset(
+    {PolicyReason.APPLIED, PolicyReason.UNSATISFIED, PolicyReason.CLAMPED_BY_BACKEND}
+)
 
 
 class _Superseded(Exception):
@@ -172,9 +178,11 @@ class ResourceService:
             raise await self._targets.explain(target, error) from error
 
     async def _work(self, look: _Look, target: Target) -> None:
-        spec, uid = look.resource.spec, uid_of(look.resource.metadata)
+        uid = uid_of(look.resource.metadata)
+        holds = guarded(look.resource, target.backend, self._targets.others(look.resource))
+        await target.require_same_data()
         await self._claim(look, target)
-        policy = spec.policy
+        policy = holds.policy
         revision = await target.hands.put_policy(
             target.memory,
             target.owner,
@@ -187,24 +195,18 @@ class ResourceService:
         look.changes |= {
             "policy_revision": revision,
             "key_prefix": target.prefix,
-            "effective": EffectiveLimits(
-                max_tokens=policy.max_tokens,
-                max_messages=policy.max_messages,
-                max_message_size=policy.limits.max_message_size,
-                ttl=policy.retention.ttl,
-                max_lifetime=policy.retention.max_lifetime,
-            ),
+            "effective": _effective(policy),
         }
         ready = f"Sessions are kept under {target.prefix} on MemoryBackend {target.backend_name}."
         look.findings.append(Finding(ConditionType.READY, TRUE, ReadyReason.AVAILABLE, ready))
-        settled = _settled(look.resource.status, revision)
+        settled = _settled(look.resource.status, revision, holds)
         if settled is None or (
             settled.reason == PolicyReason.UNSATISFIED and self._rollouts.check_due(uid)
         ):
             progress = await self._rollouts.advance(
                 uid, target.hands, target.memory, terms_of(policy, revision)
             )
-            self._note_progress(look, progress, revision, settled)
+            self._note_progress(look, progress, revision, settled, holds)
         else:
             look.findings.append(settled)
         if look.again is None:
@@ -249,7 +251,12 @@ class ResourceService:
                 )
 
     def _note_progress(
-        self, look: _Look, progress: Progress, revision: int, settled: Finding | None
+        self,
+        look: _Look,
+        progress: Progress,
+        revision: int,
+        settled: Finding | None,
+        holds: Clamped,
     ) -> None:
         done, total = progress.done, progress.total
         if not progress.finished:
@@ -271,7 +278,7 @@ class ResourceService:
         look.changes["rollout"] = Rollout(revision=revision, done=done, total=total)
         uid = uid_of(look.resource.metadata)
         self._measurements.expedite(uid)
-        finding = _applied(progress, revision)
+        finding = _applied(progress, revision, holds)
         look.findings.append(finding)
         if progress.unsatisfied:
             self._rollouts.check_later(uid)
@@ -299,10 +306,31 @@ class ResourceService:
         return after.model_copy(update={"usage": fresh})
 
 
-def _applied(progress: Progress, revision: int) -> Finding:
-    if not progress.unsatisfied:
-        message = f"Every live session follows revision {revision}."
+def _effective(policy: Policy) -> EffectiveLimits:
+    quotas = policy.quotas or Quotas()
+    return EffectiveLimits(
+        max_tokens=policy.max_tokens,
+        max_messages=policy.max_messages,
+        max_message_size=policy.limits.max_message_size,
+        ttl=policy.retention.ttl,
+        max_lifetime=policy.retention.max_lifetime,
+        max_sessions=quotas.sessions.hard if quotas.sessions is not None else None,
+        max_bytes=quotas.bytes.hard if quotas.bytes is not None else None,
+    )
+
+
+def _follows(revision: int, holds: Clamped) -> Finding:
+    message = f"Every live session follows revision {revision}."
+    if not holds.fields:
         return Finding(ConditionType.POLICY_APPLIED, TRUE, PolicyReason.APPLIED, message)
+    fields = ", ".join(f"{name} {value}" for name, value in holds.fields.items())
+    message = f"{message} The backend allows less than the spec asks for, and holds: {fields}."
+    return Finding(ConditionType.POLICY_APPLIED, TRUE, PolicyReason.CLAMPED_BY_BACKEND, message)
+
+
+def _applied(progress: Progress, revision: int, holds: Clamped) -> Finding:
+    if not progress.unsatisfied:
+        return _follows(revision, holds)
     limited = progress.unsatisfied - progress.broken
     parts = [
         f"{limited} sessions stay above a limit, because of messages that may not be evicted: raise the "
@@ -317,7 +345,7 @@ def _applied(progress: Progress, revision: int) -> Finding:
     return Finding(ConditionType.POLICY_APPLIED, FALSE, PolicyReason.UNSATISFIED, message)
 
 
-def _settled(status: ResourceStatus, revision: int) -> Finding | None:
+def _settled(status: ResourceStatus, revision: int, holds: Clamped) -> Finding | None:
     """Return what PolicyApplied says if the rollout of this revision has ended."""
     applied = status.condition(ConditionType.POLICY_APPLIED)
     if applied is None or applied.reason not in _SETTLED:
@@ -325,6 +353,8 @@ def _settled(status: ResourceStatus, revision: int) -> Finding | None:
     if status.rollout is None or status.rollout.revision != revision:
         return None
     reason = PolicyReason(applied.reason)
+    if reason is not PolicyReason.UNSATISFIED:
+        return _follows(revision, holds)
     return Finding(ConditionType.POLICY_APPLIED, applied.status, reason, applied.message)
 
 

@@ -1,97 +1,142 @@
-"""What a backend's spec and its server's answer mean. Pure functions."""
+"""What a backend's spec and its servers' answers mean. Pure functions."""
 
 from typing import Final
 
+from holdfast.store.addresses import Address, Mode, Node
 from holdfast.store.maintenance import ServerInfo
-from holdfast_operator.backend import AccessMode, BackendMode, BackendSpec, NamespacesFrom, TLSMode
+from holdfast_operator.backend import AccessMode, BackendMode, BackendSpec, NamespacesFrom
 from holdfast_operator.reasons import ReadyReason
 from holdfast_operator.services.outcome import Obstacle
-from holdfast_operator.services.ports import Address, Credentials, Secret
+from holdfast_operator.services.ports import ConfigMap, Credentials, Secret
 
 OFFER: Final = ("holdfast.dev/credentials", "backend")
 """The label by which the owner of a Secret lets the operator use it."""
+_MODES: Final = {
+    BackendMode.STANDALONE: Mode.STANDALONE,
+    BackendMode.SENTINEL: Mode.SENTINEL,
+    BackendMode.CLUSTER: Mode.CLUSTER,
+}
+_FULL: Final = 100
 
 
-def require_supported(spec: BackendSpec) -> None:
-    """Raise the obstacle of a spec that this version cannot serve."""
-    if spec.mode is not BackendMode.STANDALONE:
-        what = f"mode {spec.mode.value}"
-    elif spec.tls.mode is not TLSMode.DISABLED:
-        what = "tls.mode Enabled"
-    elif spec.access.mode is AccessMode.SHARED and not spec.access.acknowledge_no_isolation:
+def require_acknowledged(spec: BackendSpec) -> None:
+    """Raise the obstacle of a backend without isolation that nobody accepted."""
+    if spec.access.mode is AccessMode.SHARED and not spec.access.acknowledge_no_isolation:
         raise Obstacle(
             ReadyReason.ISOLATION_NOT_ACKNOWLEDGED,
             "With access.mode Shared every tenant can read every other tenant's keys: set "
             "access.acknowledgeNoIsolation to true if you accept that, or use another mode.",
         )
-    elif spec.access.mode is not AccessMode.MANAGED_ACL:
-        what = f"access.mode {spec.access.mode.value}"
-    else:
-        return
-    raise Obstacle(
-        ReadyReason.NOT_SUPPORTED_YET,
-        f"This version does not serve a backend with {what}: use mode Standalone without TLS and with "
-        "access.mode ManagedACL, or a later version.",
+
+
+def require_mode(spec: BackendSpec, info: ServerInfo) -> None:
+    """Raise the obstacle of servers that are organised otherwise than the spec says.
+
+    In mode Sentinel and Cluster the carrier has found out on the way.
+    """
+    if info.mode == "sentinel":
+        raise Obstacle(
+            ReadyReason.INVALID_SPEC,
+            "What answers at spec.endpoints is a Sentinel: write spec.mode: Sentinel, all Sentinels in "
+            "spec.endpoints, and the primary's name in spec.sentinel.masterName.",
+        )
+    if info.mode == "cluster" and spec.mode is not BackendMode.CLUSTER:
+        raise Obstacle(
+            ReadyReason.INVALID_SPEC,
+            "The server says that it is a node of a Cluster: write spec.mode: Cluster, and some of its "
+            "nodes in spec.endpoints.",
+        )
+
+
+def wrong_mode(spec: BackendSpec) -> Obstacle:
+    """Return the obstacle of servers that do not know the commands of the spec's mode."""
+    other = {
+        BackendMode.CLUSTER: "The server is no node of a Cluster",
+        BackendMode.SENTINEL: "What answers at spec.endpoints is no Sentinel",
+        BackendMode.STANDALONE: "The server is a node of a Cluster",
+    }[spec.mode]
+    advice = "Cluster" if spec.mode is BackendMode.STANDALONE else "Standalone"
+    return Obstacle(
+        ReadyReason.INVALID_SPEC,
+        f"{other}: correct spec.endpoints, or write spec.mode: {advice} if that is what it is.",
     )
 
 
 def address(spec: BackendSpec) -> Address:
-    """Return where the server of a standalone backend listens."""
-    host, _, port = spec.endpoints[0].rpartition(":")
+    """Return where the servers of a backend are, without credentials and certificates."""
+    return Address(
+        _MODES[spec.mode],
+        tuple(_node(at, endpoint) for at, endpoint in enumerate(spec.endpoints)),
+        database=spec.database,
+        primary=spec.sentinel.master_name if spec.sentinel is not None else "",
+    )
+
+
+def _node(at: int, endpoint: str) -> Node:
+    host, _, port = endpoint.rpartition(":")
     number = int(port)
     if not 1 <= number <= 65535:
         raise Obstacle(
-            ReadyReason.INVALID_SPEC, "spec.endpoints[0]: the port is not between 1 and 65535."
+            ReadyReason.INVALID_SPEC, f"spec.endpoints[{at}]: the port is not between 1 and 65535."
         )
-    return Address(host.strip("[]"), number, spec.database, spec.key_prefix)
+    return host.strip("[]"), number
 
 
 def credentials(secret: Secret) -> Credentials:
     """Return what a Secret holds: `password`, and `username` unless it is the default user's."""
-    texts: dict[str, str] = {}
-    for entry in ("username", "password"):
-        try:
-            texts[entry] = secret.data.get(entry, b"").decode()
-        except UnicodeDecodeError:
-            raise _invalid(secret, f"the entry {entry} is no UTF-8 text") from None
+    texts = {entry: entry_of(secret, entry) for entry in ("username", "password")}
     if not texts["password"]:
-        raise _invalid(secret, "the entry password is missing or empty")
+        raise invalid(secret, "the entry password is missing or empty")
     return Credentials(texts["username"], texts["password"])
 
 
+def entry_of(secret: Secret, name: str) -> str:
+    """Return an entry of a Secret that is text; empty where it is missing."""
+    try:
+        return secret.data.get(name, b"").decode()
+    except UnicodeDecodeError:
+        raise invalid(secret, f"the entry {name} is no UTF-8 text") from None
+
+
+def invalid(found: Secret | ConfigMap, what: str) -> Obstacle:
+    """Return the obstacle of an entry that cannot be used."""
+    kind = type(found).__name__
+    return Obstacle(ReadyReason.SECRET_INVALID, f"The {kind} {found.name} cannot be used: {what}.")
+
+
 def is_full(info: ServerInfo) -> bool:
-    """Whether a server refuses writes because its memory is full."""
-    return 0 < info.max_memory <= info.used_memory and info.eviction_policy in {"", "noeviction"}
+    """Whether every primary refuses writes because its memory is full."""
+    least = info.least_full
+    if least is None and info.max_memory:
+        least = _FULL * info.used_memory // info.max_memory
+    return least is not None and least >= _FULL and info.eviction_policy in {"", "noeviction"}
 
 
 def not_in_force(spec: BackendSpec) -> list[str]:
     """List the fields that differ from their default and are not carried out by this version."""
-    found: list[str] = []
-    if spec.tenants is not None:
-        given = spec.tenants.model_dump(exclude_none=True, exclude_defaults=True)
-        found += [f"tenants.{name}" for name in given]
     standard = type(spec.durability)()
-    for name in ("replicas", "timeout"):
-        if getattr(spec.durability, name) != getattr(standard, name):
-            found.append(f"durability.{name}")
-    return found
+    return [
+        f"durability.{name}"
+        for name in ("replicas", "timeout")
+        if getattr(spec.durability, name) != getattr(standard, name)
+    ]
 
 
 def available(spec: BackendSpec, info: ServerInfo) -> str:
     """Return the sentence for a backend that can be used, with what its owner should know."""
     parts = [f"{info.product.capitalize()} {info.version} answers."]
+    if not info.product:
+        parts = ["The server answers, and does not say what it is (INFO is denied)."]
     if spec.allowed_namespaces.from_ is NamespacesFrom.ALL:
         parts.append("Every namespace may use it.")
-    if info.max_memory and info.eviction_policy not in {"", "noeviction"}:
+    if spec.access.mode is AccessMode.MANAGED_ACL and info.manages_users is False:
         parts.append(
-            f"Its maxmemory-policy is {info.eviction_policy}: when memory is short the server drops "
-            "sessions or parts of them by itself; noeviction is what Holdfast is made for."
+            "With access.mode ManagedACL bindings need users, which the operator may not make there (ACL "
+            "SETUSER is denied): allow it, or use access.mode ProvidedCredentials."
         )
+    if spec.access.mode is AccessMode.SHARED:
+        parts.append("Tenants share one user: each can read every other tenant's keys.")
     return " ".join(parts)
-
-
-def _invalid(secret: Secret, what: str) -> Obstacle:
-    return Obstacle(ReadyReason.SECRET_INVALID, f"The Secret {secret.name} cannot be used: {what}.")
 
 
 def sentence(text: str) -> str:

@@ -1,6 +1,7 @@
 """Where a memory is kept: its backend, whether it may be there, and the connection."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +16,7 @@ from holdfast_operator.services.backends import BackendService
 from holdfast_operator.services.conditions import is_true, reason_of
 from holdfast_operator.services.objects import namespace_of, uid_of
 from holdfast_operator.services.outcome import Obstacle
-from holdfast_operator.services.ports import Cluster, ClusterUnavailable, Namespace
+from holdfast_operator.services.ports import Body, Cluster, ClusterUnavailable, Namespace
 from holdfast_operator.services.servers import is_full
 
 FULL: Final = (
@@ -47,6 +48,25 @@ class Target:
     def prefix(self) -> str:
         """Beginning of the memory's own keys."""
         return memory_prefix(self.memory, self.backend.spec.key_prefix)
+
+    async def require_same_data(self) -> None:
+        """Make sure that the server holds the data that the backend knows. One round trip.
+
+        A server that was emptied a moment ago must not be filled again before somebody looked.
+
+        Raises:
+            Obstacle: it does not.
+            HoldfastError: of the server.
+        """
+        server = self.backend.status.server
+        if server is None or server.instance is None:
+            return
+        if await self.hands.instance() != server.instance:
+            raise Obstacle(
+                ReadyReason.SERVER_REPLACED,
+                f"The server holds other data than MemoryBackend {self.backend_name} knows; see its "
+                "conditions.",
+            )
 
     @property
     def backend_name(self) -> str:
@@ -126,6 +146,10 @@ class Targets:
                 ReadyReason.BACKEND_NOT_READY,
                 f"MemoryBackend {where}/{name} is not Ready: InvalidSpec. See its conditions.",
             ) from None
+
+    def others(self, resource: MemoryResource) -> Sequence[Body]:
+        """Return every memory that names the same backend, this one among them."""
+        return self._cluster.resources_on(*reference(resource))
 
     def require_visible(self, resource: MemoryResource) -> None:
         """Raise the obstacle of a backend in a namespace that is not watched."""

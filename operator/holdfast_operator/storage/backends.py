@@ -1,14 +1,17 @@
 """The connections to the servers of backends: one set for each, replaced with what it was made from."""
 
+import ssl
 from dataclasses import dataclass
 from typing import Final
 
 from redis.exceptions import AuthenticationError
 
-from holdfast.errors import AccessDenied
+from holdfast.errors import AccessDenied, HoldfastError
+from holdfast.store.addresses import Address
 from holdfast.store.maintenance import Maintenance
 from holdfast.store.redis.maintenance import RedisMaintenance
-from holdfast_operator.services.ports import Address, Credentials
+from holdfast.store.redis.pools import check_tls
+from holdfast_operator.services.ports import UnusableCertificates
 
 TIMEOUT: Final = 2.0
 """Seconds for a connection, for one exchange, and for repeating what wrote nothing."""
@@ -33,21 +36,18 @@ class ConnectionPool:
         return found.hands if found is not None and found.generation == generation else None
 
     async def open(
-        self, backend: str, generation: int, version: str, address: Address, login: Credentials
+        self, backend: str, generation: int, version: str, address: Address, prefix: str
     ) -> Maintenance:
         """Return a connection made from exactly this; one made from something else is closed."""
         found = self._open.get(backend)
         if found is not None and (found.generation, found.version) == (generation, version):
             return found.hands
-        hands = RedisMaintenance.connect(
-            address.host,
-            address.port,
-            database=address.database,
-            username=login.username or None,
-            password=login.password or None,
-            prefix=address.prefix,
-            timeout=TIMEOUT,
-        )
+        if address.tls is not None:
+            try:
+                check_tls(address.tls)
+            except ValueError as error:
+                raise UnusableCertificates from error
+        hands = RedisMaintenance.over(address, prefix=prefix, timeout=TIMEOUT)
         # In place before the old one is closed: whoever asks meanwhile gets this one.
         self._open[backend] = _Open(generation, version, hands)
         if found is not None:
@@ -63,6 +63,15 @@ class ConnectionPool:
     def refused_login(self, error: AccessDenied) -> bool:
         """Whether the server refused the credentials themselves, and not just a command."""
         return isinstance(error.__cause__, AuthenticationError)
+
+    def failed_tls(self, error: HoldfastError) -> bool:
+        """Whether a server was there, and TLS with it could not be agreed on."""
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, ssl.SSLError):
+                return True
+            cause = cause.__cause__ or cause.__context__
+        return False
 
     async def aclose(self) -> None:
         """Close all connections."""

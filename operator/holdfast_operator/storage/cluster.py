@@ -10,6 +10,7 @@ from holdfast_operator.services.objects import mapping
 from holdfast_operator.services.ports import (
     Body,
     ClusterUnavailable,
+    ConfigMap,
     Namespace,
     Secret,
 )
@@ -92,6 +93,18 @@ class WatchedCluster:
             version=str(metadata.get("resourceVersion")),
             labels={str(key): str(value) for key, value in mapping(metadata.get("labels")).items()},
             data={str(key): _decoded(value) for key, value in mapping(body.get("data")).items()},
+        )
+
+    async def config_map(self, namespace: str, name: str) -> ConfigMap | None:
+        """Return a ConfigMap by its name. One request; nothing is kept."""
+        body = await self._kubernetes.get(f"/api/v1/namespaces/{namespace}/configmaps/{name}")
+        if body is None:
+            return None
+        metadata, data = mapping(body.get("metadata")), mapping(body.get("data"))
+        return ConfigMap(
+            name=name,
+            version=str(metadata.get("resourceVersion")),
+            data={str(key): str(value) for key, value in data.items()},
         )
 
     async def cluster_id(self) -> str:

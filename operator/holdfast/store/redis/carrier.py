@@ -96,6 +96,19 @@ class Carrier(Protocol):
         """
         ...
 
+    async def nodes(self) -> Sequence["Carrier"]:
+        """Return a carrier to each server that there is now, a primary first, replicas included.
+
+        For what servers keep each for itself and do not replicate: scripts, and users of the ACL. In a
+        Cluster and with Sentinel those who know are asked anew each time. They leave out a replica that
+        they have noticed to be away; any other server that does not answer is found out by whoever uses
+        its carrier. The carriers belong to this one, which closes those of servers that are gone.
+
+        Raises:
+            StoreUnavailable, AccessDenied, Broken: as `exchange`; nobody says which servers there are.
+        """
+        ...
+
     async def aclose(self) -> None:
         """Close the connections, if they are the carrier's own."""
         ...
@@ -173,6 +186,10 @@ class PoolCarrier:
             else:
                 self._idle.append(line)
             return replies
+
+    async def nodes(self) -> Sequence[Carrier]:
+        """Return this one: there is one server; see `Carrier`."""
+        return [self]
 
     async def retire(self) -> None:
         """Close what is idle now and the rest after its call: nobody will call here again."""

@@ -9,20 +9,22 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
-from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
-from redis.exceptions import AskError, MovedError, ResponseError
+from redis.crc import key_slot
+from redis.exceptions import AskError, MovedError
 
 from holdfast.breaker import all_away
-from holdfast.errors import AccessDenied, ConfigurationError, HoldfastError, StoreUnavailable
+from holdfast.errors import AccessDenied, HoldfastError, StoreUnavailable
 from holdfast.store.addresses import Node
-from holdfast.store.redis.carrier import Broken, Command, PoolCarrier, Reply, key_of
-from holdfast.store.redis.replies import raise_for, text
+from holdfast.store.redis.carrier import Broken, Carrier, Command, PoolCarrier, Reply, key_of
+from holdfast.store.redis.cluster_map import members_in, owners_in, replicas_in
 
 _REDIRECTIONS = 5
 _PAUSE = 0.05  # seconds between two looks at the map
 _LOOK = 1.0  # seconds that one node may take to show it
+_SLOTS: Command = (b"CLUSTER", b"SLOTS")
+_SHARDS: Command = (b"CLUSTER", b"SHARDS")
 
 
 class _Redirection(NamedTuple):
@@ -39,11 +41,20 @@ class ClusterCarrier:
     Args:
         nodes: some of them, host and port; the others are learned from these.
         connect: makes the carrier of one node.
+        secure: the connections use TLS, for which nodes may have a port of its own.
     """
 
-    def __init__(self, nodes: Sequence[Node], connect: Callable[[Node], PoolCarrier]) -> None:
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        connect: Callable[[Node], PoolCarrier],
+        *,
+        secure: bool = False,
+    ) -> None:
         self._seeds = tuple(nodes)
         self._connect = connect
+        self._secure = secure
+        self._members: frozenset[Node] = frozenset()
         self._carriers: dict[Node, PoolCarrier] = {}
         self._owners: list[Node | None] = []
         self._stale = True
@@ -79,6 +90,17 @@ class ClusterCarrier:
         except (Broken, StoreUnavailable):
             self._stale = True
             raise
+
+    async def nodes(self) -> Sequence[Carrier]:
+        """Return carriers to all nodes, those without slots and replicas included; see `Carrier`."""
+        async with self._looking:
+            self._stale = True
+            asked, (slots, shards) = await self._ask_for_map(_SLOTS, _SHARDS)
+            others = members_in(shards, asked, secure=self._secure) or replicas_in(slots, asked)
+            members = dict.fromkeys([*filter(None, self._owners), *others])
+            self._members = frozenset(members)
+            await self._tidy()
+            return [self._carrier(node) for node in members]
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -172,28 +194,46 @@ class ClusterCarrier:
         if self._owners and (not self._stale or time.monotonic() - self._looked < _PAUSE):
             return
         async with self._looking:
-            if self._owners and not self._stale:
-                return  # somebody else looked meanwhile
-            failure: HoldfastError = StoreUnavailable("no node of the Cluster can be reached")
-            failures: list[BaseException] = []
-            for node in self._to_ask():
-                self._stale = False  # again true by what others find out while we ask
-                try:
-                    async with asyncio.timeout(_LOOK):
-                        [reply] = await self._carrier(node).exchange([(b"CLUSTER", b"SLOTS")])
-                    owners = _owners(reply, node)
-                except BaseException as error:
-                    self._stale = True
-                    failures.append(error)
-                    if isinstance(error, AccessDenied):
-                        failure = error
-                    elif not isinstance(error, (Broken, StoreUnavailable, TimeoutError)):
-                        raise
-                    continue
-                self._looked = time.monotonic()
-                await self._adopt(owners)
-                return
-            raise all_away(failures) or failure
+            if not self._owners or self._stale:  # else somebody else looked meanwhile
+                await self._ask_for_map(_SLOTS)
+
+    async def _ask_for_map(self, *questions: Command) -> tuple[Node, list[Reply]]:
+        """Ask one node after the other for the map, and what else it may know.
+
+        Args:
+            questions: CLUSTER SLOTS first.
+
+        Returns:
+            The node that answered, and its replies.
+
+        Raises:
+            StoreUnavailable, AccessDenied, ConfigurationError: see `_look`.
+        """
+        failure: HoldfastError = StoreUnavailable("no node of the Cluster can be reached")
+        failures: list[BaseException] = []
+        for node in self._to_ask():
+            self._stale = False  # again true by what others find out while we ask
+            try:
+                async with asyncio.timeout(_LOOK):
+                    replies = await self._carrier(node).exchange(questions)
+                owners = owners_in(replies[0], node)
+            except BaseException as error:
+                self._stale = True
+                failures.append(error)
+                if isinstance(error, AccessDenied):
+                    failure = error
+                elif not isinstance(error, (Broken, StoreUnavailable, TimeoutError)):
+                    raise
+                continue
+            self._looked = time.monotonic()
+            self._owners = owners
+            await self._tidy()
+            return node, replies
+        if away := all_away(failures):
+            raise away
+        if failure in failures:
+            raise failure
+        raise failure from next(iter(failures), None)  # which says more, such as that TLS failed
 
     def _to_ask(self) -> Iterator[Node]:
         """The nodes that may know, each once: best first who told us that something changed."""
@@ -203,28 +243,10 @@ class ClusterCarrier:
         self._witness = None
         return iter(dict.fromkeys([*witness, *known, *self._seeds]))
 
-    async def _adopt(self, owners: list[Node | None]) -> None:
-        self._owners = owners
-        gone = self._carriers.keys() - set(owners) - set(self._seeds)
-        for node in gone:
+    async def _tidy(self) -> None:
+        """Close the connections to nodes that are no longer of use."""
+        for node in self._carriers.keys() - {*self._owners, *self._members, *self._seeds}:
             await self._carriers.pop(node).retire()
-
-
-def _owners(reply: Reply, asked: Node) -> list[Node | None]:
-    """Read the reply of CLUSTER SLOTS: the primary of each slot."""
-    if isinstance(reply, ResponseError) and "cluster support disabled" in str(reply):
-        raise ConfigurationError(
-            "the server is no node of a Cluster: write its address as redis://"
-        ) from reply
-    if isinstance(reply, Exception):
-        raise_for(reply)
-    owners: list[Node | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
-    for first, last, primary, *_ in cast("list[list[Any]]", reply):
-        host = text(primary[0])
-        # A node that does not know its own name is where it was asked.
-        node = (host if host not in ("", "?") else asked[0], int(primary[1]))
-        owners[first : last + 1] = [node] * (last + 1 - first)
-    return owners
 
 
 def _redirection(

@@ -53,13 +53,13 @@ def make_carrier(
 
     server = partial(reach, login=address.login, database=address.database, most=connections)
     if address.mode is Mode.CLUSTER:
-        return ClusterCarrier(address.nodes, server)
+        return ClusterCarrier(address.nodes, server, secure=address.tls is not None)
     if address.mode is Mode.SENTINEL:
         sentinels = [
             reach(node, address.sentinel_login, database=0, most=_TO_SENTINELS)
             for node in address.nodes
         ]
-        return SentinelCarrier(sentinels, address.primary, partial(server, primary=True))
+        return SentinelCarrier(sentinels, address.primary, partial(server, primary=True), server)
     return server(address.socket or address.nodes[0])
 
 
@@ -74,7 +74,8 @@ def carrier_over(client: Redis | RedisCluster, *, breakers: Breakers | None = No
         nodes = [(str(node.host), int(node.port)) for node in client.startup_nodes]
         # Its own preparation of a connection is for reading from replicas, which may lag behind.
         settings = {**client.get_connection_kwargs(), "redis_connect_func": None}
-        return ClusterCarrier(nodes, partial(_like, settings, breakers))
+        secure = bool(settings.get("ssl"))
+        return ClusterCarrier(nodes, partial(_like, settings, breakers), secure=secure)
     pool = client.connection_pool
     if not isinstance(pool, SentinelConnectionPool):
         return _over(pool, owned=False, breakers=breakers)
@@ -89,7 +90,8 @@ def carrier_over(client: Redis | RedisCluster, *, breakers: Breakers | None = No
         _over(one.connection_pool, owned=False, breakers=breakers) for one in manager.sentinels
     ]
     connect = partial(_like, settings, breakers)
-    return SentinelCarrier(sentinels, cast("Any", pool).service_name, connect)
+    reach = partial(_like, settings | {"redis_connect_func": None}, breakers)
+    return SentinelCarrier(sentinels, cast("Any", pool).service_name, connect, reach)
 
 
 def _over(

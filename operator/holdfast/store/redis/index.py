@@ -15,7 +15,7 @@ from typing import NamedTuple
 from holdfast.errors import CorruptRecord, UnknownKeys
 from holdfast.store.redis.carrier import Reply
 from holdfast.store.redis.layout import MemoryKeys, SessionKeys, session_keys
-from holdfast.store.redis.replies import META_FIELDS, read_status, text
+from holdfast.store.redis.replies import META_FIELDS, raise_for, read_status, text
 from holdfast.store.redis.runner import Runner, evalsha
 from holdfast.store.redis.script import script
 from holdfast.values import MemoryAddress
@@ -70,14 +70,19 @@ class Index:
         """Return the next part of a walk: about `count` entries, none twice. One round trip."""
         place, run = cursor >> _RUN_BITS, cursor & (1 << _RUN_BITS) - 1
         while True:
-            (after, flat), total, info = await self._runner.read(
+            scan, total, info = await self._runner.ask(
                 [
                     (b"ZSCAN", self._key, place, b"COUNT", count),
                     (b"ZCARD", self._key),
                     (b"INFO", b"server"),
                 ]
             )
-            found = _RUN.search(text(info))
+            for needed in (scan, total):
+                if isinstance(needed, Exception):
+                    raise_for(needed)
+            after, flat = scan
+            # A server that does not say which run it is gets the benefit of the doubt.
+            found = None if isinstance(info, Exception) else _RUN.search(text(info))
             now = zlib.crc32(found[1].encode()) if found else 0
             if place == 0 or run == now:
                 break

@@ -52,6 +52,11 @@ def memory_keys(memory: MemoryAddress, prefix: str) -> MemoryKeys:
     return MemoryKeys(*(f"{base}:{name}".encode() for name in MemoryKeys._fields))
 
 
+def mark_key(prefix: str) -> bytes:
+    """Return the key of the mark by which the data of a server are known again."""
+    return f"{prefix}:{{!backend}}".encode()
+
+
 def index_keys_of(index: bytes, labels: Sequence[str]) -> list[bytes]:
     """Return the keys in which a session with these labels is noted, and in which they are."""
     return [index, *(label_key_of(index, label) for label in (LABELS, *labels) if labels)]

@@ -1,15 +1,13 @@
-"""The operator's hands in one Redis or Valkey server; see `holdfast.store.maintenance`."""
+"""The operator's hands in Redis or Valkey; see `holdfast.store.maintenance`."""
 
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
-from redis.asyncio import ConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-
-from holdfast.errors import CorruptRecord, ServerTooOld, StoreUnavailable, UnknownKeys
+from holdfast.errors import CorruptRecord, UnknownKeys
 from holdfast.keys import is_session_key
+from holdfast.store.access import Access
+from holdfast.store.addresses import Address, Login, Mode
 from holdfast.store.maintenance import (
     LayoutTooNew,
     Owner,
@@ -19,7 +17,10 @@ from holdfast.store.maintenance import (
     Superseded,
     Totals,
 )
-from holdfast.store.redis.carrier import Carrier, Command, PoolCarrier, Reply
+from holdfast.store.redis.access import RedisAccess
+from holdfast.store.redis.carrier import Carrier, Command, Reply
+from holdfast.store.redis.connecting import make_carrier
+from holdfast.store.redis.fleet import Fleet
 from holdfast.store.redis.index import CHUNK, Entry, Index
 from holdfast.store.redis.layout import (
     LABELS,
@@ -27,6 +28,7 @@ from holdfast.store.redis.layout import (
     MemoryKeys,
     SessionKeys,
     label_key_of,
+    mark_key,
     memory_keys,
     pack_terms,
 )
@@ -39,11 +41,10 @@ from holdfast.store.redis.replies import (
     text,
 )
 from holdfast.store.redis.runner import Runner, evalsha
-from holdfast.store.redis.script import Script, all_scripts, script
+from holdfast.store.redis.script import Script, script
 from holdfast.store.redis.store import RedisStore
 from holdfast.values import MemoryAddress, Terms
 
-_OLDEST = {"redis": (7, 0), "valkey": (7, 2)}
 _ABANDONED = 600_000
 """Milliseconds after which an index entry without a session is dropped: a writer notes it first."""
 _TOMBSTONE = 60_000
@@ -53,19 +54,7 @@ _REMEMBERED = 86_400_000
 _RETAINED = 3_600_000
 """Milliseconds that a retained policy lives at least."""
 _CONNECTIONS = 16
-_VERSION = r"\d{1,6}(\.\d{1,6}){0,3}([-.+][-.+\w]{1,24})?"
-_MODE = "standalone|sentinel|cluster"
-_FACTS = {
-    "server_name": r"[-\w ]{1,32}",
-    "redis_version": _VERSION,
-    "valkey_version": _VERSION,
-    "redis_mode": _MODE,
-    "server_mode": _MODE,
-    "used_memory": r"\d{1,18}",
-    "maxmemory": r"\d{1,18}",
-    "maxmemory_policy": "[-a-z]{1,32}",
-}
-"""What is read of INFO, and the form it has."""
+_INSTANCE = re.compile("[0-9a-f]{16}")
 _WORDS = {
     "OURS": Ownership.OURS,
     "TAKENOVER": Ownership.TAKEN_OVER,
@@ -98,13 +87,14 @@ class _Visit(NamedTuple):
 
 
 class RedisMaintenance:
-    """Marks, policies and walks in one server.
+    """Marks, policies and walks in what is one server, or several that act as one.
 
     Args:
-        carrier: brings commands to the server.
+        carrier: brings commands to them.
         prefix: first part of every key, `spec.keyPrefix` of the MemoryBackend.
         patience: seconds a call is repeated while the server cannot serve.
         migration: as of `RedisStore`.
+        access: the users of the same servers; None where nobody needs them.
     """
 
     def __init__(
@@ -114,6 +104,7 @@ class RedisMaintenance:
         prefix: str = "mem",
         patience: float = 2.0,
         migration: Script | None = None,
+        access: Access | None = None,
     ) -> None:
         self._carrier = carrier
         self._prefix = prefix
@@ -121,6 +112,8 @@ class RedisMaintenance:
         self._steps = migration or script("migrate")
         self._runner = Runner(carrier, patience=patience)
         self._migration = Migration(self._runner, self._steps)
+        self._fleet = Fleet(carrier, patience=patience)
+        self._access = access
 
     @classmethod
     def connect(
@@ -145,47 +138,47 @@ class RedisMaintenance:
             prefix: first part of every key.
             timeout: seconds for a connection, for an exchange, and for repeating a call.
         """
-        pool = ConnectionPool(
-            host=host,
-            port=port,
-            db=database,
-            username=username,
-            password=password,
-            retry=Retry(NoBackoff(), 0),
-            retry_on_error=[],
-            socket_connect_timeout=timeout,
-            socket_timeout=None,
-            max_connections=_CONNECTIONS,
-        )
-        carrier = PoolCarrier(pool, owned=True, timeout=timeout)
-        return cls(carrier, prefix=prefix, patience=timeout)
+        login = Login(username, password)
+        address = Address(Mode.STANDALONE, ((host, port),), login=login, database=database)
+        return cls.over(address, prefix=prefix, timeout=timeout)
+
+    @classmethod
+    def over(cls, address: Address, *, prefix: str = "mem", timeout: float = 5.0) -> Self:
+        """Make the hands with connections of their own to wherever the servers are. No I/O yet.
+
+        Args:
+            address: of one server, of sentinels, or of some nodes of a Cluster.
+            prefix: first part of every key.
+            timeout: seconds for a connection, for an exchange, and for repeating a call.
+        """
+        carrier = make_carrier(address, timeout=timeout, connections=_CONNECTIONS)
+        access = RedisAccess.of(address, carrier, prefix=prefix, timeout=timeout)
+        return cls(carrier, prefix=prefix, patience=timeout, access=access)
+
+    @property
+    def access(self) -> Access:
+        """The users of the same servers; see `Maintenance.access`."""
+        assert self._access is not None, "made over a carrier alone"
+        return self._access
 
     async def server(self) -> ServerInfo:
-        """Ask the server what it is; see `Maintenance.server`."""
-        sections = await self._runner.read([(b"INFO", b"server"), (b"INFO", b"memory")])
-        says = _facts(sections)
-        product = "valkey" if says.get("server_name") == "valkey" else "redis"
-        version = says.get(f"{product}_version", "0")
-        if _numbers(version) < _OLDEST[product]:
-            raise ServerTooOld(
-                f"the server is {product} {version}: holdfast needs Redis 7.0 or Valkey 7.2 at least"
-            )
-        return ServerInfo(
-            product=product,
-            version=version,
-            mode=says.get("redis_mode") or says.get("server_mode") or "standalone",
-            used_memory=int(says.get("used_memory", 0)),
-            max_memory=int(says.get("maxmemory", 0)),
-            eviction_policy=says.get("maxmemory_policy", ""),
-        )
+        """Ask the servers what they are; see `Maintenance.server`."""
+        return await self._fleet.info()
 
     async def load_scripts(self) -> None:
-        """Make sure the server knows every script; see `Maintenance.load_scripts`."""
-        scripts = all_scripts()
-        [known] = await self._runner.read([(b"SCRIPT", b"EXISTS", *(one.sha for one in scripts))])
-        missing = [one for one, there in zip(scripts, known, strict=True) if not there]
-        if missing:
-            await self._runner.read([(b"SCRIPT", b"LOAD", one.body) for one in missing])
+        """Make sure every server knows every script; see `Maintenance.load_scripts`."""
+        await self._fleet.load_scripts()
+
+    async def instance(self) -> str | None:
+        """Return the name of the server's data; see `Maintenance.instance`."""
+        [found] = await self._runner.read([(b"HGET", mark_key(self._prefix), b"instance")])
+        return None if found is None else _instance(found)
+
+    async def mark(self, backend: str, instance: str) -> str:
+        """Name the server's data; see `Maintenance.mark`. One round trip."""
+        keys = [mark_key(self._prefix)]
+        [found] = await self._runner.run(script("mark"), keys, [backend, instance], repeatable=True)
+        return _instance(found)
 
     async def claim(self, memory: MemoryAddress, owner: Owner, *, adopt: bool = False) -> Ownership:
         """Mark the memory's keys as ours; see `Maintenance.claim`. One round trip as a rule."""
@@ -384,6 +377,12 @@ class RedisMaintenance:
                 return _Visit(cursor, leg.total, answers)
 
 
+def _instance(found: bytes | str) -> str:
+    if not _INSTANCE.fullmatch(name := text(found)):
+        raise UnknownKeys("the mark of the server's data is none of ours")
+    return name
+
+
 def _require_leader(word: str, memory: MemoryAddress) -> None:
     if word == "FENCED":
         raise Superseded(
@@ -410,33 +409,3 @@ def _counted(fields: Reply) -> Sequence[Any]:
 
 def _lasting(slow: Reply) -> Sequence[Any]:
     return ["GONE"] if slow is None else ["OK", *read_expiry(slow)]
-
-
-def _facts(sections: Sequence[Reply]) -> dict[str, str]:
-    """Read what a server says of itself, as far as it matters.
-
-    Raises:
-        StoreUnavailable: no Redis says such a thing. It is not quoted: who knows what answered.
-    """
-    lines = b"\n".join(one for one in sections if isinstance(one, bytes)).splitlines()
-    facts: dict[str, str] = {}
-    for line in lines:
-        name, _, value = line.decode(errors="replace").partition(":")
-        form = _FACTS.get(name)
-        if form is not None:
-            if not re.fullmatch(form, value):
-                raise _no_server()
-            facts[name] = value
-    if "redis_version" not in facts:
-        raise _no_server()
-    return facts
-
-
-def _no_server() -> StoreUnavailable:
-    return StoreUnavailable(
-        "what answers is neither a Redis nor a Valkey server: check the address"
-    )
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())

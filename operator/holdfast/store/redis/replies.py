@@ -4,17 +4,19 @@ import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter, itemgetter
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import msgspec
 from redis.exceptions import (
     AskError,
+    AuthenticationError,
     BusyLoadingError,
     ClusterDownError,
     NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
+    ResponseError,
     TryAgainError,
 )
 
@@ -90,6 +92,13 @@ def text(value: bytes | str | None) -> str:
     if value is None:
         return ""
     return value.decode() if isinstance(value, bytes) else value
+
+
+def named(reply: Any) -> dict[str, Any]:
+    """Return what is a map, or in RESP2 a list of names each with its value."""
+    if isinstance(reply, dict):
+        return {text(name): value for name, value in cast("dict[Any, Any]", reply).items()}
+    return {text(name): value for name, value in zip(reply[::2], reply[1::2], strict=True)}
 
 
 def _holder(value: bytes | None) -> str | None:
@@ -330,6 +339,14 @@ def concerns_keys(error: Exception) -> bool:
     return _STORED.search(str(error)) is not None
 
 
+def refuses_command(error: Exception) -> bool:
+    """Whether a server denies a command to these credentials, or does not know it.
+
+    What is raised for nothing in particular counts: each managed service has words of its own.
+    """
+    return isinstance(error, NoPermissionError) or type(error) is ResponseError
+
+
 def raise_for(error: Exception) -> NoReturn:
     """Raise what an error reply means. Nothing was written, or the script said so itself."""
     message = str(error)
@@ -338,6 +355,10 @@ def raise_for(error: Exception) -> NoReturn:
     if isinstance(error, NoPermissionError) or message.startswith("ACL"):
         raise AccessDenied(
             "the credentials do not allow this call: check the binding's access and memory"
+        ) from error
+    if isinstance(error, AuthenticationError):
+        raise AccessDenied(
+            "the server wants a user name and a password: give them with the address"
         ) from error
     if isinstance(error, OutOfMemoryError):
         raise StoreUnavailable(

@@ -18,7 +18,7 @@ from holdfast.errors import (
 )
 from holdfast.policy.units import Duration
 from holdfast.store.redis.carrier import Argument, Broken, Carrier, Command, Reply, key_of
-from holdfast.store.redis.replies import concerns_keys, passes, raise_for
+from holdfast.store.redis.replies import concerns_keys, passes, raise_for, refuses_command
 from holdfast.store.redis.script import Script, all_scripts
 from holdfast.telemetry import Retry, Telemetry
 from holdfast.values import Durability
@@ -176,6 +176,13 @@ class Runner:
         """Run commands that write nothing, in one round trip, and return their replies."""
         return await self._repeat(commands, repeatable=True)
 
+    async def ask(self, commands: Sequence[Command]) -> list[Reply]:
+        """Run commands that write nothing and that a server need not allow or know. One round trip.
+
+        Where it does not, its refusal stands in the list as an exception.
+        """
+        return await self._repeat(commands, repeatable=True, fault_of=_unless_refused)
+
     async def read_at_once(self, commands: Sequence[Command]) -> list[Any]:
         """Run commands as one transaction: their replies are of one moment. One round trip."""
         wrapped: list[Command] = [(b"MULTI",), *commands, (b"EXEC",)]
@@ -332,6 +339,11 @@ def _who_said(
 def _common_fault(replies: Sequence[Reply]) -> Exception | None:
     faults = (reply for reply in replies if isinstance(reply, Exception))
     return next((fault for fault in faults if not concerns_keys(fault)), None)
+
+
+def _unless_refused(replies: Sequence[Reply]) -> Exception | None:
+    faults = (reply for reply in replies if isinstance(reply, Exception))
+    return next((fault for fault in faults if not refuses_command(fault)), None)
 
 
 def evalsha(script: Script, keys: Sequence[bytes], arguments: Sequence[Argument]) -> Command:

@@ -12,12 +12,13 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ClusterDownError, ReadOnlyError, ResponseError
 
 from holdfast.breaker import all_away
-from holdfast.errors import AccessDenied, HoldfastError, StoreUnavailable
+from holdfast.errors import AccessDenied, ConfigurationError, HoldfastError, StoreUnavailable
 from holdfast.store.addresses import Node
-from holdfast.store.redis.carrier import Broken, Command, PoolCarrier, Reply
-from holdfast.store.redis.replies import raise_for, text
+from holdfast.store.redis.carrier import Broken, Carrier, Command, PoolCarrier, Reply
+from holdfast.store.redis.replies import named, raise_for, text
 
 _QUESTION = 1.0  # seconds that one sentinel may take to answer
+_AWAY = frozenset({"s_down", "o_down", "disconnected"})  # flags of a replica that is not there
 
 
 class SentinelCarrier:
@@ -30,14 +31,21 @@ class SentinelCarrier:
         sentinels: a carrier to each.
         name: what the sentinels call the primary.
         connect: makes the carrier of the primary with this host and port.
+        reach: makes the carrier of a server that may be a replica; None: as `connect`.
     """
 
     def __init__(
-        self, sentinels: Sequence[PoolCarrier], name: str, connect: Callable[[Node], PoolCarrier]
+        self,
+        sentinels: Sequence[PoolCarrier],
+        name: str,
+        connect: Callable[[Node], PoolCarrier],
+        reach: Callable[[Node], PoolCarrier] | None = None,
     ) -> None:
         self._sentinels = list(sentinels)
         self._name = name
         self._connect = connect
+        self._reach = reach or connect
+        self._replicas: dict[Node, PoolCarrier] = {}
         self._node: Node | None = None
         self._carrier: PoolCarrier | None = None
         self._doubted = True
@@ -64,9 +72,26 @@ class SentinelCarrier:
             self._doubt(carrier)
             raise
 
+    async def nodes(self) -> Sequence[Carrier]:
+        """Return carriers to the primary and to its replicas, as one sentinel knows them; see `Carrier`."""
+        async with self._asking:
+            address, listed = await self._ask_around([self._who(), self._who_follows()])
+            if isinstance(listed, Exception):
+                raise_for(listed)
+            primary = await self._adopt(_node(address))
+            there = [node for node in _replicas(listed) if node != self._node]
+            for gone in self._replicas.keys() - set(there):
+                await self._replicas.pop(gone).retire()
+            for node in there:
+                if node not in self._replicas:
+                    self._replicas[node] = self._reach(node)
+            return [primary, *(self._replicas[node] for node in there)]
+
     async def aclose(self) -> None:
         """Close all connections."""
-        carriers = [*self._sentinels, *([self._carrier] if self._carrier else [])]
+        own = [self._carrier] if self._carrier else []
+        carriers = [*self._sentinels, *own, *self._replicas.values()]
+        self._replicas = {}
         self._carrier, self._node, self._doubted = None, None, True
         for carrier in carriers:
             await carrier.aclose()
@@ -85,11 +110,36 @@ class SentinelCarrier:
             return self._carrier
 
     async def _find(self) -> None:
+        """Learn who the primary is; where nobody knows better, it is still the one that was.
+
+        Raises:
+            StoreUnavailable, AccessDenied: see `_ask_around`.
+        """
+        try:
+            [address] = await self._ask_around([self._who()])
+        except (StoreUnavailable, AccessDenied):
+            if self._carrier is None:
+                raise
+            return  # Where it is a primary no longer, a new connection is refused.
+        await self._adopt(_node(address))
+
+    async def _adopt(self, node: Node) -> PoolCarrier:
+        if node != self._node or self._carrier is None:
+            if self._carrier is not None:
+                await self._carrier.retire()
+            self._node, self._carrier = node, self._connect(node)
+        self._doubted = False
+        return self._carrier
+
+    async def _ask_around(self, questions: Sequence[Command]) -> list[Reply]:
         """Ask one sentinel after the other, the one last that was asked first the last time.
+
+        Returns the answers of the first that knows the primary, whose address is the first of them.
 
         Raises:
             StoreUnavailable: none answers, or none knows the name.
             AccessDenied: they refuse the credentials.
+            ConfigurationError: they are no sentinels.
         """
         failure: HoldfastError = StoreUnavailable(
             "no sentinel can be reached: check that they run, and their addresses"
@@ -99,39 +149,60 @@ class SentinelCarrier:
             self._sentinels.append(self._sentinels.pop(0))
             try:
                 async with asyncio.timeout(_QUESTION):
-                    node = await self._ask(sentinel)
+                    replies = await sentinel.exchange(questions)
+                if isinstance(replies[0], Exception):
+                    _require_sentinel(replies[0])
+                    raise_for(replies[0])
             except (Broken, StoreUnavailable, TimeoutError) as error:
                 failures.append(error)
                 continue
-            except AccessDenied as error:
+            except (AccessDenied, ConfigurationError) as error:
                 failure = error
                 failures.append(error)
                 continue
-            if node is None:
+            if replies[0] is None:
                 failure = StoreUnavailable(
                     f"the sentinels know no primary of the name {self._name!r}"
                 )
                 failures.append(failure)
                 continue
-            if node != self._node or self._carrier is None:
-                if self._carrier is not None:
-                    await self._carrier.retire()
-                self._node, self._carrier = node, self._connect(node)
-            self._doubted = False
-            return
-        if self._carrier is None:
-            raise all_away(failures) or failure
-        # Nobody knows better. Where it is a primary no longer, a new connection is refused.
+            return replies
+        if away := all_away(failures):
+            raise away
+        if failure in failures:
+            raise failure
+        raise failure from next(iter(failures), None)  # which says more, such as that TLS failed
 
-    async def _ask(self, sentinel: PoolCarrier) -> Node | None:
-        question = (b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", self._name)
-        [reply] = await sentinel.exchange([question])
-        if isinstance(reply, Exception):
-            raise_for(reply)
-        if reply is None:
-            return None
-        host, port = cast("Sequence[bytes | str]", reply)
-        return text(host), int(port)
+    def _who(self) -> Command:
+        return (b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", self._name)
+
+    def _who_follows(self) -> Command:
+        return (b"SENTINEL", b"REPLICAS", self._name)
+
+
+def _require_sentinel(error: Exception) -> None:
+    if isinstance(error, ResponseError) and "unknown command" in str(error):
+        raise ConfigurationError(
+            "what answers is no Sentinel: give the addresses of the sentinels, or write the server's as "
+            "redis://"
+        ) from error
+
+
+def _node(address: Reply) -> Node:
+    host, port = cast("Sequence[bytes | str]", address)
+    return text(host), int(port)
+
+
+def _replicas(listed: Reply) -> list[Node]:
+    """Return where the replicas are that the sentinel believes to be there.
+
+    It lists for ever what ever followed the primary, such as each earlier address of a pod.
+    """
+    return [
+        (text(said["ip"]), int(said["port"]))
+        for said in map(named, listed)
+        if not _AWAY & set(text(said["flags"]).split(","))
+    ]
 
 
 async def require_primary(connection: AbstractConnection) -> None:

@@ -9,7 +9,7 @@ from redis.asyncio.cluster import RedisCluster
 from holdfast.breaker import Breaker, Breakers
 from holdfast.errors import ConfigurationError
 from holdfast.keys import is_session_key, key_prefix
-from holdfast.store.addresses import read_address
+from holdfast.store.addresses import Address, read_address
 from holdfast.store.redis.carrier import Carrier
 from holdfast.store.redis.connecting import carrier_over, make_carrier
 from holdfast.store.redis.layout import (
@@ -84,9 +84,32 @@ class RedisStore:
         Raises:
             ConfigurationError: the URL or the durability cannot be used.
         """
+        return cls.at(
+            read_address(url),
+            prefix=prefix,
+            timeout=timeout,
+            durability=durability,
+            observers=observers,
+        )
+
+    @classmethod
+    def at(
+        cls,
+        address: Address,
+        *,
+        prefix: str = "mem",
+        timeout: float = 5.0,
+        durability: Durability | None = None,
+        observers: Sequence[Observer] = (),
+    ) -> Self:
+        """Make a store with connections of its own to an address; see `from_url`. No I/O yet.
+
+        Raises:
+            ConfigurationError: the durability cannot be used.
+        """
         breakers = Breakers(patience=timeout, telemetry=Telemetry(observers))
         return cls(
-            make_carrier(read_address(url), timeout=timeout, breakers=breakers),
+            make_carrier(address, timeout=timeout, breakers=breakers),
             prefix=prefix,
             patience=timeout,
             durability=durability,
