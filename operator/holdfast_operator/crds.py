@@ -17,6 +17,7 @@ import yaml
 from holdfast_operator.reasons import reasons_document
 from holdfast_operator.resources import (
     MemoryBackend,
+    MemoryBinding,
     MemoryErasure,
     MemoryResource,
     Resource,
@@ -94,6 +95,17 @@ DEFINITIONS: Final = (
         ),
     ),
     Definition(
+        model=MemoryBinding,
+        short_name="membind",
+        columns=(
+            Column("Ready", f"{_READY}.status"),
+            Column("Reason", f"{_READY}.reason"),
+            Column("ServiceAccount", ".spec.serviceAccountName"),
+            Column("Secret", ".status.binding.name"),
+            Column("Age", ".metadata.creationTimestamp", "date"),
+        ),
+    ),
+    Definition(
         model=MemoryErasure,
         short_name="memerase",
         columns=(
@@ -104,7 +116,6 @@ DEFINITIONS: Final = (
             Column("Sessions", ".status.receipt.sessions", "integer"),
             Column("Messages", ".status.receipt.messages", "integer"),
             Column("Completed", ".status.receipt.completedAt", "date"),
-            Column("Age", ".metadata.creationTimestamp", "date"),
         ),
     ),
 )

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Coroutine, Generator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -26,6 +27,7 @@ from holdfast_operator.logs import JsonLines, say_last
 from holdfast_operator.metrics import OperatorMetrics
 from holdfast_operator.probes import Probes, Role
 from holdfast_operator.services.backends import BackendService
+from holdfast_operator.services.bindings import BindingService
 from holdfast_operator.services.deletions import DeletionService
 from holdfast_operator.services.erasures import ErasureService
 from holdfast_operator.services.measurements import Measurements
@@ -33,12 +35,14 @@ from holdfast_operator.services.ports import Leadership, SystemClock
 from holdfast_operator.services.resources import ResourceService
 from holdfast_operator.services.rollouts import Rollouts
 from holdfast_operator.services.targets import Targets
+from holdfast_operator.services.users import SweptBackends
 from holdfast_operator.storage.backends import ConnectionPool
 from holdfast_operator.storage.cluster import WatchedCluster
 from holdfast_operator.storage.definitions import wait_for_definitions
 from holdfast_operator.storage.kubernetes import Kubernetes
 from holdfast_operator.storage.leases import Leases
 from holdfast_operator.storage.mirror import Kind, Mirror
+from holdfast_operator.storage.secrets import BindingSecrets
 
 _log: Final = logging.getLogger("holdfast.operator")
 
@@ -160,7 +164,14 @@ async def _act(
         kubernetes, watched.mirror, namespaces=options.namespaces, cluster_id=options.cluster_id
     )
     keeper = Keeper(
-        _services(options, cluster, connections, leader, metrics),
+        _services(
+            options,
+            kubernetes=kubernetes,
+            cluster=cluster,
+            connections=connections,
+            leader=leader,
+            metrics=metrics,
+        ),
         watched.mirror,
         watched.wakers,
         kubernetes,
@@ -194,6 +205,8 @@ async def _act(
 
 def _services(
     options: Options,
+    *,
+    kubernetes: Kubernetes,
     cluster: WatchedCluster,
     connections: ConnectionPool,
     leader: Leadership,
@@ -208,9 +221,13 @@ def _services(
     give_up = timedelta(seconds=options.abandon_after)
     deletions = DeletionService(targets, rollouts, measurements, clock, metrics, give_up=give_up)
     erasures = ErasureService(targets, cluster, clock)
+    swept = SweptBackends(backends, cluster, clock)
+    passwords = partial(secrets.token_urlsafe, 32)
+    bindings = BindingService(cluster, BindingSecrets(kubernetes), backends, clock, passwords)
     return {
-        Kind.BACKEND: Services(backends.reconcile, backends.finalize),
+        Kind.BACKEND: Services(swept.reconcile, swept.finalize),
         Kind.RESOURCE: Services(resources.reconcile, deletions.finalize),
+        Kind.BINDING: Services(bindings.reconcile, bindings.finalize),
         Kind.ERASURE: Services(erasures.reconcile, erasures.finalize),
     }
 

@@ -166,20 +166,25 @@ class ReadyReason(Reason):
         "The backend is to be deleted and memories still use it.",
         "Delete or move those that the message names.",
     )
+    MEMORY_NOT_FOUND = (
+        "MemoryNotFound",
+        "There is no MemoryResource of a name that the object gives, in its namespace.",
+        "Create it, or name another one; a binding gives access to its other memories meanwhile.",
+    )
+    MEMORY_NOT_READY = (
+        "MemoryNotReady",
+        "A MemoryResource that the object names cannot be used now.",
+        "See its own conditions; this object follows by itself.",
+    )
+    SEVERAL_BACKENDS = (
+        "SeveralBackends",
+        "The memories of the binding are kept on more than one MemoryBackend.",
+        "Make one binding for each backend.",
+    )
     ISOLATION_NOT_ACKNOWLEDGED = (
         "IsolationNotAcknowledged",
         "With access mode Shared every tenant can read every other tenant's keys.",
         "Set access.acknowledgeNoIsolation to true if you accept that, or use another mode.",
-    )
-    MEMORY_NOT_FOUND = (
-        "MemoryNotFound",
-        "There is no MemoryResource of the name in memoryRef in this namespace.",
-        "Create it, or name another one in a new object.",
-    )
-    MEMORY_NOT_READY = (
-        "MemoryNotReady",
-        "The memory exists and is not Ready.",
-        "See the memory's own conditions; this object follows by itself.",
     )
     ERASING = (
         "Erasing",
@@ -240,6 +245,21 @@ class CredentialsReason(Reason):
         "Rotating",
         "A new password is in the Secret, and the old one still works for a while.",
         "Wait; pods that mount the Secret as files follow by themselves.",
+    )
+    PROVIDED = (
+        "Provided",
+        "The user in credentialsRef can do what the binding says and no more, and the Secret has it.",
+        "Nothing.",
+    )
+    SHARED = (
+        "Shared",
+        "The Secret holds the backend's own user, which can read every tenant's keys.",
+        "Nothing, if that is accepted; else use another access.mode.",
+    )
+    ACCESS_DIFFERS = (
+        "AccessDiffers",
+        "The user in credentialsRef lacks something, or can do more than the binding says.",
+        "Give the user the rule in status.requiredACL on every node.",
     )
     SECRET_NAME_TAKEN = (
         "SecretNameTaken",
@@ -308,8 +328,33 @@ class NotInForceReason(Reason):
     )
 
 
+_WITHOUT_CREDENTIALS: Final = (
+    CredentialsReason.ACCESS_DIFFERS,
+    CredentialsReason.SECRET_NAME_TAKEN,
+    CredentialsReason.NO_PERMISSION,
+    CredentialsReason.FIELDS_NOT_PREFIX,
+)
+"""Why a binding is not Ready though its memories and their backend are."""
+
+_NO_CREDENTIALS_YET: Final = (
+    ReadyReason.INVALID_SPEC,
+    ReadyReason.BACKEND_NOT_FOUND,
+    ReadyReason.BACKEND_NOT_ALLOWED,
+    ReadyReason.BACKEND_NOT_VISIBLE,
+    ReadyReason.BACKEND_NOT_READY,
+    ReadyReason.BACKEND_UNREACHABLE,
+    ReadyReason.AUTHENTICATION_FAILED,
+    ReadyReason.PERMISSION_DENIED,
+    ReadyReason.SECRET_MISSING,
+    ReadyReason.SECRET_INVALID,
+    ReadyReason.SECRET_NOT_OFFERED,
+    ReadyReason.MEMORY_NOT_FOUND,
+    ReadyReason.MEMORY_NOT_READY,
+    ReadyReason.SEVERAL_BACKENDS,
+)
+
 REASONS: Final[Mapping[ConditionType, tuple[Reason, ...]]] = {
-    ConditionType.READY: tuple(ReadyReason),
+    ConditionType.READY: (*ReadyReason, *_WITHOUT_CREDENTIALS),
     ConditionType.BACKEND_REACHABLE: (
         ReadyReason.AVAILABLE,
         ReadyReason.BACKEND_UNREACHABLE,
@@ -317,7 +362,7 @@ REASONS: Final[Mapping[ConditionType, tuple[Reason, ...]]] = {
         ReadyReason.TLS_FAILED,
     ),
     ConditionType.POLICY_APPLIED: tuple(PolicyReason),
-    ConditionType.CREDENTIALS_READY: tuple(CredentialsReason),
+    ConditionType.CREDENTIALS_READY: (*CredentialsReason, *_NO_CREDENTIALS_YET),
     ConditionType.RECONCILING: (
         ReadyReason.DELETING,
         ReadyReason.ERASING,
@@ -337,11 +382,10 @@ REASONS: Final[Mapping[ConditionType, tuple[Reason, ...]]] = {
         ReadyReason.KEYS_OWNED_BY_OTHER,
         ReadyReason.WRONG_KEY_TYPE,
         ReadyReason.LAYOUT_TOO_NEW,
+        ReadyReason.SEVERAL_BACKENDS,
         ReadyReason.ISOLATION_NOT_ACKNOWLEDGED,
         ReadyReason.MEMORY_NOT_FOUND,
-        CredentialsReason.SECRET_NAME_TAKEN,
-        CredentialsReason.NO_PERMISSION,
-        CredentialsReason.FIELDS_NOT_PREFIX,
+        *_WITHOUT_CREDENTIALS,
     ),
     ConditionType.CONFLICT: (ReadyReason.KEYS_OWNED_BY_OTHER,),
     ConditionType.AT_RISK: tuple(RiskReason),

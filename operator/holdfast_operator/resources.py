@@ -5,13 +5,14 @@ leniently: others write there as well, and a status may come from another versio
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Final, Literal, Self
 
 from pydantic import Field
 
-from holdfast.policy import Part, ResourceSpec, Rule
+from holdfast.policy import Cause, Part, ResourceSpec, Rule
 from holdfast.policy.manifest import NAME_RULE, Metadata
 from holdfast_operator.backend import BackendSpec
+from holdfast_operator.binding import BindingSpec
 from holdfast_operator.erasure import ErasureSpec, ErasureStatus
 from holdfast_operator.reasons import (
     REASONS,
@@ -26,9 +27,12 @@ from holdfast_operator.reasons import (
 )
 from holdfast_operator.status import (
     BackendStatus,
+    BindingStatus,
+    BoundSecret,
     Condition,
     ConditionStatus,
     EffectiveLimits,
+    LastRotation,
     NamespaceUsage,
     ResourceStatus,
     Rollout,
@@ -41,6 +45,9 @@ __all__ = [
     "REASONS",
     "BackendSpec",
     "BackendStatus",
+    "BindingSpec",
+    "BindingStatus",
+    "BoundSecret",
     "Condition",
     "ConditionStatus",
     "ConditionType",
@@ -48,7 +55,9 @@ __all__ = [
     "EffectiveLimits",
     "ErasureSpec",
     "ErasureStatus",
+    "LastRotation",
     "MemoryBackend",
+    "MemoryBinding",
     "MemoryErasure",
     "MemoryResource",
     "NamespaceUsage",
@@ -97,6 +106,15 @@ class Resource(Part):
         return cls.read(body)
 
 
+_BINDING_NAME: Final = Rule[Resource](
+    path=".metadata.name",
+    reason=Cause.INVALID,
+    message="the name must be at most 63 characters: it is part of the names of user and Secret",
+    check=lambda it: len(it.metadata.name) <= 63,
+    expression="self.metadata.name.size() <= 63",
+)
+
+
 class MemoryBackend(Resource):
     """A Redis or Valkey that may hold memory, for whom, and with what guard rails."""
 
@@ -129,4 +147,17 @@ class MemoryErasure(Resource):
     spec: ErasureSpec = Field(description="What is to be erased. Immutable.")
     status: ErasureStatus = Field(
         default=ErasureStatus(), description="What the operator reports about the order."
+    )
+
+
+class MemoryBinding(Resource):
+    """Which workload may use which memories. Only a binding grants access."""
+
+    rules: ClassVar[tuple[Rule[Any], ...]] = (_BINDING_NAME,)
+
+    api_version: Literal["holdfast.dev/v1alpha1"]
+    kind: Literal["MemoryBinding"]
+    spec: BindingSpec = Field(description="Who may use which memories.")
+    status: BindingStatus = Field(
+        default=BindingStatus(), description="What the operator reports about the binding."
     )

@@ -38,6 +38,7 @@ Number = Annotated[Integer, Ge(0), Unit("number")]
 Bytes = Annotated[Integer, Ge(0), Unit("bytes")]
 Timestamp = Annotated[Text, MaxLen(40), Format("date-time"), Unit("time in RFC 3339 form")]
 Word = Annotated[Text, MaxLen(64)]
+ObjectWord = Annotated[Text, MaxLen(253)]
 
 
 class StatusPart(Part):
@@ -186,4 +187,40 @@ class ResourceStatus(Status):
     )
     last_sweep: Sweep | None = Field(
         default=None, description="The last sweep that repaired or found something."
+    )
+
+
+class BoundSecret(StatusPart):
+    """The Secret with which the workload connects, as servicebinding.io names it."""
+
+    name: ObjectWord = Field(description="Name of the Secret, in the same namespace.")
+
+
+class LastRotation(StatusPart):
+    """When the password changed last."""
+
+    last_time: Timestamp | None = Field(
+        default=None, description="When the password in the Secret was made."
+    )
+    last_handled_request: Annotated[Text, MaxLen(256)] | None = Field(
+        default=None,
+        description="Value of holdfast.dev/rotate-requested-at for which it was made.",
+    )
+
+
+class BindingStatus(Status):
+    """What the operator reports about a MemoryBinding."""
+
+    binding: BoundSecret | None = Field(
+        default=None, description="The Secret with which the workload connects."
+    )
+    required_acl: Annotated[Text, MaxLen(131072)] | None = Field(
+        default=None,
+        description=(
+            "Rule that the server must have for the user in credentialsRef, without name and"
+            " password; only on a backend with access.mode ProvidedCredentials."
+        ),
+    )
+    rotation: LastRotation | None = Field(
+        default=None, description="When the password changed last."
     )

@@ -69,7 +69,8 @@ async def _tried(trial: Trial, shared: Ground, directory: Path) -> Row:
     except (AssertionError, ExceptionGroup, OSError):
         # What the others find is worth knowing even so.
         row = Row(trial.__name__, violations=[traceback.format_exc()])
-    print(f"{row.name}: {time.monotonic() - started:.0f} s", flush=True)
+    wrong = len(row.violations)
+    print(f"{row.name}: {wrong} violations, {time.monotonic() - started:.0f} s", flush=True)
     return row
 
 

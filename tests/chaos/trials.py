@@ -94,6 +94,9 @@ class Deaths:
             if number is None:
                 return
             await self.try_one(number)
+            wrong = sum(len(row.violations) for row in self.rows)
+            left = ", ".join(sorted(self._left))
+            print(f"death {self._side} {number}: {wrong} violations; left: {left}", flush=True)
 
     async def try_one(self, number: int) -> None:
         """Live a life with a death at this point of each phase."""
@@ -105,17 +108,13 @@ class Deaths:
         found = await life.live(phases)
         for phase in phases:
             row, name = self._rows[phase.name], phase.name
-            if name not in left:
+            wrong = [one for one in found.violations if one.startswith(f"{name}:")]
+            if name not in left or not (wrong or name in found.points):
                 continue
             row.lives += 1
             row.points += 1
             row.deaths += found.deaths[name]
-            where = f"at {number}"
-            row.violations += [
-                f"{where}: {sentence}"
-                for sentence in found.violations
-                if sentence.startswith(f"{name}:")
-            ]
+            row.violations += [f"at {number}: {sentence}" for sentence in wrong]
             if name in found.survived:
                 self._left.discard(name)
 

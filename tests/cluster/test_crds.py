@@ -17,6 +17,7 @@ from holdfast_operator.resources import (
     ConditionStatus,
     EffectiveLimits,
     MemoryBackend,
+    MemoryBinding,
     MemoryErasure,
     MemoryResource,
     NamespaceUsage,
@@ -41,8 +42,11 @@ from tests.harness.control_plane import ControlPlane
 pytestmark = pytest.mark.cluster
 
 API = "/apis/holdfast.dev/v1alpha1/namespaces"
-KINDS: dict[str, type[MemoryBackend] | type[MemoryErasure] | type[MemoryResource]] = {
+KINDS: dict[
+    str, type[MemoryBackend] | type[MemoryBinding] | type[MemoryErasure] | type[MemoryResource]
+] = {
     "MemoryBackend": MemoryBackend,
+    "MemoryBinding": MemoryBinding,
     "MemoryErasure": MemoryErasure,
     "MemoryResource": MemoryResource,
 }
@@ -80,6 +84,7 @@ def server(control_plane: ControlPlane) -> Iterator[Server]:
         "--for=condition=Established",
         "--timeout=60s",
         "crd/memorybackends.holdfast.dev",
+        "crd/memorybindings.holdfast.dev",
         "crd/memoryresources.holdfast.dev",
         "crd/memoryerasures.holdfast.dev",
     )

@@ -107,7 +107,9 @@ async def test_older_definitions_are_refused_with_one_sentence(
 
 def test_the_roles_hold_no_more_than_the_code_uses():
     verbs: dict[tuple[str, str], set[str]] = {}
-    for name in ("discovery", "operator", "backend-secrets", "namespaced", "leader"):
+    for name in (
+        *("discovery", "operator", "backend-secrets", "binding-secrets", "namespaced", "leader"),
+    ):
         documents = yaml.safe_load_all((RBAC / f"{name}.yaml").read_text(encoding="utf-8"))
         for document in documents:
             assert document["metadata"]["name"].startswith(ACCOUNT)
@@ -119,14 +121,16 @@ def test_the_roles_hold_no_more_than_the_code_uses():
     ours = {"list", "watch", "patch"}
     assert verbs == {
         ("holdfast.dev", "memorybackends"): ours,
+        ("holdfast.dev", "memorybindings"): ours,
         ("holdfast.dev", "memoryresources"): ours,
         ("holdfast.dev", "memorybackends/status"): {"patch"},
+        ("holdfast.dev", "memorybindings/status"): {"patch"},
         ("holdfast.dev", "memoryresources/status"): {"patch"},
         ("holdfast.dev", "memoryerasures"): ours | {"delete"},
         ("holdfast.dev", "memoryerasures/status"): {"patch"},
         ("", "namespaces"): {"get", "list", "watch"},
         ("", "events"): {"create"},
-        ("", "secrets"): {"get"},
+        ("", "secrets"): {"get", "create", "update", "delete"},
         ("", "configmaps"): {"get"},
         ("apiextensions.k8s.io", "customresourcedefinitions"): {"get"},
         ("coordination.k8s.io", "leases"): {"get", "create", "update"},

@@ -319,6 +319,9 @@ class World:
     def resource(self, namespace: str, name: str) -> Body | None:
         return self.objects.get(("MemoryResource", namespace, name))
 
+    def binding(self, namespace: str, name: str) -> Body | None:
+        return self.objects.get(("MemoryBinding", namespace, name))
+
     def resources_on(self, namespace: str, name: str) -> Sequence[Body]:
         return [
             body

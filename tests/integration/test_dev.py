@@ -353,6 +353,10 @@ async def test_it_serves_every_namespace_and_every_backend(tmp_path: Path) -> No
                     apiVersion: holdfast.dev/v1alpha1
                     kind: MemoryBinding
                     metadata: {name: agent}
+                    spec:
+                      serviceAccountName: agent
+                      memories:
+                      - {name: support, memoryRef: {name: support}, access: ReadWrite}
                     """),
             ]
         )

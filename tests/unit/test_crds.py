@@ -21,6 +21,7 @@ from holdfast_operator.resources import (
     ConditionType,
     CredentialsReason,
     MemoryBackend,
+    MemoryBinding,
     MemoryErasure,
     MemoryResource,
     NotInForceReason,
@@ -31,8 +32,11 @@ from holdfast_operator.resources import (
 from holdfast_operator.schema import SchemaError, object_schema
 from tests.fixtures.cases import ROOT, Case, Expected, case_name, invalid_cases, valid_cases
 
-KINDS: dict[str, type[MemoryBackend] | type[MemoryErasure] | type[MemoryResource]] = {
+KINDS: dict[
+    str, type[MemoryBackend] | type[MemoryBinding] | type[MemoryErasure] | type[MemoryResource]
+] = {
     "MemoryBackend": MemoryBackend,
+    "MemoryBinding": MemoryBinding,
     "MemoryErasure": MemoryErasure,
     "MemoryResource": MemoryResource,
 }
@@ -351,6 +355,7 @@ def test_the_columns_are_the_promised_ones() -> None:
     ]
     assert columns["MemoryBackend"][:2] == ["Ready", "Reason"]
     assert columns["MemoryErasure"][:3] == ["Ready", "Reason", "Memory"]
+    assert columns["MemoryBinding"] == ["Ready", "Reason", "ServiceAccount", "Secret", "Age"]
 
 
 # --- reasons
@@ -382,9 +387,10 @@ def test_reasons_are_a_closed_list() -> None:
         "DeletionBlocked",
         "Deleting",
         "InUse",
-        "IsolationNotAcknowledged",
         "MemoryNotFound",
         "MemoryNotReady",
+        "SeveralBackends",
+        "IsolationNotAcknowledged",
         "Erasing",
         "Erased",
         "Counted",
@@ -400,6 +406,9 @@ def test_reasons_are_a_closed_list() -> None:
     assert set(CredentialsReason) == {
         "Issued",
         "Rotating",
+        "Provided",
+        "Shared",
+        "AccessDiffers",
         "SecretNameTaken",
         "NoPermission",
         "FieldsNotPrefix",

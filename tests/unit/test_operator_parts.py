@@ -82,14 +82,29 @@ def test_dependants_follow_the_objects():
     mirror = Mirror()
     mirror.put(SUPPORT, resource(5))
     assert mirror.dependants(SHARED) == [SUPPORT]
-    assert mirror.dependency(SUPPORT) == SHARED
+    assert mirror.needed_by(SUPPORT) == (SHARED,)
     assert [body["metadata"]["name"] for body in mirror.resources_on("platform", "shared")] == [
         "support"
     ]
     mirror.put(SUPPORT, resource(6, backend="other"))
     assert mirror.dependants(SHARED) == []
     mirror.drop(SUPPORT, "1")
-    assert mirror.dependency(SUPPORT) is None
+    assert mirror.needed_by(SUPPORT) == ()
+
+
+def test_bindings_depend_on_memories_and_through_them_on_backends():
+    mirror, agent = Mirror(), Key(Kind.BINDING, "team", "agent")
+    names = [{"memoryRef": {"name": name}} for name in ("support", "notes", "support")]
+    metadata = {"name": "agent", "namespace": "team", "uid": "9", "resourceVersion": "7"}
+    mirror.put(agent, {"metadata": metadata, "spec": {"memories": names}})
+    assert mirror.needed_by(agent) == (SUPPORT, Key(Kind.RESOURCE, "team", "notes"))
+    assert mirror.dependants(SHARED) == []
+    mirror.put(SUPPORT, resource(5))
+    assert mirror.dependants(SUPPORT) == [agent]
+    assert mirror.dependants(SHARED) == [SUPPORT, agent]
+    assert len(mirror.resources_on("platform", "shared")) == 1
+    mirror.drop(agent, "9")
+    assert mirror.dependants(SHARED) == [SUPPORT]
 
 
 @pytest.mark.asyncio

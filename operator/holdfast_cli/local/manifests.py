@@ -15,7 +15,13 @@ from holdfast.policy.faults import Fault
 from holdfast.policy.fields import Label, ObjectName
 from holdfast.policy.rules import Part, Reading
 from holdfast_cli.local.faults import validate
-from holdfast_operator.resources import MemoryBackend, MemoryErasure, MemoryResource
+from holdfast_operator.resources import (
+    MemoryBackend,
+    MemoryBinding,
+    MemoryErasure,
+    MemoryResource,
+    Resource,
+)
 from holdfast_operator.services.ports import Body
 
 NAMESPACE: Final = "local"
@@ -29,12 +35,13 @@ Signature = Mapping[Path, tuple[int, int, int]]
 
 _SUFFIXES: Final = frozenset({".yaml", ".yml", ".json"})
 _REPLACED: Final = frozenset({"apiVersion", "kind", "metadata", "status"})
-_MODELS: Final[Mapping[str, type[MemoryBackend] | type[MemoryResource]]] = {
+_MODELS: Final[Mapping[str, type[Resource]]] = {
     BACKEND: MemoryBackend,
     RESOURCE: MemoryResource,
+    "MemoryBinding": MemoryBinding,
+    "MemoryErasure": MemoryErasure,
 }
-_CHECKED: Final = {**_MODELS, "MemoryErasure": MemoryErasure}
-"""Kinds whose manifests are checked, whether or not they are carried out."""
+_CARRIED_OUT: Final = frozenset({BACKEND, RESOURCE})
 
 
 class Key(NamedTuple):
@@ -157,7 +164,7 @@ def read_manifests(files: Sequence[Path]) -> Manifests:
         for found in _read_file(file):
             if isinstance(found, PolicyInvalid):
                 faults.append(found)
-            elif found.key.kind not in _MODELS:
+            elif found.key.kind not in _CARRIED_OUT:
                 later.append(found)
             elif (first := objects.get(found.key)) is not None:
                 message = f"{found.key} is declared already, at {first.file}:{first.line}"
@@ -233,7 +240,7 @@ def _read_document(document: Document, file: str) -> Iterator[Manifest | PolicyI
         },
         **{name: value for name, value in fields.items() if name not in _REPLACED},
     }
-    model = _CHECKED.get(envelope.kind)
+    model = _MODELS.get(envelope.kind)
     if model is not None:
         checked = validate(model, body)
         if isinstance(checked, list):

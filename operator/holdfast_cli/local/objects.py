@@ -127,6 +127,10 @@ class Objects:
         """Return a MemoryResource; see `Cluster.resource`."""
         return self._bodies.get(Key(RESOURCE, namespace, name))
 
+    def binding(self, namespace: str, name: str) -> Body | None:  # noqa: ARG002 - none are in force
+        """Return a MemoryBinding; see `Cluster.binding`."""
+        return None
+
     def resources_on(self, namespace: str, name: str) -> Sequence[Body]:
         """Return the memories on a backend; see `Cluster.resources_on`."""
         return [

@@ -75,14 +75,13 @@ def _register_kind(
         if type != "DELETED":
             return
         key, uid = key_of(kind, body), str(body.metadata.uid)
-        depended_on = mirror.dependency(key)
+        needed = mirror.needed_by(key)
         keeper.forget(uid)
         echoes.forget(key)
         if mirror.drop(key, uid):
             wakers.forget(key)
         wakers.wake_all(mirror.dependants(key))
-        if depended_on is not None:
-            wakers.wake(depended_on)
+        wakers.wake_all(needed)
 
     @kopf.daemon(*selector, id=f"keep-{kind.value}", registry=registry, cancellation_timeout=1.0)
     async def keep(body: kopf.Body, stopped: kopf.DaemonStopped, **_: Any) -> None:

@@ -12,6 +12,8 @@ from holdfast.errors import (
     ServerTooOld,
     UnknownKeys,
 )
+from holdfast.store.access import Access
+from holdfast.store.addresses import Address
 from holdfast.store.maintenance import Maintenance, ServerInfo
 from holdfast_operator.reasons import (
     REASONS,
@@ -112,6 +114,7 @@ class BackendService:
         self._clock = clock
         self._observer = observer or Unobserved()
         self._figures_written: dict[str, float] = {}
+        self._addresses: dict[str, Address] = {}
 
     async def reconcile(self, body: Body) -> Outcome:
         """Look at the server of a MemoryBackend.
@@ -199,6 +202,7 @@ class BackendService:
             )
         uid = uid_of(metadata)
         self._figures_written.pop(uid, None)
+        self._addresses.pop(uid, None)
         await self._connections.close(uid)
         return Outcome()
 
@@ -212,6 +216,28 @@ class BackendService:
         metadata = backend.metadata
         current = self._connections.current(uid_of(metadata), metadata.generation or 0)
         return current if current is not None else await self._connect(backend)
+
+    async def access(self, backend: MemoryBackend) -> Access:
+        """Return the hands on the users of a backend.
+
+        Raises:
+            Obstacle: there is no connection to be had.
+            ClusterUnavailable: the API server does not answer.
+        """
+        return (await self.connection(backend)).access
+
+    async def address(self, backend: MemoryBackend) -> Address:
+        """Return how the operator itself reaches a backend's servers, as it was gathered last.
+
+        Raises:
+            Obstacle: it cannot be gathered.
+            ClusterUnavailable: the API server does not answer.
+        """
+        await self.connection(backend)
+        uid = uid_of(backend.metadata)
+        if uid not in self._addresses:
+            await self._connect(backend)
+        return self._addresses[uid]
 
     def obstacle(self, error: HoldfastError) -> Obstacle:
         """Return what an error of a server means, in our own words."""
@@ -298,6 +324,7 @@ class BackendService:
         spec, metadata = backend.spec, backend.metadata
         require_acknowledged(spec)
         found = await self._references.gather(spec, namespace_of(metadata))
+        self._addresses[uid_of(metadata)] = found.address
         try:
             return await self._connections.open(
                 uid_of(metadata),

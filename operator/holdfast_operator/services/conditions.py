@@ -4,7 +4,14 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
-from holdfast_operator.reasons import REASONS, ConditionType, PausedReason, ReadyReason, Reason
+from holdfast_operator.reasons import (
+    REASONS,
+    ConditionType,
+    CredentialsReason,
+    PausedReason,
+    ReadyReason,
+    Reason,
+)
 from holdfast_operator.services.outcome import Event, EventType, Obstacle
 from holdfast_operator.status import Condition, ConditionStatus, Status
 
@@ -29,6 +36,8 @@ _WOKEN: Final = frozenset(
         ReadyReason.BACKEND_NOT_ALLOWED,
         ReadyReason.MEMORY_NOT_FOUND,
         ReadyReason.MEMORY_NOT_READY,
+        ReadyReason.SEVERAL_BACKENDS,
+        CredentialsReason.FIELDS_NOT_PREFIX,
     }
 )
 """Reasons that end with a change of an object we watch: that wakes, so nobody needs to look."""

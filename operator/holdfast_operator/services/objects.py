@@ -51,6 +51,14 @@ def memory_ref(body: Body) -> tuple[str, str] | None:
     return (str(namespace), str(name)) if namespace and name else None
 
 
+def memory_refs(body: Body) -> list[str]:
+    """Return the names of the MemoryResources that a MemoryBinding names."""
+    memories = mapping(body.get("spec")).get("memories")
+    items = cast("list[object]", memories) if isinstance(memories, list) else []
+    names = [mapping(mapping(item).get("memoryRef")).get("name") for item in items]
+    return [str(name) for name in names if name]
+
+
 def uid_of(metadata: ObjectMeta) -> str:
     """Return the uid; every object of a cluster has one."""
     assert metadata.uid is not None, "the API server sets it"

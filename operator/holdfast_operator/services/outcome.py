@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
 
-from holdfast_operator.reasons import ReadyReason
+from holdfast_operator.reasons import Reason
 from holdfast_operator.status import Status
 
 S = TypeVar("S", bound=Status)
@@ -67,7 +67,7 @@ class Obstacle(Exception):
         message: a sentence people can act on.
     """
 
-    def __init__(self, reason: ReadyReason, message: str) -> None:
+    def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message

@@ -63,12 +63,41 @@ class Secret:
         version: changes with every edit.
         labels: how its owner offers it.
         data: the entries, decoded.
+        annotations: what is noted on it.
+        type: what kind of entries it has.
+        controller: uid of the object that it is part of; empty without one.
+        immutable: its entries can never be changed.
     """
 
     name: str
     version: str
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     data: Mapping[str, bytes] = field(default_factory=dict[str, bytes], repr=False)
+    annotations: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    type: str = ""
+    controller: str = ""
+    immutable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SecretDraft:
+    """A Secret of a MemoryBinding as it should be. Its data show in no representation.
+
+    Attributes:
+        namespace: of both.
+        binding: name of the MemoryBinding that controls it.
+        uid: of that MemoryBinding.
+        name: of the Secret.
+        annotations: ours; those of others stay.
+        data: all entries there should be.
+    """
+
+    namespace: str
+    binding: str
+    uid: str
+    name: str
+    annotations: Mapping[str, str] = field(repr=False)
+    data: Mapping[str, bytes] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +141,8 @@ class Clock(Protocol):
 class Cluster(Protocol):
     """What is in the cluster.
 
-    `backend`, `resource` and `resources_on` answer from what was seen last; the others may ask, and raise
-    `ClusterUnavailable` or `ClusterForbidden`.
+    `backend`, `resource`, `binding` and `resources_on` answer from what was seen last; the others may
+    ask, and raise `ClusterUnavailable` or `ClusterForbidden`.
     """
 
     def watches(self, namespace: str) -> bool:
@@ -126,6 +155,10 @@ class Cluster(Protocol):
 
     def resource(self, namespace: str, name: str) -> Body | None:
         """Return a MemoryResource."""
+        ...
+
+    def binding(self, namespace: str, name: str) -> Body | None:
+        """Return a MemoryBinding."""
         ...
 
     def resources_on(self, namespace: str, name: str) -> Sequence[Body]:
@@ -146,6 +179,33 @@ class Cluster(Protocol):
 
     async def cluster_id(self) -> str:
         """Return what tells this cluster from any other."""
+        ...
+
+
+class Secrets(Protocol):
+    """Writes the Secrets of bindings. No other Secret is ever written.
+
+    Raises, from every call: `ClusterConflict` (it is not as it was read, so nothing was written),
+    `ClusterForbidden`, `ClusterUnavailable`.
+    """
+
+    async def create(self, draft: SecretDraft) -> None:
+        """Make the Secret. One of that name that is there already is a conflict."""
+        ...
+
+    async def replace(self, draft: SecretDraft, version: str) -> None:
+        """Give the Secret these entries. Labels and annotations of others stay.
+
+        Two requests.
+
+        Args:
+            draft: as it should be.
+            version: the one that was read.
+        """
+        ...
+
+    async def delete(self, namespace: str, name: str, version: str) -> None:
+        """Remove the Secret; nothing when there is none."""
         ...
 
 

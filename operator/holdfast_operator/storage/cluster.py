@@ -1,7 +1,5 @@
 """The cluster, from what the watches have seen and what has to be asked for."""
 
-import base64
-import binascii
 import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
@@ -16,6 +14,7 @@ from holdfast_operator.services.ports import (
 )
 from holdfast_operator.storage.kubernetes import Kubernetes
 from holdfast_operator.storage.mirror import Key, Kind, Mirror, read_namespace
+from holdfast_operator.storage.secrets import read_secret, secret_path
 
 _FRESH: Final = 10.0
 """Seconds for which a namespace that is not watched is not asked for again."""
@@ -61,6 +60,10 @@ class WatchedCluster:
         """Return a MemoryResource as it was seen last."""
         return self._mirror.get(Key(Kind.RESOURCE, namespace, name))
 
+    def binding(self, namespace: str, name: str) -> Body | None:
+        """Return a MemoryBinding as it was seen last."""
+        return self._mirror.get(Key(Kind.BINDING, namespace, name))
+
     def resources_on(self, namespace: str, name: str) -> Sequence[Body]:
         """Return the MemoryResources that name a backend, as they were seen last."""
         return self._mirror.resources_on(namespace, name)
@@ -84,16 +87,8 @@ class WatchedCluster:
 
     async def secret(self, namespace: str, name: str) -> Secret | None:
         """Return a Secret by its name. One request; nothing is kept."""
-        body = await self._kubernetes.get(f"/api/v1/namespaces/{namespace}/secrets/{name}")
-        if body is None:
-            return None
-        metadata = mapping(body.get("metadata"))
-        return Secret(
-            name=name,
-            version=str(metadata.get("resourceVersion")),
-            labels={str(key): str(value) for key, value in mapping(metadata.get("labels")).items()},
-            data={str(key): _decoded(value) for key, value in mapping(body.get("data")).items()},
-        )
+        body = await self._kubernetes.get(secret_path(namespace, name))
+        return None if body is None else read_secret(body)
 
     async def config_map(self, namespace: str, name: str) -> ConfigMap | None:
         """Return a ConfigMap by its name. One request; nothing is kept."""
@@ -115,10 +110,3 @@ class WatchedCluster:
                 raise ClusterUnavailable("there is no namespace kube-system: give --cluster-id")
             self._cluster_id = namespace.uid
         return self._cluster_id
-
-
-def _decoded(text: object) -> bytes:
-    try:
-        return base64.b64decode(str(text))
-    except binascii.Error:
-        return b""

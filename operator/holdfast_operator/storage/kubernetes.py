@@ -150,12 +150,21 @@ class Kubernetes:
             ClusterForbidden, ClusterUnavailable: as `get`.
         """
         path = f"{API}/namespaces/{key.namespace}/{key.kind.value}/{key.name}"
-        options = {
-            "apiVersion": "v1",
-            "kind": "DeleteOptions",
-            "preconditions": {"uid": uid},
-        }
-        await self._request("DELETE", path, options, "application/json")
+        await self._request("DELETE", path, {"preconditions": {"uid": uid}}, _JSON)
+
+    async def delete(self, path: str, version: str) -> None:
+        """Delete an object; nothing when there is none.
+
+        Args:
+            path: the object's.
+            version: its resourceVersion.
+
+        Raises:
+            ClusterConflict: it changed meanwhile; it is still there.
+            ClusterForbidden, ClusterUnavailable: as `get`.
+        """
+        options = {"preconditions": {"resourceVersion": version}}
+        await self._request("DELETE", path, options, _JSON)
 
     async def _request(
         self, method: str, path: str, body: object = None, content: str | None = None

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from holdfast_operator.services.objects import backend_ref, mapping, memory_ref
+from holdfast_operator.services.objects import backend_ref, mapping, memory_ref, memory_refs
 from holdfast_operator.services.ports import Body, Namespace
 
 
@@ -14,6 +14,7 @@ class Kind(StrEnum):
 
     BACKEND = "memorybackends"
     RESOURCE = "memoryresources"
+    BINDING = "memorybindings"
     ERASURE = "memoryerasures"
 
 
@@ -34,7 +35,7 @@ class Mirror:
 
     def __init__(self) -> None:
         self._bodies: dict[Key, Body] = {}
-        self._refs: dict[Key, Key] = {}
+        self._refs: dict[Key, tuple[Key, ...]] = {}
         self._dependants: defaultdict[Key, set[Key]] = defaultdict(set)
         self._namespaces: dict[str, tuple[int, Namespace]] = {}
 
@@ -45,13 +46,7 @@ class Mirror:
         if known is not None and version_of(known) >= version_of(body):
             return False
         self._bodies[key] = _slim(body)
-        match key.kind:
-            case Kind.RESOURCE:
-                self._depend(key, Kind.BACKEND, backend_ref(body))
-            case Kind.ERASURE:
-                self._depend(key, Kind.RESOURCE, memory_ref(body))
-            case Kind.BACKEND:
-                pass
+        self._depend(key, _needs(key, body))
         return True
 
     def drop(self, key: Key, uid: str) -> bool:
@@ -60,7 +55,7 @@ class Mirror:
         if known is not None and _uid(known) != uid:
             return False
         self._bodies.pop(key, None)
-        self._forget_dependency(key)
+        self._depend(key, ())
         return True
 
     def get(self, key: Key) -> Body | None:
@@ -76,17 +71,19 @@ class Mirror:
         return [key for key in self._bodies if key.kind is kind and key.namespace == namespace]
 
     def dependants(self, key: Key) -> list[Key]:
-        """Name the memories that name a backend, or the erasures that name a memory, in order."""
-        return sorted(self._dependants.get(key, ()))
+        """Name what depends on an object: of a backend its memories, and last their bindings and erasures."""
+        direct = sorted(self._dependants.get(key, ()))
+        further = {item for near in direct for item in self._dependants.get(near, ())}
+        return [*direct, *sorted(further.difference(direct))]
 
     def resources_on(self, namespace: str, name: str) -> Sequence[Body]:
         """Return the memories that name a backend."""
-        keys = self.dependants(Key(Kind.BACKEND, namespace, name))
-        return [self._bodies[key] for key in keys]
+        keys = self._dependants.get(Key(Kind.BACKEND, namespace, name), ())
+        return [self._bodies[key] for key in sorted(keys)]
 
-    def dependency(self, key: Key) -> Key | None:
-        """Name the backend that a memory names, or the memory that an erasure names."""
-        return self._refs.get(key)
+    def needed_by(self, key: Key) -> tuple[Key, ...]:
+        """Name what an object names: a memory its backend, a binding or an erasure its memories."""
+        return self._refs.get(key, ())
 
     def put_namespace(self, body: Body) -> None:
         """Take in a namespace."""
@@ -107,19 +104,31 @@ class Mirror:
         known = self._namespaces.get(name)
         return None if known is None else known[1]
 
-    def _depend(self, key: Key, kind: Kind, ref: tuple[str, str] | None) -> None:
-        self._forget_dependency(key)
-        if ref is not None:
-            on = Key(kind, *ref)
-            self._refs[key] = on
-            self._dependants[on].add(key)
-
-    def _forget_dependency(self, key: Key) -> None:
-        old = self._refs.pop(key, None)
-        if old is not None:
+    def _depend(self, key: Key, needs: tuple[Key, ...]) -> None:
+        for old in self._refs.pop(key, ()):
             self._dependants[old].discard(key)
             if not self._dependants[old]:
                 del self._dependants[old]
+        if needs:
+            self._refs[key] = needs
+        for need in needs:
+            self._dependants[need].add(key)
+
+
+def _needs(key: Key, body: Body) -> tuple[Key, ...]:
+    """Name the objects that an object names."""
+    match key.kind:
+        case Kind.BACKEND:
+            return ()
+        case Kind.RESOURCE:
+            ref = backend_ref(body)
+            return (Key(Kind.BACKEND, *ref),) if ref is not None else ()
+        case Kind.BINDING:
+            names = dict.fromkeys(memory_refs(body))
+            return tuple(Key(Kind.RESOURCE, key.namespace, name) for name in names)
+        case Kind.ERASURE:
+            ref = memory_ref(body)
+            return (Key(Kind.RESOURCE, *ref),) if ref is not None else ()
 
 
 def read_namespace(body: Body) -> Namespace:

@@ -20,6 +20,7 @@ from holdfast.store.maintenance import (
 from holdfast.store.redis.access import RedisAccess
 from holdfast.store.redis.carrier import Carrier, Command, Reply
 from holdfast.store.redis.connecting import make_carrier
+from holdfast.store.redis.discovery import WithSentinels
 from holdfast.store.redis.fleet import Fleet
 from holdfast.store.redis.index import CHUNK, Entry, Index
 from holdfast.store.redis.layout import (
@@ -152,7 +153,9 @@ class RedisMaintenance:
             timeout: seconds for a connection, for an exchange, and for repeating a call.
         """
         carrier = make_carrier(address, timeout=timeout, connections=_CONNECTIONS)
-        access = RedisAccess.of(address, carrier, prefix=prefix, timeout=timeout)
+        access: Access = RedisAccess.of(address, carrier, prefix=prefix, timeout=timeout)
+        if address.mode is Mode.SENTINEL and address.sentinel_login.password:
+            access = WithSentinels(access, address, timeout=timeout)
         return cls(carrier, prefix=prefix, patience=timeout, access=access)
 
     @property
