@@ -16,7 +16,6 @@ from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
 import aiohttp
-from yarl import URL
 
 from holdfast.store.redis.carrier import PoolCarrier
 from holdfast.store.redis.script import all_scripts
@@ -134,23 +133,29 @@ def counts(commands: list[str]) -> bool:
 
 
 def watch_requests(doom: Doom, refuse: Refusals | None = None) -> None:
-    """Count what this process sends to the API server, and let some of it be refused."""
-    original: Any = aiohttp.ClientSession._request
+    """Count what this process sends to the API server, and let some of it be refused.
 
-    async def request(self: aiohttp.ClientSession, method: str, url: Any, **more: Any) -> Any:
-        path = URL(str(url)).path
-        if not is_write(method, path):
-            return await original(self, method, url, **more)
-        async with doom.exchange("api", f"{method.upper()} {path}"):
-            instead = None if refuse is None else refuse.instead_of(method)
+    Closest to the wire, so that a request that is repeated is one more.
+    """
+    begin: Any = aiohttp.ClientSession.__init__
+
+    async def send(
+        request: aiohttp.ClientRequest, onward: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        if not is_write(request.method, request.url.path):
+            return await onward(request)
+        async with doom.exchange("api", f"{request.method} {request.url.path}"):
+            instead = None if refuse is None else refuse.instead_of(request.method)
             if instead is None:
-                return await original(self, method, url, **more)
+                return await onward(request)
             if instead.executed:
-                done = await original(self, method, url, **more)
-                done.release()
-            return await original(self, "GET", instead.url)
+                (await onward(request)).release()
+            return await instead.answer()
 
-    aiohttp.ClientSession._request = request
+    def begun(self: aiohttp.ClientSession, *given: Any, **named: Any) -> None:
+        begin(self, *given, **named | {"middlewares": (*named.get("middlewares", ()), send)})
+
+    aiohttp.ClientSession.__init__ = begun
 
 
 def watch_redis(doom: Doom) -> None:

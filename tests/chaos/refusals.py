@@ -6,6 +6,7 @@ from http import HTTPStatus
 from types import TracebackType
 from typing import Final, Self
 
+import aiohttp
 from aiohttp import web
 
 CODES: Final = (409, 429, 500, 503, 504)
@@ -24,6 +25,13 @@ class Instead:
 
     url: str
     executed: bool
+
+    async def answer(self) -> aiohttp.ClientResponse:
+        """Fetch the answer."""
+        async with aiohttp.ClientSession() as session:
+            found = await session.get(self.url)
+            await found.read()
+            return found
 
 
 class Refusals:
