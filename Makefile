@@ -13,7 +13,11 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
+<<<<<<< HEAD
 .PHONY: help setup demo demo-cluster test test-fast test-pythons test-cluster verify verify-operator lint format types bench bench-peers crds facade lock control-plane clean
+=======
+.PHONY: help setup demo demo-cluster test test-fast test-pythons test-cluster verify lint format types bench bench-operator bench-peers crds facade lock control-plane clean
+>>>>>>> main
 
 help: ## list what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -86,6 +90,9 @@ format: $(READY) ## format and fix what can be fixed
 
 bench: $(READY) ## measure against floors in the same run; writes benchmarks/results.json
 	PYTHONPATH=. $(BIN)/python benchmarks/bench.py
+
+bench-operator: $(READY) control-plane ## measure the operator on a real API server; writes benchmarks/results-operator.json
+	PYTHONPATH=. $(BIN)/python benchmarks/bench_operator.py
 
 bench-peers: $(READY) $(PEERS)/.ready ## the same beside other libraries; writes benchmarks/peers.json
 	PYTHONPATH=operator $(PEERS)/bin/python benchmarks/peers.py

@@ -30,12 +30,13 @@ from holdfast_operator.services.backends import BackendService
 from holdfast_operator.services.bindings import BindingService
 from holdfast_operator.services.deletions import DeletionService
 from holdfast_operator.services.erasures import ErasureService
-from holdfast_operator.services.measurements import Measurements
+from holdfast_operator.services.pacing import Paces
 from holdfast_operator.services.ports import Leadership, SystemClock
 from holdfast_operator.services.resources import ResourceService
-from holdfast_operator.services.rollouts import Rollouts
+from holdfast_operator.services.surveys import Surveys
 from holdfast_operator.services.targets import Targets
-from holdfast_operator.services.users import SweptBackends
+from holdfast_operator.services.users import SweptBackends, Users
+from holdfast_operator.services.walks import Walks
 from holdfast_operator.storage.backends import ConnectionPool
 from holdfast_operator.storage.cluster import WatchedCluster
 from holdfast_operator.storage.definitions import wait_for_definitions
@@ -214,16 +215,25 @@ def _services(
 ) -> dict[Kind, Services]:
     """Put together what decides."""
     clock = SystemClock()
-    backends = BackendService(cluster, connections, clock, metrics)
-    targets, rollouts = Targets(cluster, backends, epoch=leader.epoch), Rollouts(clock)
-    measurements = Measurements(clock, metrics)
-    resources = ResourceService(targets, rollouts, measurements, clock, metrics)
+    paces = Paces(clock)
+    walks, surveys = Walks.on(clock, paces, metrics), Surveys(cluster, clock, paces, metrics)
+    backends = BackendService(cluster, connections, clock, surveys, metrics)
+    targets = Targets(cluster, backends, epoch=leader.epoch)
+    resources = ResourceService(targets, walks, clock, metrics)
     give_up = timedelta(seconds=options.abandon_after)
-    deletions = DeletionService(targets, rollouts, measurements, clock, metrics, give_up=give_up)
+    deletions = DeletionService(targets, walks, clock, metrics, give_up=give_up)
     erasures = ErasureService(targets, cluster, clock)
-    swept = SweptBackends(backends, cluster, clock)
-    passwords = partial(secrets.token_urlsafe, 32)
-    bindings = BindingService(cluster, BindingSecrets(kubernetes), backends, clock, passwords)
+    users = Users(cluster, backends, leader)
+    swept = SweptBackends(backends, users, cluster, clock)
+    bindings = BindingService(
+        cluster,
+        BindingSecrets(kubernetes),
+        backends,
+        clock,
+        users=users,
+        make_password=partial(secrets.token_urlsafe, 32),
+        observer=metrics,
+    )
     return {
         Kind.BACKEND: Services(swept.reconcile, swept.finalize),
         Kind.RESOURCE: Services(resources.reconcile, deletions.finalize),

@@ -110,6 +110,26 @@ class NamespaceUsage(StatusPart):
     bytes: Bytes | None = Field(default=None, description="Size of the sessions, coarsely.")
 
 
+class Sweep(StatusPart):
+    """The last sweep that repaired or found something, or that was asked for."""
+
+    time: Timestamp | None = Field(default=None, description="When it ended.")
+    repaired: Number = Field(
+        default=0,
+        description="Keys whose expiry was set right, and sessions put back into their index.",
+    )
+    orphans: Number = Field(
+        default=0,
+        description="Keys that belong to no session of the memory, or to no memory of the backend.",
+    )
+    dry_run: bool | None = Field(
+        default=None, description="True where it only looked: then nothing was changed."
+    )
+    request: Word | None = Field(
+        default=None, description="The annotation holdfast.dev/sweep that was handled last."
+    )
+
+
 class BackendStatus(Status):
     """What the operator reports about a MemoryBackend."""
 
@@ -123,6 +143,9 @@ class BackendStatus(Status):
     sessions: Number | None = Field(default=None, description="Sessions of all memories, coarsely.")
     top_namespaces: Annotated[tuple[NamespaceUsage, ...], MaxLen(20), Unique("namespace")] = Field(
         default=(), description="The namespaces that take most."
+    )
+    last_sweep: Sweep | None = Field(
+        default=None, description="The last sweep that repaired or found something."
     )
 
 
@@ -158,14 +181,6 @@ class Rollout(StatusPart):
     revision: Number = Field(default=0, description="Revision of the policy.")
     done: Number = Field(default=0, description="Sessions that follow it.")
     total: Number = Field(default=0, description="Sessions there are.")
-
-
-class Sweep(StatusPart):
-    """The last sweep that repaired or found something."""
-
-    time: Timestamp | None = Field(default=None, description="When it ended.")
-    repaired: Number = Field(default=0, description="Keys whose expiry was set right.")
-    orphans: Number = Field(default=0, description="Keys that belong to no resource.")
 
 
 class ResourceStatus(Status):

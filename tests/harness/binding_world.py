@@ -21,7 +21,7 @@ from holdfast_operator.services.ports import (
     Secret,
     SecretDraft,
 )
-from holdfast_operator.services.users import SweptBackends
+from holdfast_operator.services.users import SweptBackends, Users
 from tests.harness.access_world import FakeAccess
 from tests.harness.operator_world import World
 
@@ -93,8 +93,11 @@ class BindingWorld(World):
     def restart(self) -> None:
         super().restart()
         secrets = WorldSecrets(self)
-        self.bindings = BindingService(self, secrets, self.backends, self.clock, self._password)
-        self.swept = SweptBackends(self.backends, self, self.clock)
+        users = Users(self, self.backends)
+        self.bindings = BindingService(
+            self, secrets, self.backends, self.clock, users=users, make_password=self._password
+        )
+        self.swept = SweptBackends(self.backends, users, self, self.clock)
 
     def add_binding(self, name: str = "agent", **spec: Any) -> dict[str, Any]:
         standard = {"serviceAccountName": "agent", "memories": [memory("support")]}

@@ -95,6 +95,11 @@ class OperatorProcess:
             time.sleep(0.02)
 
     @property
+    def pid(self) -> int:
+        """The id of the process."""
+        return self._processes.pid(_NAME)
+
+    @property
     def running(self) -> bool:
         """Whether it was started and has not ended by itself."""
         return self._processes.ended() is None

@@ -3,8 +3,10 @@
 Only what is foreign to the services is stood in for: the API server, Redis, and time.
 """
 
+import bisect
 import copy
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,20 +16,24 @@ from holdfast.store.addresses import Address
 from holdfast.store.in_memory import InMemoryStore
 from holdfast.store.maintenance import (
     Maintenance,
+    Orphan,
     Owner,
     Ownership,
     ServerInfo,
     Step,
+    Survey,
+    Swept,
     Totals,
+    Walk,
 )
 from holdfast.values import MemoryAddress, PolicyDocument, Terms
 from holdfast_operator.services.backends import BackendService
 from holdfast_operator.services.deletions import DeletionService
 from holdfast_operator.services.erasures import ErasureService
-from holdfast_operator.services.measurements import Measurements
 from holdfast_operator.services.objects import backend_ref
 from holdfast_operator.services.observing import Observer, Unobserved
 from holdfast_operator.services.outcome import Outcome
+from holdfast_operator.services.pacing import Paces
 from holdfast_operator.services.ports import (
     Body,
     ConfigMap,
@@ -36,8 +42,9 @@ from holdfast_operator.services.ports import (
     UnusableCertificates,
 )
 from holdfast_operator.services.resources import ResourceService
-from holdfast_operator.services.rollouts import Rollouts
+from holdfast_operator.services.surveys import Surveys
 from holdfast_operator.services.targets import Targets
+from holdfast_operator.services.walks import Walks
 from tests.harness.access_world import FakeAccess
 
 OFFERED = {"holdfast.dev/credentials": "backend"}
@@ -68,6 +75,9 @@ class ManualClock:
     def monotonic(self) -> float:
         return (self._now - self._start).total_seconds()
 
+    async def sleep(self, seconds: float) -> None:
+        self.advance(seconds)
+
     def advance(self, seconds: float) -> None:
         self._now += timedelta(seconds=seconds)
 
@@ -83,13 +93,27 @@ class Memory:
     sessions: dict[str, int] = field(default_factory=dict)  # the revision each follows
     buried: list[str] = field(default_factory=list)
     released: bool = False
+    walk: Walk | None = None
+    wrong: dict[str, int] = field(default_factory=dict[str, int])  # keys with a wrong expiry
+    unlisted: set[str] = field(default_factory=set[str])
+    order: tuple[object, list[tuple[int, str]]] = (None, [])  # of a run of the server
+
+
+def ordered(run: int, names: Collection[str]) -> list[tuple[int, str]]:
+    """Return the sessions in the order in which a run of the server walks over them."""
+    return sorted((1 + zlib.crc32(f"{run}/{name}".encode()), name) for name in names)
 
 
 class FakeServer:
-    """A server, as the operator's hands feel it. Walks go through the sessions in order of their names.
+    """A server, as the operator's hands feel it.
+
+    Walks go through the sessions in an order that belongs to one run of the server, as cursors do.
 
     Attributes:
         fault: raised by every call while set.
+        run: which run of the server this is; another one is a restart.
+        orphans: what a survey finds.
+        expired: memories of which a survey was told to end what has no expiry.
         calls: names of what was called.
         protected: sessions that stay above a limit.
     """
@@ -106,6 +130,9 @@ class FakeServer:
         self.fenced = False  # a leader with a higher epoch was here
         self.kept = InMemoryStore()  # sessions with messages in them, for what erases them
         self.access = FakeAccess()
+        self.run = 1
+        self.orphans: dict[MemoryAddress, Orphan] = {}
+        self.expired: list[frozenset[MemoryAddress]] = []
 
     def memory(self, address: MemoryAddress) -> Memory:
         return self.memories.setdefault(address, Memory())
@@ -174,26 +201,90 @@ class FakeServer:
     ) -> Step:
         self._call("roll_out")
         held = self.memory(memory)
-        names = sorted(held.sessions)[cursor : cursor + limit]
+        names, after, restarted = self._leg(held, cursor, limit)
         changed = 0
         for name in names:
             changed += held.sessions[name] < terms.revision
             held.sessions[name] = max(held.sessions[name], terms.revision)
-        end = cursor + limit
         return Step(
-            cursor=end if end < len(held.sessions) else 0,
+            cursor=after,
             seen=len(names),
             changed=changed,
             unsatisfied=len(self.protected.intersection(names)),
             total=len(held.sessions),
+            restarted=restarted,
         )
+
+    def _leg(self, held: Memory, cursor: int, limit: int) -> tuple[list[str], int, bool]:
+        """Return the next sessions of a walk, where it goes on, and whether it had to begin again."""
+        restarted = cursor != 0 and cursor & 0xFF != self.run & 0xFF
+        begins = 0 if restarted else cursor >> 8
+        version = (self.run, len(held.sessions), next(reversed(held.sessions), None))
+        if held.order[0] != version:
+            held.order = (version, ordered(self.run, held.sessions))
+        places = held.order[1]
+        first = bisect.bisect_left(places, (begins, ""))
+        ahead = places[first : first + limit + 1]
+        after = ahead[limit][0] << 8 | self.run & 0xFF if len(ahead) > limit else 0
+        return [name for _, name in ahead[:limit]], after, restarted
+
+    async def noted_walk(self, memory: MemoryAddress) -> Walk | None:
+        self._call("noted_walk")
+        return self.memory(memory).walk
+
+    async def note_walk(self, memory: MemoryAddress, owner: Owner, walk: Walk | None) -> bool:
+        self._call("note_walk")
+        self.memory(memory).walk = walk
+        return True
+
+    async def sweep(
+        self, memory: MemoryAddress, *, cursor: int, limit: int, ttl: int, mend: bool
+    ) -> tuple[Step, Swept]:
+        self._call("sweep")
+        held = self.memory(memory)
+        names, after, restarted = self._leg(held, cursor, limit)
+        repaired = sum(held.wrong.get(name, 0) for name in names)
+        if mend:
+            held.wrong = {name: keys for name, keys in held.wrong.items() if name not in names}
+        count = len(names)
+        swept = Swept(Totals(count, 2 * count, 10 * count, 100 * count), repaired)
+        step = Step(after, count, repaired, 0, len(held.sessions), restarted=restarted)
+        return step, swept
+
+    async def survey(
+        self,
+        served: Collection[MemoryAddress],
+        elsewhere: Collection[MemoryAddress],
+        *,
+        cluster: str,
+        expire: Collection[MemoryAddress],
+        cursor: int,
+        limit: int,
+        mend: bool,
+    ) -> Survey:
+        self._call("survey")
+        relisted = 0
+        for memory in served:
+            held = self.memory(memory)
+            relisted += len(held.unlisted)
+            held.unlisted = set() if mend else held.unlisted
+        orphans = {
+            memory: orphan
+            for memory, orphan in self.orphans.items()
+            if memory not in {*served, *elsewhere}
+        }
+        self.expired.append(frozenset(expire))
+        return Survey(0, 10, relisted, 0, orphans)
 
     async def measure(
         self, memory: MemoryAddress, *, cursor: int, limit: int
     ) -> tuple[Step, Totals]:
         self._call("measure")
-        count = len(self.memory(memory).sessions)
-        return Step(0, count, 0, 0, count), Totals(count, 2 * count, 10 * count, 100 * count)
+        held = self.memory(memory)
+        names, after, restarted = self._leg(held, cursor, limit)
+        count = len(names)
+        step = Step(after, count, 0, 0, len(held.sessions), restarted=restarted)
+        return step, Totals(count, 2 * count, 10 * count, 100 * count)
 
     async def put_usage(self, memory: MemoryAddress, owner: Owner, totals: Totals) -> None:
         self._call("put_usage")
@@ -297,12 +388,13 @@ class World:
 
     def restart(self) -> None:
         """Start the services anew: whatever they remembered is lost."""
-        rollouts = Rollouts(self.clock)
-        measurements = Measurements(self.clock, self.observer)
-        self.backends = BackendService(self, self.connections, self.clock, self.observer)
+        paces = Paces(self.clock)
+        walks = Walks.on(self.clock, paces, self.observer)
+        surveys = Surveys(self, self.clock, paces, self.observer)
+        self.backends = BackendService(self, self.connections, self.clock, surveys, self.observer)
         targets = Targets(self, self.backends)
-        self.resources = ResourceService(targets, rollouts, measurements, self.clock, self.observer)
-        self.deletions = DeletionService(targets, rollouts, measurements, self.clock, self.observer)
+        self.resources = ResourceService(targets, walks, self.clock, self.observer)
+        self.deletions = DeletionService(targets, walks, self.clock, self.observer)
         self.erasures = ErasureService(targets, self, self.clock)
 
     def observe(self, observer: Observer) -> None:
@@ -328,6 +420,9 @@ class World:
             for key, body in sorted(self.objects.items())
             if key[0] == "MemoryResource" and backend_ref(body) == (namespace, name)
         ]
+
+    def memories(self) -> Sequence[Body]:
+        return [body for key, body in sorted(self.objects.items()) if key[0] == "MemoryResource"]
 
     async def namespace(self, name: str) -> Namespace | None:
         return self.namespaces.get(name)

@@ -40,6 +40,10 @@ class TiedProcesses:
         """Send a signal to a running process."""
         self._running[name].send_signal(number)
 
+    def pid(self, name: str) -> int:
+        """The process id of a running process."""
+        return self._running[name].pid
+
     def stop(self) -> None:
         """Kill whatever runs. Nothing can be started afterwards; again is harmless."""
         atexit.unregister(self.stop)

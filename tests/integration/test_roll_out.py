@@ -313,9 +313,9 @@ class TestWalk:
                 world.memory, agreed, cursor=cursor, limit=100, grace=0
             )
             cursor = step.cursor
-            for number in range(20):
+            for _ in range(20):
                 # A process that slept: its copy of the policy is the old one.
-                name = f"late-{cursor % 1000}-{number}"
+                name = f"late-{len(behind)}"
                 await store.session(world.memory, name).append(old, late(), FREE)
                 behind.append(name)
             if cursor == 0:

@@ -35,7 +35,7 @@ SUPPORT = MemoryAddress("team-a", "support")
 UID = "0d8c3b1a-7f1e-4c0a-9b1e-1f2e3d4c5b6a"
 NAME = user_name(cluster=UID, namespace="team-a", binding="agent", uid=UID)
 OPERATORS = {"begin_deletion", "bury", "claim", "end_deletion", "forget", "put_policy"} | {
-    *("put_usage", "retain", "roll_out", "mark"),
+    *("put_usage", "retain", "roll_out", "mark", "check", "expire", "note_walk"),
 }
 NEVER = {"eval", "eval_ro", "script|load", "scan", "keys", "info", "config", "monitor", "randomkey"}
 NEVER |= {"flushall", "flushdb", "function", "fcall", "publish", "subscribe", "sort", "object"}

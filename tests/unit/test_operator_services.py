@@ -571,7 +571,7 @@ async def test_an_edit_reaches_every_session_and_shows_its_progress(world: World
     held.sessions.update({f"s{number:04}": 1 for number in range(1000)})
     world.edit(resource, retention={"ttl": "2h"})
     first = await world.look(resource)
-    assert first.again == 5.0
+    assert first.again == pytest.approx(5.0)
     assert ready(resource) == ("True", "Available")
     assert condition(resource, "PolicyApplied")["reason"] == "RollingOut"
     assert condition(resource, "Reconciling")["reason"] == "RollingOut"
@@ -630,7 +630,7 @@ async def test_a_second_edit_during_a_rollout_begins_another_one(world: World):
     await world.look(resource)
     world.clock.advance(4)
     world.edit(resource, retention={"ttl": "3h"})
-    assert (await world.look(resource)).again == 5.0
+    assert (await world.look(resource)).again == pytest.approx(5.0)
     await world.settle(resource)
     assert held.sessions["s"] == 3
 
@@ -724,7 +724,7 @@ async def test_delete_refuses_writers_first_and_buries_twice(world: World):
     assert ready(resource) == ("False", "Deleting")
     assert condition(resource, "Reconciling")["reason"] == "Deleting"
     world.clock.advance(5)
-    assert (await world.look(resource)).again == 5.0
+    assert (await world.look(resource)).again == pytest.approx(5.0)
     assert resource["status"]["rollout"] == {"revision": 2, "done": 500, "total": 500}
     held.sessions["late"] = 1
     world.clock.advance(5)

@@ -19,11 +19,12 @@ THEN = re.compile(r"^-- then: (\w+)$", re.MULTILINE)
 USES = re.compile(r"^-- uses: (.+)$", re.MULTILINE)
 RUN = "run `python -m holdfast.store.redis.digests > operator/holdfast/store/redis/scripts/DIGESTS`"
 
-READS = {"page", "tail"}
+READS = {"check", "page", "tail"}
 """Scripts that a read-only user may run."""
 LETS_GO = {
     *("pop", "clear", "touch", "release", "renew"),
     *("begin_deletion", "bury", "end_deletion", "forget", "retain", "roll_out"),
+    *("expire", "note_walk"),
     *("flusher", "splice", "trim", "erase", "unlist"),
 }
 """Scripts that must work on a full server: they give memory back, or hold nobody up who waits."""

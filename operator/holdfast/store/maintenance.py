@@ -7,7 +7,7 @@ Protocol and values only, so that services of the operator need no client to be 
 done by `holdfast.store.redis.maintenance`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
@@ -106,6 +106,8 @@ class Step(NamedTuple):
         total: size of the index.
         broken: how many could not be dealt with: a key of theirs has another type, or what is in it
             is not ours.
+        restarted: the cursor was of another run of the server, so the walk began again with this step;
+            what earlier steps added up does not count.
     """
 
     cursor: int
@@ -114,6 +116,7 @@ class Step(NamedTuple):
     unsatisfied: int
     total: int
     broken: int = 0
+    restarted: bool = False
 
 
 class Totals(NamedTuple):
@@ -123,6 +126,73 @@ class Totals(NamedTuple):
     messages: int
     tokens: int
     bytes: int
+
+
+class Walk(NamedTuple):
+    """How far a rollout is, as a restart finds it.
+
+    Attributes:
+        revision: of the policy that is rolled out.
+        cursor: where it goes on; 0 at the beginning of a pass.
+        second: it is in its second pass.
+        done: sessions seen in the first pass.
+        unsatisfied, broken: as in `Step`, of the pass so far.
+    """
+
+    revision: int
+    cursor: int
+    second: bool
+    done: int
+    unsatisfied: int
+    broken: int
+
+
+class Swept(NamedTuple):
+    """What a step of a sweep found, and set right unless it was to look only.
+
+    Attributes:
+        totals: what the sessions hold.
+        repaired: keys that had a wrong expiry or none.
+        dropped: entries of the index without a session, too old to be one that begins.
+        strays: keys of sessions whose counters are gone. They are left to their expiry.
+    """
+
+    totals: Totals
+    repaired: int = 0
+    dropped: int = 0
+    strays: int = 0
+
+
+class Orphan(NamedTuple):
+    """Keys under the name of a memory that no resource stands for.
+
+    Attributes:
+        keys: how many, without those that end within the hour.
+        immortal: how many of them are of sessions and have no expiry.
+        ours: the memory is marked as this cluster's.
+    """
+
+    keys: int
+    immortal: int
+    ours: bool
+
+
+class Survey(NamedTuple):
+    """One bounded step of a walk over all keys under the prefix of a backend.
+
+    Attributes:
+        cursor: continues the walk, 0 when it is done. It belongs to one run of the servers.
+        seen: keys that were looked at.
+        relisted: sessions that were missing in the index of their memory.
+        repaired: keys without an expiry that got one.
+        orphans: by the memory they are named after.
+    """
+
+    cursor: int
+    seen: int
+    relisted: int
+    repaired: int
+    orphans: Mapping[MemoryAddress, Orphan]
 
 
 class Maintenance(Protocol):
@@ -210,6 +280,64 @@ class Maintenance(Protocol):
             cursor: 0 to begin, else of the step before.
             limit: sessions.
             grace: milliseconds that a shortened expiry leaves at least.
+        """
+        ...
+
+    async def noted_walk(self, memory: MemoryAddress) -> Walk | None:
+        """Return the rollout that `note_walk` noted last; None when there is none."""
+        ...
+
+    async def note_walk(self, memory: MemoryAddress, owner: Owner, walk: Walk | None) -> bool:
+        """Note how far a rollout is, or with None that there is none.
+
+        False when the marker is not ours or a newer leader was here: then nothing is noted.
+        """
+        ...
+
+    async def sweep(
+        self, memory: MemoryAddress, *, cursor: int, limit: int, ttl: int, mend: bool
+    ) -> tuple[Step, Swept]:
+        """See whether the keys of up to about `limit` sessions have the expiry that they should.
+
+        One that has another, or none, gets the one that its session says; a session that should have
+        ended already gets an hour. Keys of a session whose counters are gone get `ttl`, if they have no
+        expiry at all. Index entries without any key are dropped once they are 10 minutes old. Also adds
+        up the counters, as `measure` does.
+
+        Args:
+            memory: whose sessions.
+            cursor: 0 to begin, else of the step before.
+            limit: sessions.
+            ttl: milliseconds of the policy's idle time.
+            mend: False only looks and counts.
+        """
+        ...
+
+    async def survey(
+        self,
+        served: Collection[MemoryAddress],
+        elsewhere: Collection[MemoryAddress],
+        *,
+        cluster: str,
+        expire: Collection[MemoryAddress],
+        cursor: int,
+        limit: int,
+        mend: bool,
+    ) -> Survey:
+        """Look at about `limit` keys under the prefix, whether or not an index knows them.
+
+        Sessions of `served` memories that are not in the index of their memory are put back into it, and
+        what has no expiry and belongs to none gets one. All other memories are orphans, except those
+        `elsewhere` and those that carry another cluster's mark; of them nothing is ever deleted.
+
+        Args:
+            served: memories that a resource keeps here.
+            elsewhere: memories that are none of this walk's business.
+            cluster: which mark is ours.
+            expire: orphans whose sessions' keys get a week if they have no expiry.
+            cursor: 0 to begin, else of the step before.
+            limit: keys.
+            mend: False only looks and counts.
         """
         ...
 

@@ -11,13 +11,14 @@ from holdfast_operator.reasons import ConditionType
 from holdfast_operator.services.backends import BackendService
 from holdfast_operator.services.conditions import is_true
 from holdfast_operator.services.deletions import DeletionService
-from holdfast_operator.services.measurements import Measurements
 from holdfast_operator.services.objects import backend_ref, status_of
 from holdfast_operator.services.outcome import Event, Outcome
+from holdfast_operator.services.pacing import Paces
 from holdfast_operator.services.ports import Body, Clock, Connections
 from holdfast_operator.services.resources import ResourceService
-from holdfast_operator.services.rollouts import Rollouts
+from holdfast_operator.services.surveys import Surveys
 from holdfast_operator.services.targets import Targets
+from holdfast_operator.services.walks import Walks
 from holdfast_operator.status import ResourceStatus, Status
 
 REST: Final = 60.0
@@ -56,11 +57,12 @@ class Engine:
         *,
         listener: Listener,
     ) -> None:
-        rollouts, measurements = Rollouts(clock), Measurements(clock)
-        self._backends = BackendService(objects, connections, clock)
+        paces = Paces(clock)
+        walks, surveys = Walks.on(clock, paces), Surveys(objects, clock, paces)
+        self._backends = BackendService(objects, connections, clock, surveys)
         targets = Targets(objects, self._backends)
-        self._resources = ResourceService(targets, rollouts, measurements, clock)
-        self._deletions = DeletionService(targets, rollouts, measurements, clock)
+        self._resources = ResourceService(targets, walks, clock)
+        self._deletions = DeletionService(targets, walks, clock)
         self._objects = objects
         self._clock = clock
         self._listener = listener

@@ -139,6 +139,10 @@ class Objects:
             if key.kind == RESOURCE and backend_ref(body) == (namespace, name)
         ]
 
+    def memories(self) -> Sequence[Body]:
+        """Return every memory; see `Cluster.memories`."""
+        return [body for key, body in self._bodies.items() if key.kind == RESOURCE]
+
     async def namespace(self, name: str) -> Namespace | None:
         """Return a namespace: whichever is asked for is there; see `Cluster.namespace`."""
         return Namespace(name, self._uid(f"Namespace/{name}"))

@@ -37,6 +37,7 @@ from holdfast_operator.services.conditions import (
     transition,
 )
 from holdfast_operator.services.instances import recognise
+from holdfast_operator.services.last_users import LastUsers
 from holdfast_operator.services.objects import (
     PAUSED,
     is_set,
@@ -66,7 +67,8 @@ from holdfast_operator.services.servers import (
     sentence,
     wrong_mode,
 )
-from holdfast_operator.status import BackendStatus, ResourceStatus, ServerStatus
+from holdfast_operator.services.surveys import Surveys
+from holdfast_operator.status import BackendStatus, ResourceStatus, ServerStatus, Sweep
 
 CHECK: Final = 10.0
 """Seconds between looks at a server that answers: one round trip, and nothing else to notice a loss."""
@@ -86,6 +88,7 @@ _ANSWERED: Final = frozenset(
 class _Seen:
     """Servers that can be used, what they said of themselves, and the name of their data."""
 
+    hands: Maintenance
     info: ServerInfo
     message: str
     instance: str
@@ -98,6 +101,7 @@ class BackendService:
         cluster: what is in the cluster.
         connections: to the servers.
         clock: for transitions and intervals.
+        surveys: of the keys on the servers.
         observer: told what the servers answer.
     """
 
@@ -106,8 +110,11 @@ class BackendService:
         cluster: Cluster,
         connections: Connections,
         clock: Clock,
+        surveys: Surveys,
         observer: Observer | None = None,
     ) -> None:
+        self._surveys = surveys
+        self._last_users = LastUsers(clock)
         self._cluster = cluster
         self._references = References(cluster)
         self._connections = connections
@@ -133,6 +140,7 @@ class BackendService:
             return Outcome(changed(before, before.model_copy(update={"conditions": held})))
         changes: dict[str, object] = {"observed_generation": generation}
         events: tuple[Event, ...] = ()
+        more = False
         try:
             seen = await self._look(backend)
         except Obstacle as obstacle:
@@ -146,9 +154,10 @@ class BackendService:
             ready = Finding(ConditionType.READY, TRUE, ReadyReason.AVAILABLE, seen.message)
             at_risk = risks(backend.spec, seen.info, before)
             findings = [ready, _reachable(), *at_risk]
-            events = risk_events(before, at_risk)
             changes["server"] = _server(seen)
             changes |= self._figures(backend, seen.info)
+            changes["last_sweep"], events, more = await self._survey(backend, seen)
+            events = (*risk_events(before, at_risk), *events)
         ignored = not_in_force(backend.spec)
         if ignored:
             findings.append(_ignored(ignored))
@@ -158,9 +167,17 @@ class BackendService:
         after = before.model_copy(update=changes)
         again = healing_interval(after, now)
         if again is None and findings[0].status is TRUE:
-            again = CHECK
+            again = 0.0 if more else CHECK
         events = (*transition(before, after), *events)
         return Outcome(changed(before, after), again=again, events=events)
+
+    async def _survey(
+        self, backend: MemoryBackend, seen: _Seen
+    ) -> tuple[Sweep | None, tuple[Event, ...], bool]:
+        try:
+            return await self._surveys.advance(backend, seen.hands)
+        except HoldfastError:
+            return backend.status.last_sweep, (), False  # the next look says what is wrong
 
     async def finalize(self, body: Body) -> Outcome:
         """Let a MemoryBackend go once no memory uses it. No data are deleted.
@@ -170,12 +187,14 @@ class BackendService:
         """
         metadata, before = metadata_of(body), status_of(body, BackendStatus)
         home = namespace_of(metadata)
-        users = sorted(
-            f"{user.namespace}/{user.name}"
-            for user in map(metadata_of, self._users(home, metadata.name))
-        )
-        namespace = await self._cluster.namespace(home) if users else None
-        if users and namespace is not None and not namespace.terminating:
+        uid, bodies = uid_of(metadata), self._users(home, metadata.name)
+        namespace = await self._cluster.namespace(home) if bodies else None
+        if namespace is None:
+            bodies = []
+        elif namespace.terminating:
+            bodies = self._last_users.waited_for(uid, home, bodies)
+        users = sorted(f"{user.namespace}/{user.name}" for user in map(metadata_of, bodies))
+        if users:
             message = (
                 f"{len(users)} memories are kept here: {listed(users)}. Delete them first; the sessions "
                 "of a memory with deletionPolicy Retain stay on the server."
@@ -200,9 +219,10 @@ class BackendService:
                 events=transition(before, after),
                 blocked=True,
             )
-        uid = uid_of(metadata)
         self._figures_written.pop(uid, None)
         self._addresses.pop(uid, None)
+        self._surveys.forget(uid)
+        self._last_users.forget(uid)
         await self._connections.close(uid)
         return Outcome()
 
@@ -213,8 +233,12 @@ class BackendService:
             Obstacle: it cannot be made: the spec, or the Secret.
             ClusterUnavailable: the API server does not answer.
         """
-        metadata = backend.metadata
-        current = self._connections.current(uid_of(metadata), metadata.generation or 0)
+        metadata, uid = backend.metadata, uid_of(backend.metadata)
+        generation = metadata.generation or 0
+        current = self._connections.current(uid, generation)
+        if current is None and metadata.deletion_timestamp is not None:
+            # The deletion raised the generation, and what it refers to may be gone already.
+            current = self._connections.current(uid, generation - 1)
         return current if current is not None else await self._connect(backend)
 
     async def access(self, backend: MemoryBackend) -> Access:
@@ -307,7 +331,7 @@ class BackendService:
         known = backend.status.server.instance if backend.status.server is not None else None
         metadata = backend.metadata
         instance = await recognise(hands, uid_of(metadata), known, metadata.annotations)
-        return _Seen(info, available(backend.spec, info), instance)
+        return _Seen(hands, info, available(backend.spec, info), instance)
 
     async def _ask_server(self, backend: MemoryBackend, hands: Maintenance) -> ServerInfo:
         name = Named(namespace_of(backend.metadata), backend.metadata.name)

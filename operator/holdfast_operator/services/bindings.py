@@ -37,8 +37,10 @@ from holdfast_operator.services.objects import (
     uid_of,
     unreadable,
 )
+from holdfast_operator.services.observing import Named, Observer, Unobserved
 from holdfast_operator.services.outcome import Event, EventType, Obstacle, Outcome, changed
 from holdfast_operator.services.passwords import noted_hash
+from holdfast_operator.services.places import Place, Withdrawn, backends_named, find_place
 from holdfast_operator.services.ports import (
     Body,
     Clock,
@@ -50,7 +52,6 @@ from holdfast_operator.services.ports import (
     Secrets,
 )
 from holdfast_operator.services.users import Users
-from holdfast_operator.services.walks import Place, Withdrawn, backends_named, walk
 from holdfast_operator.status import BindingStatus, Condition
 
 GIVE_UP: Final = timedelta(minutes=2)
@@ -98,7 +99,9 @@ class BindingService:
         secrets: writes the Secrets of bindings.
         backends: hands out the connections.
         clock: for transitions, intervals and the age of passwords.
+        users: names and removes users.
         make_password: gives 32 random bytes in the URL-safe alphabet, 43 characters.
+        observer: told what was repaired, and how old passwords are.
     """
 
     def __init__(
@@ -107,15 +110,25 @@ class BindingService:
         secrets: Secrets,
         backends: BackendService,
         clock: Clock,
+        *,
+        users: Users,
         make_password: Callable[[], str],
+        observer: Observer | None = None,
     ) -> None:
         self._cluster = cluster
         self._secrets = secrets
         self._backends = backends
         self._clock = clock
-        self._users = Users(cluster, backends)
+        self._users = users
+        self._observer = observer or Unobserved()
         self._credentials = CredentialsService(
-            cluster, secrets, backends, clock, users=self._users, make_password=make_password
+            cluster,
+            secrets,
+            backends,
+            clock,
+            users=users,
+            make_password=make_password,
+            observer=self._observer,
         )
         self._faults: dict[str, int] = {}
 
@@ -195,6 +208,7 @@ class BindingService:
             except ClusterForbidden:
                 pass  # whoever collects garbage removes it: the binding controls it
         self._faults.pop(uid_of(metadata), None)
+        self._observer.rotated(Named(namespace_of(metadata), metadata.name), None)
         if owed and given:
             message = (
                 f"{', '.join(owed)} did not answer: the user is removed as soon as it does, by the look "
@@ -243,7 +257,7 @@ class BindingService:
     async def _place(self, look: _Look, secret: Secret | None) -> Place:
         """Return where the memories are; take all access away where none may be left."""
         try:
-            look.place = place = walk(look.binding, self._cluster, look.home)
+            look.place = place = find_place(look.binding, self._cluster, look.home)
             if not place.grants:
                 fault = place.faults[0]
                 raise Withdrawn(fault.reason, fault.message)

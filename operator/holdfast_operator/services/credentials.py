@@ -20,8 +20,10 @@ from holdfast_operator.services.backends import BackendService
 from holdfast_operator.services.conditions import TRUE, Finding, timestamp
 from holdfast_operator.services.entries import SECRET_TYPE, Trust, entries, secret_name
 from holdfast_operator.services.objects import namespace_of, uid_of
+from holdfast_operator.services.observing import Named, Observer
 from holdfast_operator.services.outcome import Event, EventType, Obstacle
 from holdfast_operator.services.passwords import Rules, next_password, noted_hash, read_password
+from holdfast_operator.services.places import Place
 from holdfast_operator.services.ports import (
     Clock,
     Cluster,
@@ -33,7 +35,6 @@ from holdfast_operator.services.ports import (
 )
 from holdfast_operator.services.servers import credentials
 from holdfast_operator.services.users import Users
-from holdfast_operator.services.walks import Place
 from holdfast_operator.status import BoundSecret, LastRotation
 
 ROTATE: Final = "holdfast.dev/rotate-requested-at"
@@ -80,6 +81,7 @@ class CredentialsService:
         clock: for the age of passwords.
         users: names and removes users.
         make_password: gives 32 random bytes in the URL-safe alphabet, 43 characters.
+        observer: told what was repaired, and how old passwords are.
     """
 
     def __init__(
@@ -91,7 +93,9 @@ class CredentialsService:
         *,
         users: Users,
         make_password: Callable[[], str],
+        observer: Observer,
     ) -> None:
+        self._observer = observer
         self._cluster = cluster
         self._secrets = secrets
         self._backends = backends
@@ -153,7 +157,8 @@ class CredentialsService:
         password = next_password(current, rules, now=now, lost=lost, make=self._make_password)
         name = await self._users.name(binding)
         try:
-            changed = await access.put(AccessUser(name, place.grants, password.hashes(now)))
+            user = AccessUser(name, place.grants, password.hashes(now))
+            changed = await self._users.change(lambda: access.put(user))
             unlocked = await access.unlocked()
         except AccessDenied as error:
             raise Obstacle(
@@ -162,10 +167,14 @@ class CredentialsService:
                 "allow its user ACL, or set access.mode ProvidedCredentials there.",
             ) from error
         given = self._issued(binding, password, unlocked=unlocked)
+        metadata = binding.metadata
+        self._observer.rotated(Named(namespace_of(metadata), metadata.name), password.made)
         if password is not current:
             message = f"The Secret {secret_name(binding.metadata.name)} has a new password."
             given.events.append(Event(EventType.NORMAL, "PasswordChanged", message))
         elif changed:
+            backend = place.backend.metadata
+            self._observer.acl_repaired(Named(namespace_of(backend), backend.name), 1)
             message = "The user on the server was made what the binding says."
             given.events.append(Event(EventType.NORMAL, "AccessApplied", message))
         return _Login(Credentials(name, password.text), password.notes(), given)

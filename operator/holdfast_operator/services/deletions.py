@@ -22,13 +22,21 @@ from holdfast_operator.services.conditions import (
     paused,
     transition,
 )
-from holdfast_operator.services.measurements import Measurements
-from holdfast_operator.services.objects import ABANDON, PAUSED, is_set, namespace_of, uid_of
+from holdfast_operator.services.objects import (
+    ABANDON,
+    PAUSED,
+    is_set,
+    mapping,
+    namespace_of,
+    uid_of,
+)
 from holdfast_operator.services.observing import Named, Observer, Unobserved
 from holdfast_operator.services.outcome import Event, EventType, Obstacle, Outcome, changed
+from holdfast_operator.services.pacing import Pace
 from holdfast_operator.services.ports import Body, Clock, Namespace
-from holdfast_operator.services.rollouts import BUDGET, LIMIT, SETTLE, Rollouts
+from holdfast_operator.services.rollouts import BUDGET, SETTLE
 from holdfast_operator.services.targets import Target, Targets, reference
+from holdfast_operator.services.walks import Walks
 from holdfast_operator.status import Rollout
 
 GIVE_UP: Final = timedelta(minutes=2)
@@ -68,8 +76,7 @@ class DeletionService:
 
     Args:
         targets: finds where a memory is kept.
-        rollouts: forgotten with the memory.
-        measurements: forgotten with the memory.
+        walks: forgotten with the memory; a deletion is one more that keeps to their pace.
         clock: for waits, budgets and transitions.
         observer: told when a newer leader was there.
         give_up: how long a terminating namespace waits for a server that does not answer.
@@ -78,16 +85,14 @@ class DeletionService:
     def __init__(
         self,
         targets: Targets,
-        rollouts: Rollouts,
-        measurements: Measurements,
+        walks: Walks,
         clock: Clock,
         observer: Observer | None = None,
         *,
         give_up: timedelta = GIVE_UP,
     ) -> None:
         self._targets = targets
-        self._rollouts = rollouts
-        self._measurements = measurements
+        self._walks = walks
         self._clock = clock
         self._observer = observer or Unobserved()
         self._give_up = give_up
@@ -103,7 +108,10 @@ class DeletionService:
         try:
             resource = MemoryResource.from_body(body)
         except PolicyInvalid:
-            return Outcome()  # it was never served in this form; its keys keep their expiry
+            bare = _bare(body)
+            if bare is None:
+                return Outcome()  # nobody can tell where it was kept; its keys keep their expiry
+            resource = bare
         metadata = resource.metadata
         uid = uid_of(metadata)
         try:
@@ -113,8 +121,7 @@ class DeletionService:
             self._observer.fenced(Named(namespace_of(metadata), metadata.name))
             return Outcome(again=SHORTEST_WAIT, blocked=True)
         if outcome.again is None:
-            self._rollouts.forget(uid)
-            self._measurements.forget(uid)
+            self._walks.forget(uid)
             self._burials.pop(uid, None)
         if not outcome.blocked:
             self._blocked.pop(uid, None)
@@ -218,9 +225,13 @@ class DeletionService:
             return self._progress(resource, burial, burial.begins - now)
         if burial.phase is _Phase.REFUSING:
             burial.phase = _Phase.FIRST
-        while not await self._bury(burial, target):
-            if self._clock.monotonic() - now >= BUDGET:
+        pace = self._walks.paces.of(target.backend_uid)
+        async with pace.place() as place:
+            if not place:
                 return self._progress(resource, burial, 0.0)
+            while not await self._bury(burial, target, pace):
+                if self._clock.monotonic() - now >= BUDGET:
+                    return self._progress(resource, burial, 0.0)
         if burial.phase is _Phase.FIRST:
             burial.phase, burial.begins = _Phase.SECOND, self._clock.monotonic() + SETTLE
             return self._progress(resource, burial, SETTLE)
@@ -228,10 +239,12 @@ class DeletionService:
         message = f"{burial.buried} sessions were deleted (deletionPolicy Delete)."
         return _done(EventType.NORMAL, "SessionsDeleted", message)
 
-    async def _bury(self, burial: _Burial, target: Target) -> bool:
+    async def _bury(self, burial: _Burial, target: Target, pace: Pace) -> bool:
         """Bury some sessions; True at the end of a pass."""
-        step = await target.hands.bury(
-            target.memory, burial.revision, cursor=burial.cursor, limit=LIMIT
+        step = await pace.call(
+            lambda limit: target.hands.bury(
+                target.memory, burial.revision, cursor=burial.cursor, limit=limit
+            )
         )
         burial.cursor = step.cursor
         burial.buried += step.changed
@@ -308,3 +321,20 @@ class DeletionService:
 
 def _done(kind: EventType, reason: str, message: str) -> Outcome:
     return Outcome(events=(Event(kind, reason, message),))
+
+
+def _bare(body: Body) -> MemoryResource | None:
+    """Return what a deletion needs of an object whose spec cannot be read as a whole.
+
+    It may have been served before it was edited, or by a version that could read it.
+    """
+    spec = mapping(body.get("spec"))
+    for names in (("backendRef", "deletionPolicy"), ("backendRef",)):
+        parts = {name: spec[name] for name in names if name in spec}
+        try:
+            return MemoryResource.from_body(
+                {**body, "spec": {**parts, "retention": {"ttl": "24h"}}}
+            )
+        except PolicyInvalid:
+            continue
+    return None

@@ -1,26 +1,27 @@
 """Adding up what memories hold, a bounded step at a time and not too often."""
 
-import zlib
 from dataclasses import dataclass
 from typing import Final
 
-from holdfast.store.maintenance import Maintenance, Owner, Totals
+from holdfast.store.maintenance import Totals
 from holdfast.values import MemoryAddress
 from holdfast_operator.services.observing import Named, Observer, Unobserved
+from holdfast_operator.services.pacing import Paces, spread
 from holdfast_operator.services.ports import Clock
+from holdfast_operator.services.targets import Target
 
 INTERVAL: Final = 300.0
 """Seconds between measurements of one memory."""
+NOTHING: Final = Totals(0, 0, 0, 0)
 _BUDGET: Final = 0.5
-_LIMIT: Final = 500
-_NOTHING: Final = Totals(0, 0, 0, 0)
+_COST: Final = 0.1
 
 
 @dataclass(slots=True)
 class _Measurement:
     due: float
     cursor: int = 0
-    sum: Totals = _NOTHING
+    sum: Totals = NOTHING
     last: Totals | None = None
 
 
@@ -29,24 +30,22 @@ class Measurements:
 
     Args:
         clock: for the interval and the budget.
+        paces: how fast to go.
         observer: told each complete measurement.
     """
 
-    def __init__(self, clock: Clock, observer: Observer | None = None) -> None:
+    def __init__(self, clock: Clock, paces: Paces, observer: Observer | None = None) -> None:
         self._clock = clock
+        self._paces = paces
         self._observer = observer or Unobserved()
         self._measurements: dict[str, _Measurement] = {}
 
-    async def advance(
-        self, uid: str, hands: Maintenance, memory: MemoryAddress, owner: Owner, *, known: bool
-    ) -> tuple[Totals | None, bool]:
+    async def advance(self, uid: str, target: Target, *, known: bool) -> tuple[Totals | None, bool]:
         """Go on measuring a memory, if it is due.
 
         Args:
             uid: of the MemoryResource.
-            hands: in its server.
-            memory: what to measure.
-            owner: as whom to write the figures.
+            target: what to measure.
             known: status shows figures already: then the first measurement after a start can wait, and
                 not all memories are measured at once.
 
@@ -58,34 +57,45 @@ class Measurements:
         """
         now = self._clock.monotonic()
         at_work = self._measurements.setdefault(
-            uid, _Measurement(due=now + _spread(uid) if known else now)
+            uid, _Measurement(due=now + spread(uid, INTERVAL) if known else now)
         )
-        while at_work.due <= now:
-            step, part = await hands.measure(memory, cursor=at_work.cursor, limit=_LIMIT)
-            at_work.cursor, at_work.sum = step.cursor, _added(at_work.sum, part)
-            if step.cursor == 0:
-                at_work.last, at_work.sum = at_work.sum, _NOTHING
-                at_work.due = now + INTERVAL
-                self._observer.measured(Named(memory.namespace, memory.name), at_work.last)
-                await hands.put_usage(memory, owner, at_work.last)
-            elif self._clock.monotonic() - now >= _BUDGET:
+        if at_work.due > now:
+            return at_work.last, False
+        pace = self._paces.of(target.backend_uid)
+        async with pace.place() as place:
+            if not place:
                 return at_work.last, True
+            while True:
+                step, part = await pace.call(
+                    lambda limit: target.hands.measure(
+                        target.memory, cursor=at_work.cursor, limit=limit
+                    ),
+                    cost=_COST,
+                )
+                before = NOTHING if step.restarted else at_work.sum
+                at_work.cursor, at_work.sum = step.cursor, added(before, part)
+                if step.cursor == 0:
+                    break
+                if self._clock.monotonic() - now >= _BUDGET:
+                    return at_work.last, True
+        self.note(uid, target.memory, at_work.sum)
+        await target.hands.put_usage(target.memory, target.owner, at_work.sum)
+        at_work.sum = NOTHING
         return at_work.last, False
 
-    def expedite(self, uid: str) -> None:
-        """Let the next look at a memory measure it."""
-        now = self._clock.monotonic()
-        self._measurements.setdefault(uid, _Measurement(now)).due = now
+    def note(self, uid: str, memory: MemoryAddress, totals: Totals) -> None:
+        """Take in what a memory was just found to hold."""
+        due = self._clock.monotonic() + INTERVAL
+        at_work = self._measurements.setdefault(uid, _Measurement(due))
+        at_work.last, at_work.due = totals, due
+        at_work.cursor = 0
+        self._observer.measured(Named(memory.namespace, memory.name), totals)
 
     def forget(self, uid: str) -> None:
         """Drop what is remembered of a memory that is gone."""
         self._measurements.pop(uid, None)
 
 
-def _spread(uid: str) -> float:
-    """Return seconds within the interval, always the same for a memory."""
-    return zlib.crc32(uid.encode()) % INTERVAL
-
-
-def _added(one: Totals, other: Totals) -> Totals:
+def added(one: Totals, other: Totals) -> Totals:
+    """Return the sums, figure by figure."""
     return Totals(*(first + second for first, second in zip(one, other, strict=True)))

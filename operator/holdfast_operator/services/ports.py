@@ -3,6 +3,7 @@
 The storage layer answers for a real cluster; local mode and tests answer from what they have.
 """
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -137,6 +138,10 @@ class Clock(Protocol):
         """Return seconds since some moment; only differences mean something."""
         ...
 
+    async def sleep(self, seconds: float) -> None:
+        """Return after so many seconds."""
+        ...
+
 
 class Cluster(Protocol):
     """What is in the cluster.
@@ -163,6 +168,10 @@ class Cluster(Protocol):
 
     def resources_on(self, namespace: str, name: str) -> Sequence[Body]:
         """Return the MemoryResources that name this MemoryBackend."""
+        ...
+
+    def memories(self) -> Sequence[Body]:
+        """Return every MemoryResource of the namespaces that are watched."""
         ...
 
     async def namespace(self, name: str) -> Namespace | None:
@@ -280,3 +289,7 @@ class SystemClock:
     def monotonic(self) -> float:
         """Return seconds since some moment."""
         return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after so many seconds."""
+        await asyncio.sleep(seconds)

@@ -32,14 +32,16 @@ from holdfast_operator.services.conditions import (
     timestamp,
     transition,
 )
-from holdfast_operator.services.measurements import Measurements
 from holdfast_operator.services.objects import PAUSED, is_set, uid_of, unreadable
 from holdfast_operator.services.observing import Named, Observer, Unobserved
 from holdfast_operator.services.outcome import Event, EventType, Obstacle, Outcome, changed
 from holdfast_operator.services.ports import Body, Clock
-from holdfast_operator.services.rollouts import Progress, Rollouts
+from holdfast_operator.services.rollouts import Progress
+from holdfast_operator.services.sweep_requests import REQUEST, requested
+from holdfast_operator.services.sweeps import swept_status
 from holdfast_operator.services.targets import Target, Targets, reference
 from holdfast_operator.services.tenants import guarded
+from holdfast_operator.services.walks import Walks
 from holdfast_operator.status import EffectiveLimits, ResourceStatus, Rollout, Usage
 
 _FENCED_AGAIN = 5.0
@@ -81,23 +83,16 @@ class ResourceService:
 
     Args:
         targets: finds where a memory is kept.
-        rollouts: the walks that are under way.
-        measurements: the measurements that are under way.
+        walks: over sessions, that are under way.
         clock: for transitions and intervals.
         observer: told when a newer leader was there.
     """
 
     def __init__(
-        self,
-        targets: Targets,
-        rollouts: Rollouts,
-        measurements: Measurements,
-        clock: Clock,
-        observer: Observer | None = None,
+        self, targets: Targets, walks: Walks, clock: Clock, observer: Observer | None = None
     ) -> None:
         self._targets = targets
-        self._rollouts = rollouts
-        self._measurements = measurements
+        self._walks = walks
         self._clock = clock
         self._observer = observer or Unobserved()
         self._faults: dict[str, int] = {}
@@ -201,23 +196,37 @@ class ResourceService:
         look.findings.append(Finding(ConditionType.READY, TRUE, ReadyReason.AVAILABLE, ready))
         settled = _settled(look.resource.status, revision, holds)
         if settled is None or (
-            settled.reason == PolicyReason.UNSATISFIED and self._rollouts.check_due(uid)
+            settled.reason == PolicyReason.UNSATISFIED and self._walks.rollouts.check_due(uid)
         ):
-            progress = await self._rollouts.advance(
-                uid, target.hands, target.memory, terms_of(policy, revision)
-            )
+            progress = await self._walks.rollouts.advance(uid, target, terms_of(policy, revision))
             self._note_progress(look, progress, revision, settled, holds)
         else:
             look.findings.append(settled)
         if look.again is None:
-            look.measured, more = await self._measurements.advance(
-                uid,
-                target.hands,
-                target.memory,
-                target.owner,
-                known=look.resource.status.usage is not None,
-            )
+            await self._sweep(look, target, ttl=terms_of(policy, revision).ttl)
+        if look.again is None:
+            known = look.resource.status.usage is not None
+            look.measured, more = await self._walks.measurements.advance(uid, target, known=known)
             look.again = 0.0 if more else None
+
+    async def _sweep(self, look: _Look, target: Target, *, ttl: int) -> None:
+        """Sweep the memory if it is time or somebody asked."""
+        metadata, last = look.resource.metadata, look.resource.status.last_sweep
+        uid, handled = uid_of(metadata), last.request if last else None
+        report, more = await self._walks.sweeps.advance(
+            uid, target, ttl=ttl, request=requested(metadata, handled)
+        )
+        if more:
+            look.again = 0.0
+        if report is not None:
+            if not report.dry:
+                self._walks.measurements.note(uid, target.memory, report.swept.totals)
+                self._observer.repaired(Named(*target.memory), report.swept.repaired)
+            event = report.event()
+            look.events += [event] if event else []
+            look.changes["last_sweep"] = swept_status(report, last, self._clock)
+        elif last is not None and handled is not None and REQUEST not in metadata.annotations:
+            look.changes["last_sweep"] = last.model_copy(update={"request": None})
 
     async def _claim(self, look: _Look, target: Target) -> None:
         """Make sure that the keys carry our mark."""
@@ -277,11 +286,12 @@ class ResourceService:
             return
         look.changes["rollout"] = Rollout(revision=revision, done=done, total=total)
         uid = uid_of(look.resource.metadata)
-        self._measurements.expedite(uid)
+        if settled is None:
+            self._walks.sweeps.expedite(uid)
         finding = _applied(progress, revision, holds)
         look.findings.append(finding)
         if progress.unsatisfied:
-            self._rollouts.check_later(uid)
+            self._walks.rollouts.check_later(uid)
         if total and (settled is None or settled.reason != finding.reason):
             kind = EventType.NORMAL if finding.status is TRUE else EventType.WARNING
             look.events.append(Event(kind, finding.reason, finding.message))

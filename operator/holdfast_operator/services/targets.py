@@ -69,6 +69,11 @@ class Target:
             )
 
     @property
+    def backend_uid(self) -> str:
+        """Uid of the backend."""
+        return uid_of(self.backend.metadata)
+
+    @property
     def backend_name(self) -> str:
         """Namespace and name of the backend."""
         return f"{namespace_of(self.backend.metadata)}/{self.backend.metadata.name}"

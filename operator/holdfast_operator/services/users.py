@@ -1,11 +1,14 @@
 """The users of bindings: what they are called, removing them, and sweeping out those left behind."""
 
+import asyncio
 import hashlib
 import logging
 import re
-from typing import Final
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final, TypeVar
 
-from holdfast.errors import AccessDenied, HoldfastError, PolicyInvalid
+from holdfast.errors import AccessDenied, HoldfastError, PolicyInvalid, StoreUnavailable
 from holdfast.store.access import UserName, user_name, users_of
 from holdfast_operator.backend import AccessMode
 from holdfast_operator.reasons import ConditionType
@@ -14,12 +17,22 @@ from holdfast_operator.services.backends import BackendService
 from holdfast_operator.services.conditions import is_true
 from holdfast_operator.services.objects import mapping, namespace_of, uid_of
 from holdfast_operator.services.outcome import Obstacle, Outcome
-from holdfast_operator.services.ports import Body, Clock, Cluster
+from holdfast_operator.services.ports import (
+    Body,
+    Clock,
+    Cluster,
+    ClusterUnavailable,
+    Leadership,
+)
 
 _log: Final = logging.getLogger("holdfast.operator")
 
 SWEEP: Final = 60.0
 """Seconds between two sweeps of the users of a backend."""
+CERTAIN: Final = 3.0
+"""Seconds that commands about users may take, and for which we have to lead for certain."""
+
+T = TypeVar("T")
 
 _HEX: Final = re.compile(r"[0-9a-f]{8}")
 
@@ -30,11 +43,32 @@ class Users:
     Args:
         cluster: what is in the cluster.
         backends: hands out the connections.
+        leader: says how long we lead for certain; None: there is no other operator.
     """
 
-    def __init__(self, cluster: Cluster, backends: BackendService) -> None:
+    def __init__(
+        self, cluster: Cluster, backends: BackendService, leader: Leadership | None = None
+    ) -> None:
         self._cluster = cluster
         self._backends = backends
+        self._leader = leader
+
+    async def change(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Send commands about users, if it is certain that they arrive while we lead.
+
+        A server cannot refuse those of a leader that is none any more, as it does with everything else.
+
+        Raises:
+            ClusterUnavailable: it is not certain.
+            StoreUnavailable: they took too long.
+        """
+        if self._leader is not None and not self._leader.sure(CERTAIN):
+            raise ClusterUnavailable("it is not certain that this operator still leads")
+        try:
+            async with asyncio.timeout(CERTAIN):
+                return await work()
+        except TimeoutError:
+            raise StoreUnavailable("the servers did not take the change of users in time") from None
 
     async def name(self, binding: MemoryBinding) -> str:
         """Return the name of a binding's user.
@@ -70,8 +104,8 @@ class Users:
         except PolicyInvalid:
             return False
         try:
-            access = await self._backends.access(backend)
-            await access.revoke(await self.name(binding))
+            access, user = await self._backends.access(backend), await self.name(binding)
+            await self.change(lambda: access.revoke(user))
         except AccessDenied:
             # Where others make the users there is none of ours, and none that we could remove.
             return backend.spec.access.mode is not AccessMode.MANAGED_ACL
@@ -89,12 +123,16 @@ class SweptBackends:
 
     Args:
         backends: does the reconciling.
+        users: removes those of bindings.
         cluster: knows which bindings there are.
         clock: for the time between sweeps.
     """
 
-    def __init__(self, backends: BackendService, cluster: Cluster, clock: Clock) -> None:
+    def __init__(
+        self, backends: BackendService, users: Users, cluster: Cluster, clock: Clock
+    ) -> None:
         self._backends = backends
+        self._users = users
         self._cluster = cluster
         self._clock = clock
         self._swept: dict[str, float] = {}
@@ -134,9 +172,9 @@ class SweptBackends:
             start = users_of(hexadecimal(await self._cluster.cluster_id()))
             for name in sorted(await access.users(start)):
                 if self._is_stray(name, start):
-                    await access.revoke(name)
+                    await self._users.change(partial(access.revoke, name))
                     _log.warning("memorybackends/%s: a user without a binding was removed", where)
-        except (Obstacle, HoldfastError) as error:
+        except (Obstacle, HoldfastError, ClusterUnavailable) as error:
             _log.warning("memorybackends/%s: users not swept: %s", where, type(error).__name__)
 
     def _is_stray(self, name: str, start: str) -> bool:

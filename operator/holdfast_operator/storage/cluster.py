@@ -68,6 +68,10 @@ class WatchedCluster:
         """Return the MemoryResources that name a backend, as they were seen last."""
         return self._mirror.resources_on(namespace, name)
 
+    def memories(self) -> Sequence[Body]:
+        """Return every MemoryResource, as they were seen last."""
+        return self._mirror.memories()
+
     async def namespace(self, name: str) -> Namespace | None:
         """Return a namespace: as seen last, else by asking."""
         seen = self._mirror.namespace(name)

@@ -85,6 +85,10 @@ class Mirror:
         """Name what an object names: a memory its backend, a binding or an erasure its memories."""
         return self._refs.get(key, ())
 
+    def memories(self) -> list[Body]:
+        """Return every memory."""
+        return [body for key, body in self._bodies.items() if key.kind is Kind.RESOURCE]
+
     def put_namespace(self, body: Body) -> None:
         """Take in a namespace."""
         namespace, version = read_namespace(body), version_of(body)

@@ -42,7 +42,7 @@ _BROKEN = (RedisError, OSError, TimeoutError)  # RedisError: also bytes that are
 
 # Commands without a key. All others name one: the scripts after its number, the rest at once.
 _KEYLESS = frozenset(
-    {b"MULTI", b"EXEC", b"TIME", b"INFO", b"SCRIPT", b"WAIT", b"CLUSTER", b"ROLE", b"PING"}
+    {b"MULTI", b"EXEC", b"TIME", b"INFO", b"SCRIPT", b"WAIT", b"CLUSTER", b"ROLE", b"PING", b"SCAN"}
 )
 _SCRIPTS = frozenset({b"EVALSHA", b"EVALSHA_RO"})
 

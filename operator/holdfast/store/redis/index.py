@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from holdfast.errors import CorruptRecord, UnknownKeys
+from holdfast.store.maintenance import Walk
 from holdfast.store.redis.carrier import Reply
 from holdfast.store.redis.layout import MemoryKeys, SessionKeys, session_keys
 from holdfast.store.redis.replies import META_FIELDS, raise_for, read_status, text
@@ -24,6 +25,7 @@ CHUNK = 100
 """Entries handled in one round trip: about 5 ms of the server's time, in which others wait."""
 _RUN_BITS = 32
 _NAME = re.compile(rb"[-A-Za-z0-9_.:%]+")
+_WALK = re.compile(r"\d+(\|\d+){5}")
 _RUN = re.compile(r"^run_id:(\w+)", re.MULTILINE)
 
 
@@ -35,11 +37,15 @@ class Entry(NamedTuple):
 
 
 class Leg(NamedTuple):
-    """A part of a walk: entries, where it goes on (0: nowhere), and the size of the index."""
+    """A part of a walk: entries, where it goes on (0: nowhere), and the size of the index.
+
+    `restarted`: the cursor was of another run of the server, and the walk begins with this part.
+    """
 
     entries: Sequence[Entry]
     cursor: int
     total: int
+    restarted: bool = False
 
 
 class Index:
@@ -91,7 +97,12 @@ class Index:
             name: Entry(name, score) for name, score in zip(flat[::2], flat[1::2], strict=True)
         }
         following = int(after)
-        return Leg(list(entries.values()), following << _RUN_BITS | now if following else 0, total)
+        return Leg(
+            list(entries.values()),
+            following << _RUN_BITS | now if following else 0,
+            total,
+            restarted=cursor != 0 and place == 0,
+        )
 
     async def forget(self, entries: Sequence[Entry], *, idle: int) -> int:
         """Drop entries that nobody noted for `idle` milliseconds; return how many are gone for good.
@@ -106,10 +117,11 @@ class Index:
             dropped = await self._runner.run(
                 script("forget"), [self._key], arguments, repeatable=True
             )
-            gone += len(dropped) - await self._restore(part) if dropped else 0
+            gone += len(dropped) - await self.restore(part) if dropped else 0
         return gone
 
-    async def _restore(self, entries: Sequence[Entry]) -> int:
+    async def restore(self, entries: Sequence[Entry]) -> int:
+        """Note those of the sessions that are alive; return how many. Two round trips."""
         named = [(entry, keys) for entry in entries if (keys := self.keys_of(entry)) is not None]
         metas = await self._runner.each([(b"HMGET", keys.meta, *META_FIELDS) for _, keys in named])
         back = [entry.name for (entry, _), meta in zip(named, metas, strict=True) if _lives(meta)]
@@ -128,3 +140,22 @@ def _lives(meta: Reply) -> bool:
     except (CorruptRecord, UnknownKeys):
         return True
     return status.exists and status.expiry_rule != "buried"
+
+
+def pack_walk(walk: Walk) -> str:
+    """Return a rollout as it is noted."""
+    return "|".join(str(int(part)) for part in walk)
+
+
+def read_walk(noted: str) -> Walk | None:
+    """Read what `pack_walk` wrote; None for anything else.
+
+    Also for a cursor of a server that does not say which run it is: who comes later cannot tell whether it
+    still means anything.
+    """
+    if not _WALK.fullmatch(noted):
+        return None
+    revision, cursor, second, done, unsatisfied, broken = map(int, noted.split("|"))
+    if cursor and not cursor & (1 << _RUN_BITS) - 1:
+        return None
+    return Walk(revision, cursor, bool(second), done, unsatisfied, broken)

@@ -1,8 +1,8 @@
 """The operator's hands in Redis or Valkey; see `holdfast.store.maintenance`."""
 
 import re
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Self
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Self
 
 from holdfast.errors import CorruptRecord, UnknownKeys
 from holdfast.keys import is_session_key
@@ -15,14 +15,17 @@ from holdfast.store.maintenance import (
     ServerInfo,
     Step,
     Superseded,
+    Survey,
+    Swept,
     Totals,
+    Walk,
 )
 from holdfast.store.redis.access import RedisAccess
 from holdfast.store.redis.carrier import Carrier, Command, Reply
 from holdfast.store.redis.connecting import make_carrier
 from holdfast.store.redis.discovery import WithSentinels
 from holdfast.store.redis.fleet import Fleet
-from holdfast.store.redis.index import CHUNK, Entry, Index
+from holdfast.store.redis.index import CHUNK, Entry, Index, pack_walk, read_walk
 from holdfast.store.redis.layout import (
     LABELS,
     LAYOUT,
@@ -44,10 +47,10 @@ from holdfast.store.redis.replies import (
 from holdfast.store.redis.runner import Runner, evalsha
 from holdfast.store.redis.script import Script, script
 from holdfast.store.redis.store import RedisStore
+from holdfast.store.redis.surveying import Surveyor, Task
+from holdfast.store.redis.sweeping import ABANDONED, Sweeper, Visit, check
 from holdfast.values import MemoryAddress, Terms
 
-_ABANDONED = 600_000
-"""Milliseconds after which an index entry without a session is dropped: a writer notes it first."""
 _TOMBSTONE = 60_000
 """Life of a tombstone in milliseconds: above the age at which a writer asks for the policy again."""
 _REMEMBERED = 86_400_000
@@ -63,28 +66,6 @@ _WORDS = {
     "UNMARKED": Ownership.UNMARKED,
     "FENCED": Ownership.FENCED,
 }
-
-
-class _Visit(NamedTuple):
-    """Entries of the index with what their sessions answered, by the first word of it."""
-
-    cursor: int
-    total: int
-    answers: dict[str, list[tuple[Entry, Reply]]]
-
-    def entries(self, *words: str) -> list[Entry]:
-        return [entry for word in words for entry, _ in self.answers.get(word, ())]
-
-    def step(self, *, changed: int, unsatisfied: int = 0, dropped: int = 0) -> Step:
-        broken = len(self.entries("BROKEN", "LAYOUT"))
-        return Step(
-            cursor=self.cursor,
-            seen=sum(map(len, self.answers.values())),
-            changed=changed,
-            unsatisfied=unsatisfied + broken,
-            total=max(0, self.total - dropped),
-            broken=broken,
-        )
 
 
 class RedisMaintenance:
@@ -108,6 +89,7 @@ class RedisMaintenance:
         access: Access | None = None,
     ) -> None:
         self._carrier = carrier
+        self._patience = patience
         self._prefix = prefix
         self._patience = patience
         self._steps = migration or script("migrate")
@@ -223,7 +205,7 @@ class RedisMaintenance:
         return visit.step(
             changed=len(visit.entries("DONE")),
             unsatisfied=sum(reply[1] for reply in looked),
-            dropped=await self._index(memory).forget(visit.entries("GONE"), idle=_ABANDONED),
+            dropped=await self._index(memory).forget(visit.entries("GONE"), idle=ABANDONED),
         )
 
     async def measure(
@@ -241,7 +223,7 @@ class RedisMaintenance:
             if counts
             else Totals(0, 0, 0, 0)
         )
-        dropped = await self._index(memory).forget(visit.entries("GONE"), idle=_ABANDONED)
+        dropped = await self._index(memory).forget(visit.entries("GONE"), idle=ABANDONED)
         return visit.step(changed=dropped, dropped=dropped), totals
 
     async def names(
@@ -251,6 +233,46 @@ class RedisMaintenance:
         leg = await self._index(memory).leg(cursor, limit)
         names = (entry.name.decode("ascii", "replace") for entry in leg.entries)
         return leg.cursor, list(filter(is_session_key, names))
+
+    async def noted_walk(self, memory: MemoryAddress) -> Walk | None:
+        """Return the rollout noted last; see `Maintenance.noted_walk`. One round trip."""
+        [noted] = await self._runner.read([(b"HGET", self._keys(memory).owner, b"walk")])
+        return read_walk(text(noted))
+
+    async def note_walk(self, memory: MemoryAddress, owner: Owner, walk: Walk | None) -> bool:
+        """Note how far a rollout is; see `Maintenance.note_walk`. One round trip."""
+        noted = "" if walk is None else pack_walk(walk)
+        word, *_ = await self._own("note_walk", memory, [owner.uid, owner.epoch, noted])
+        return word == "OK"
+
+    async def sweep(
+        self, memory: MemoryAddress, *, cursor: int, limit: int, ttl: int, mend: bool
+    ) -> tuple[Step, Swept]:
+        """Check expiries; see `Maintenance.sweep`.
+
+        Two round trips for every 100 sessions, and two more for those that are not as they should be.
+        """
+        visit = await self._visit(memory, cursor, limit, check)
+        return await Sweeper(self._runner, self._index(memory)).settle(visit, ttl=ttl, mend=mend)
+
+    async def survey(
+        self,
+        served: Collection[MemoryAddress],
+        elsewhere: Collection[MemoryAddress],
+        *,
+        cluster: str,
+        expire: Collection[MemoryAddress],
+        cursor: int,
+        limit: int,
+        mend: bool,
+    ) -> Survey:
+        """Look at keys whether or not an index knows them; see `Maintenance.survey`.
+
+        Two round trips as a rule, and a few more for what is not as it should be.
+        """
+        task = Task(frozenset(served), frozenset(elsewhere), cluster, frozenset(expire), mend)
+        surveyor = Surveyor(self._carrier, self._prefix, task, patience=self._patience)
+        return await surveyor.step(cursor, limit)
 
     async def begin_deletion(self, memory: MemoryAddress, owner: Owner) -> int | None:
         """Refuse writers from now on; see `Maintenance.begin_deletion`. One round trip."""
@@ -270,7 +292,7 @@ class RedisMaintenance:
         visit = await self._visit(memory, cursor, limit, command)
         index = self._index(memory)
         dropped = await index.forget(visit.entries("DONE", "SAME"), idle=0)
-        dropped += await index.forget(visit.entries("GONE"), idle=_ABANDONED)
+        dropped += await index.forget(visit.entries("GONE"), idle=ABANDONED)
         return visit.step(changed=len(visit.entries("DONE")), dropped=dropped)
 
     async def end_deletion(self, memory: MemoryAddress, owner: Owner) -> bool:
@@ -355,7 +377,7 @@ class RedisMaintenance:
         limit: int,
         command: Callable[[SessionKeys], Command],
         read: Callable[[Reply], Sequence[Any]] = list,
-    ) -> _Visit:
+    ) -> Visit:
         """Run a command for each session of a part of the walk.
 
         Ends after `limit` places of the index were looked at, so that a step is bounded also where
@@ -363,10 +385,13 @@ class RedisMaintenance:
         """
         index = self._index(memory)
         answers: dict[str, list[tuple[Entry, Reply]]] = {}
-        looked = 0
+        looked, restarted = 0, False
         while True:
             count = max(1, min(CHUNK, limit - looked))
             leg = await index.leg(cursor, count)
+            if leg.restarted:
+                restarted = True
+                answers.clear()
             for first in range(0, len(leg.entries), CHUNK):
                 part = leg.entries[first : first + CHUNK]
                 keys = [index.keys_of(entry) for entry in part]
@@ -377,7 +402,7 @@ class RedisMaintenance:
                     answers.setdefault(word, []).append((entry, reply))
             cursor, looked = leg.cursor, looked + count
             if cursor == 0 or looked >= limit:
-                return _Visit(cursor, leg.total, answers)
+                return Visit(cursor, leg.total, answers, restarted)
 
 
 def _instance(found: bytes | str) -> str:

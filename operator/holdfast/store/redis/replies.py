@@ -143,6 +143,16 @@ def read_expiry(slow: bytes) -> tuple[int, int]:
     return expires_at, touched
 
 
+def read_holdings(counters: bytes) -> tuple[int, int, int]:
+    """Return the messages, tokens and bytes of a session.
+
+    Args:
+        counters: field `k` of its meta, of the right length.
+    """
+    _, tokens, messages, size, *_ = map(int, _COUNTERS.unpack(counters))
+    return messages, tokens, size
+
+
 def _require_layout(slow: bytes | None) -> None:
     if slow and slow[0] != LAYOUT:
         raise _other_layout(slow[0])

@@ -1,0 +1,126 @@
+"""Looking at the sessions of a memory one by one: what a walk found, and setting expiries right."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from holdfast.store.maintenance import Step, Swept, Totals
+from holdfast.store.redis.carrier import Command, Reply
+from holdfast.store.redis.index import CHUNK, Entry, Index
+from holdfast.store.redis.layout import SessionKeys
+from holdfast.store.redis.replies import milliseconds, read_holdings
+from holdfast.store.redis.runner import Runner, evalsha
+from holdfast.store.redis.script import script
+
+ABANDONED = 600_000
+"""Milliseconds after which an index entry without a session is dropped: a writer notes it first."""
+OVERDUE = 3_600_000
+"""Milliseconds that a session has left which should have ended already: as after an edit that shortens."""
+
+
+class Visit(NamedTuple):
+    """Entries of the index with what their sessions answered, by the first word of it."""
+
+    cursor: int
+    total: int
+    answers: dict[str, list[tuple[Entry, Reply]]]
+    restarted: bool
+
+    def replies(self, word: str) -> list[Reply]:
+        """Return the answers that begin with this word."""
+        return [reply for _, reply in self.answers.get(word, ())]
+
+    def entries(self, *words: str) -> list[Entry]:
+        """Return the entries whose answers begin with one of these words."""
+        return [entry for word in words for entry, _ in self.answers.get(word, ())]
+
+    def step(self, *, changed: int, unsatisfied: int = 0, dropped: int = 0) -> Step:
+        """Return what the walk's caller is told."""
+        broken = len(self.entries("BROKEN", "LAYOUT"))
+        return Step(
+            cursor=self.cursor,
+            seen=sum(map(len, self.answers.values())),
+            changed=changed,
+            unsatisfied=unsatisfied + broken,
+            total=max(0, self.total - dropped),
+            broken=broken,
+            restarted=self.restarted,
+        )
+
+
+def check(keys: SessionKeys) -> Command:
+    """Return the command that looks at a session's expiries."""
+    return evalsha(script("check"), keys[:5], [])
+
+
+def expire(keys: SessionKeys, ttl: int) -> Command:
+    """Return the command that sets a session's expiries right.
+
+    Args:
+        keys: the session's.
+        ttl: milliseconds for keys without an expiry where the session does not say one.
+    """
+    return evalsha(script("expire"), keys[:5], [OVERDUE, ttl])
+
+
+class Sweeper:
+    """Deals with what a walk of `check` found in one memory.
+
+    Args:
+        runner: runs scripts.
+        index: of the memory.
+    """
+
+    def __init__(self, runner: Runner, index: Index) -> None:
+        self._runner = runner
+        self._index = index
+
+    async def settle(self, visit: Visit, *, ttl: int, mend: bool) -> tuple[Step, Swept]:
+        """Set right what is wrong, or with `mend=False` count it; see `Maintenance.sweep`."""
+        held = [
+            read_holdings(reply[-1])
+            for word in ("OK", "WRONG")
+            for reply in visit.replies(word)
+            if isinstance(reply[-1], bytes) and len(reply) > 1
+        ]
+        doubtful = [*visit.answers.get("STRAY", ()), *visit.answers.get("BROKEN", ())]
+        immortal = [
+            entry for entry, reply in doubtful if not isinstance(reply, Exception) and reply[1] > 0
+        ]
+        if mend:
+            wrong = [*visit.entries("WRONG"), *immortal]
+            repaired = await self._expire(wrong, ttl)
+            dropped = await self._index.forget(visit.entries("GONE"), idle=ABANDONED)
+        else:
+            repaired = sum(reply[1] for reply in visit.replies("WRONG"))
+            repaired += sum(reply[1] for _, reply in doubtful if not isinstance(reply, Exception))
+            dropped = await self._abandoned(visit.entries("GONE"))
+        sums = (sum(column) for column in zip(*held, strict=True)) if held else (0, 0, 0)
+        swept = Swept(
+            totals=Totals(len(held), *sums),
+            repaired=repaired,
+            dropped=dropped,
+            strays=sum(reply[2] for reply in visit.replies("STRAY")),
+        )
+        return visit.step(changed=repaired, dropped=dropped if mend else 0), swept
+
+    async def _expire(self, entries: Sequence[Entry], ttl: int) -> int:
+        repaired = 0
+        for first in range(0, len(entries), CHUNK):
+            keys = map(self._index.keys_of, entries[first : first + CHUNK])
+            repaired += await run_expire(self._runner, [one for one in keys if one], ttl)
+        return repaired
+
+    async def _abandoned(self, entries: Sequence[Entry]) -> int:
+        if not entries:
+            return 0
+        [clock] = await self._runner.read([(b"TIME",)])
+        before = milliseconds(clock) - ABANDONED
+        return sum(float(entry.score) <= before for entry in entries)
+
+
+async def run_expire(runner: Runner, sessions: Sequence[SessionKeys], ttl: int) -> int:
+    """Set the expiries of some sessions right; return how many keys were wrong. One round trip."""
+    replies: list[Any] = await runner.each([expire(keys, ttl) for keys in sessions])
+    return sum(
+        reply[1] for reply in replies if not isinstance(reply, Exception) and reply[0] == b"OK"
+    )

@@ -1,0 +1,108 @@
+"""How fast walks over sessions may go, so that those who use the server hardly notice.
+
+All walks on one server share a rate and a number of places. Where calls take long, they become smaller
+and rest as long as the last one took; where calls are quick again, they grow back.
+"""
+
+import asyncio
+import zlib
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Final, TypeVar
+
+from holdfast_operator.services.ports import Clock
+
+PLACES: Final = 4
+"""Walks on one server at a time."""
+PATIENCE: Final = 2.0
+"""Seconds in which a walk waits for its place before others of its object's concerns get a look."""
+RATE: Final = 8000.0
+"""Sessions per second that all walks on one server may change."""
+MOST: Final = 100
+"""Sessions changed in one call: about 2 ms of the server's time, which it gives in parts: it reads 16 KiB of
+a connection, some thirty of them, and then from others."""
+LEAST: Final = 10
+SLOW: Final = 0.1
+"""Seconds: a call that takes longer says that the server has enough to do."""
+LONGEST_REST: Final = 1.0
+
+T = TypeVar("T")
+
+
+class Pace:
+    """The pace of all walks on one server.
+
+    Args:
+        clock: measures the calls, and waits.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._places = asyncio.Semaphore(PLACES)
+        self._size = MOST
+        self._free = float("-inf")
+
+    @asynccontextmanager
+    async def place(self) -> AsyncGenerator[bool]:
+        """Hold one of the places within the block; False when there was none for `PATIENCE`."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._places.acquire()
+        except TimeoutError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            self._places.release()
+
+    async def call(self, work: Callable[[int], Awaitable[T]], *, cost: float = 1.0) -> T:
+        """Make a call when it is time for it, and return its result.
+
+        Args:
+            work: the call, given how many sessions it may take.
+            cost: what one session costs the server, beside one that is changed.
+        """
+        size, now = self._size, self._clock.monotonic()
+        begins = max(now, self._free)
+        self._free = begins + size / RATE
+        if begins > now:
+            await self._clock.sleep(begins - now)
+        began = self._clock.monotonic()
+        try:
+            return await work(round(size / cost))
+        finally:
+            self._note(self._clock.monotonic() - began)
+
+    def _note(self, took: float) -> None:
+        if took > SLOW:
+            self._size = max(LEAST, self._size // 2)
+            rested = self._clock.monotonic() + min(took, LONGEST_REST)
+            self._free = max(self._free, rested)
+        else:
+            self._size = min(MOST, self._size + LEAST)
+
+
+class Paces:
+    """The paces of all servers.
+
+    Args:
+        clock: as of `Pace`.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._paces: dict[str, Pace] = {}
+
+    def of(self, backend: str) -> Pace:
+        """Return the pace on the server of a MemoryBackend, by its uid."""
+        return self._paces.setdefault(backend, Pace(self._clock))
+
+    def forget(self, backend: str) -> None:
+        """Drop what is remembered of a backend that is gone."""
+        self._paces.pop(backend, None)
+
+
+def spread(uid: str, interval: float) -> float:
+    """Return seconds within an interval, always the same for an object."""
+    return zlib.crc32(uid.encode()) % interval
