@@ -13,11 +13,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help setup demo demo-cluster test test-fast test-pythons test-cluster verify verify-operator lint format types bench bench-peers crds facade lock control-plane clean
-=======
-.PHONY: help setup demo demo-cluster test test-fast test-pythons test-cluster verify lint format types bench bench-operator bench-peers crds facade lock control-plane clean
->>>>>>> main
+.PHONY: help setup demo demo-cluster test test-fast test-pythons test-cluster verify verify-operator lint format types bench bench-operator bench-peers crds facade lock control-plane clean
 
 help: ## list what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24

@@ -346,6 +346,9 @@ async def _nothing_left(life: Life) -> list[str]:
         users: list[Any] = await redis.acl_users()
         if any(life.namespace in str(user) for user in users):
             wrong.append("a user of the binding is left")
+    events = {event["reason"] for event in await life.api.all(life.namespace, "Event")}
+    if "NothingDeleted" in events:
+        wrong.append("an event says that nothing was deleted")
     return wrong[:5]
 
 

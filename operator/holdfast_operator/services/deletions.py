@@ -213,6 +213,11 @@ class DeletionService:
         uid, now = uid_of(resource.metadata), self._clock.monotonic()
         revision = await target.hands.begin_deletion(target.memory, target.owner)
         if revision is None:
+            ready = resource.status.condition(ConditionType.READY)
+            if ready is not None and ready.reason == ReadyReason.DELETING:
+                # All was done, and whoever did it got no further than that.
+                message = "The sessions were deleted (deletionPolicy Delete)."
+                return _done(EventType.NORMAL, "SessionsDeleted", message)
             return _done(
                 EventType.WARNING,
                 "NothingDeleted",
