@@ -77,7 +77,7 @@ async def _tried(trial: Trial, shared: Ground, directory: Path) -> Row:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run; return 1 when something is wrong."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("--at-once", type=int, default=6, help="lives side by side (default: 6)")
+    parser.add_argument("--at-once", type=int, default=8, help="lives side by side (default: 8)")
     parser.add_argument(
         "--only", default="", metavar="WORD", help="only trials with this in the name"
     )

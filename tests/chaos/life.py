@@ -1,6 +1,7 @@
 """The life of a namespace: phases, each with operators that may die in it, and what must hold after it."""
 
 import asyncio
+import base64
 import json
 import secrets
 import time
@@ -12,7 +13,9 @@ from pathlib import Path
 from typing import Any, Final, Self, TypeAlias
 from urllib.parse import quote
 
+import aiohttp
 from redis.asyncio import Redis
+from redis.exceptions import AuthenticationError, RedisError
 
 from holdfast.client import Client
 from holdfast.errors import HoldfastError
@@ -200,6 +203,25 @@ class Life:
         url = self.place.url.format(login=f"{quote(user, safe='')}:{word}")
         return Client(RedisStore.from_url(url), namespace=self.namespace)
 
+    async def entries(self) -> dict[str, str]:
+        """Return the login in the binding's Secret; nothing where it cannot be read."""
+        try:
+            data = (await self.get(ISSUED)).get("data", {})
+        except (aiohttp.ClientError, TimeoutError):
+            return {}
+        found = {name: base64.b64decode(value).decode() for name, value in data.items()}
+        return {name: found[name] for name in ("username", "password") if name in found}
+
+    async def let_in(self, login: dict[str, str]) -> bool | None:
+        """Return whether the server lets somebody in; None where it does not say."""
+        async with await self.raw(login["username"], login["password"]) as client:
+            try:
+                return bool(await client.ping())
+            except AuthenticationError:
+                return False
+            except RedisError:
+                return None
+
     @property
     def operator(self) -> Operator:
         """The one that acts."""
@@ -253,16 +275,14 @@ class Life:
         self.operator.disarm()
         points = [point.what for one in self._operators for point in one.sent()]
         self.found.points[phase.name] = points[self._begun :]
-        if not self.found.deaths[phase.name]:
-            self.found.survived.add(phase.name)
-        if not self.operator.alive:  # its point came when everything was done
-            await self._bear()
         wrong = [
             *await phase.check(self),
-            *await self._at_rest(),
+            *await self._at_rest(phase),
             *await self._shown(),
             *self._said(),
         ]
+        if not self.found.deaths[phase.name]:
+            self.found.survived.add(phase.name)
         self.found.violations += [f"{phase.name}: {sentence}" for sentence in wrong]
 
     async def _watch_over(self, phase: Phase) -> bool:
@@ -272,9 +292,7 @@ class Life:
         end = time.monotonic() + self.ground.patience
         while True:
             if not self.operator.alive:
-                self._bury(phase)
-                again = self.found.deaths[phase.name] < self._deaths
-                await self._bear(armed=again)
+                await self._replace(phase, armed=self.found.deaths[phase.name] + 1 < self._deaths)
             disturbed = disturbing is None or disturbing.done()
             if disturbed and await phase.converged(self):
                 break
@@ -286,11 +304,12 @@ class Life:
             await disturbing
         return True
 
-    def _bury(self, phase: Phase) -> None:
+    async def _replace(self, phase: Phase, *, armed: bool) -> None:
         self.found.deaths[phase.name] += 1
         if not self.operator.doomed:
             tail = "\n".join(self.operator.log().splitlines()[-12:])
             self.found.violations.append(f"{phase.name}: the operator ended by itself:\n{tail}")
+        await self._bear(armed=armed)
 
     async def _bear(self, *, armed: bool = False) -> None:
         operator = await self.ground.nursery.bear(
@@ -308,6 +327,8 @@ class Life:
         async with self.client() as client, asyncio.TaskGroup() as group:
             for number in range(3):
                 group.create_task(self._write(client, f"{self.name}-{number}", stop, phase))
+            if self.logins:
+                group.create_task(self._follow(stop, phase))
             try:
                 yield
             finally:
@@ -332,19 +353,28 @@ class Life:
                     break
             await asyncio.sleep(0.02)
 
+    async def _follow(self, stop: asyncio.Event, phase: Phase) -> None:
+        """Log in with what the Secret says, again and again: it must be let in at every moment."""
+        while not stop.is_set():
+            before = await self.entries()
+            if before and await self.let_in(before) is False and before == await self.entries():
+                self.found.violations.append(f"{phase.name}: the login in the Secret is refused")
+                return
+            await asyncio.sleep(0.05)
+
     # What must hold after every phase
 
-    async def _at_rest(self) -> list[str]:
+    async def _at_rest(self, phase: Phase) -> list[str]:
         """Wait for a while in which nothing is written to the API server, and little is sent to Redis."""
         end, watched = time.monotonic() + _REST, self.ground.watched
         while True:
-            before = len(self.operator.sent())
+            if not self.operator.alive:  # its point came when everything was done
+                await self._replace(phase, armed=False)
+            operator, before = self.operator, len(self.operator.sent())
             await asyncio.sleep(watched)  # there is nothing to wait for but time
-            sent = self.operator.sent()[before:]
-            if not self.operator.alive:
-                return ["the operator ended when everything was done"]
-            writes = Counter(point.what for point in sent if point.server == "api")
-            if not writes and len(sent) <= 10 * watched:
+            sent = operator.sent()[before:]
+            writes = [point for point in sent if point.server == "api"]
+            if operator.alive and not writes and len(sent) <= 10 * watched:
                 return []
             if time.monotonic() > end:
                 return [f"no rest: {Counter(point.what for point in sent).most_common(3)}"]

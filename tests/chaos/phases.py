@@ -1,11 +1,8 @@
 """The phases of a life: create, update, rotation, erasure, delete; and what must be there after each."""
 
-import base64
-from contextlib import suppress
 from typing import Any, Final
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from holdfast.errors import HoldfastError
 from tests.chaos.life import (
@@ -106,7 +103,7 @@ async def _created(life: Life) -> list[str]:
     """Log in as the workload does, and make the sessions."""
     wrong = await _revision(life)
     if BINDINGS:
-        life.logins = await _entries(life)
+        life.logins = await life.entries()
         life.expected.shown.add(life.logins["password"])
     sessions = [f"{life.name}-{number}" for number in range(life.count)]
     try:
@@ -209,13 +206,13 @@ async def _rotated(life: Life) -> bool:
 
 
 async def _two_passwords(life: Life) -> list[str]:
-    life.logins = await _entries(life)
+    life.logins = await life.entries()
     life.expected.shown.add(life.logins["password"])
     wrong: list[str] = []
     if life.logins["password"] == life.former["password"]:
         wrong.append("the Secret has the old password still")
     for name, login in (("new", life.logins), ("old", life.former)):
-        if not await _let_in(life, login):
+        if not await life.let_in(login):
             wrong.append(f"the {name} password is refused during grace")
     return wrong + await sessions_follow(life)
 
@@ -236,24 +233,11 @@ async def _issued(life: Life) -> bool:
 
 async def _one_password(life: Life) -> list[str]:
     wrong: list[str] = []
-    if await _let_in(life, life.former):
+    if await life.let_in(life.former):
         wrong.append("the old password is taken after grace")
-    if not await _let_in(life, life.logins):
+    if not await life.let_in(life.logins):
         wrong.append("the new password is refused after grace")
     return wrong
-
-
-async def _let_in(life: Life, login: dict[str, str]) -> bool:
-    async with await life.raw(login["username"], login["password"]) as client:
-        with suppress(RedisError):
-            return bool(await client.ping())
-    return False
-
-
-async def _entries(life: Life) -> dict[str, str]:
-    data = (await life.get(ISSUED)).get("data", {})
-    found = {name: base64.b64decode(value).decode() for name, value in data.items()}
-    return {name: found[name] for name in ("username", "password")}
 
 
 # Erasure

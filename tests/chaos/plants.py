@@ -1,5 +1,6 @@
 """Bugs of an operator, planted in a doomed process alone: each must be found by what is checked."""
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,7 +8,7 @@ from typing import Any, Final
 
 from holdfast.store.redis.maintenance import RedisMaintenance
 from holdfast_operator.handlers.keeper import Keeper
-from holdfast_operator.services import backends
+from holdfast_operator.services import passwords, references, users
 
 _log: Final = logging.getLogger("holdfast.operator")
 
@@ -27,7 +28,7 @@ def _rollout_stops_half_way() -> None:
     original: Any = RedisMaintenance.roll_out
 
     async def roll_out(self: RedisMaintenance, memory: Any, terms: Any, **more: Any) -> Any:
-        step = await original(self, memory, terms, **more)
+        step = await original(self, memory, terms, **more | {"limit": 50})
         return step._replace(cursor=0)
 
     RedisMaintenance.roll_out = roll_out
@@ -46,14 +47,14 @@ def _rollout_drops_too_much() -> None:
 
 def _log_shows_passwords() -> None:
     """Log what the operator logs in with."""
-    original: Any = backends.credentials
+    original: Any = references.credentials
 
     def credentials(secret: Any) -> Any:
         found = original(secret)
         _log.info("The login is %s with %s.", found.username, found.password)
         return found
 
-    backends.credentials = credentials
+    references.credentials = credentials
 
 
 def _status_is_written_for_ever() -> None:
@@ -80,11 +81,35 @@ def _deletion_forgets_the_sessions() -> None:
     RedisMaintenance.bury = bury
 
 
+def _secret_comes_before_the_user() -> None:
+    """Change users a second after the Secret says so."""
+    original: Any = users.Users.change
+    at_work: set[asyncio.Task[Any]] = set()
+
+    async def later(self: users.Users, work: Any) -> None:
+        await asyncio.sleep(1.0)
+        await original(self, work)
+
+    async def change(self: users.Users, work: Any) -> Any:
+        at_work.add(asyncio.create_task(later(self, work)))
+        return True
+
+    users.Users.change = change
+
+
+def _rotation_takes_the_old_password() -> None:
+    """Let no user have two passwords."""
+    original: Any = passwords.Password.hashes
+    passwords.Password.hashes = lambda self, now: original(self, now)[:1]
+
+
 PLANTS: Final[dict[str, Callable[[], None]]] = {
     "rollout-is-only-claimed": _rollout_is_only_claimed,
     "rollout-stops-half-way": _rollout_stops_half_way,
     "rollout-drops-too-much": _rollout_drops_too_much,
     "log-shows-passwords": _log_shows_passwords,
     "status-is-written-for-ever": _status_is_written_for_ever,
+    "secret-comes-before-the-user": _secret_comes_before_the_user,
+    "rotation-takes-the-old-password": _rotation_takes_the_old_password,
     "deletion-forgets-the-sessions": _deletion_forgets_the_sessions,
 }

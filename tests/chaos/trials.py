@@ -115,6 +115,8 @@ class Deaths:
             row.points += 1
             row.deaths += found.deaths[name]
             row.violations += [f"at {number}: {sentence}" for sentence in wrong]
+            if wrong:
+                print("\n".join(wrong), flush=True)
             if name in found.survived:
                 self._left.discard(name)
 

@@ -20,6 +20,7 @@ from holdfast_operator.services.conditions import (
     moment,
     not_ready,
     paused,
+    reason_of,
     transition,
 )
 from holdfast_operator.services.objects import (
@@ -213,8 +214,7 @@ class DeletionService:
         uid, now = uid_of(resource.metadata), self._clock.monotonic()
         revision = await target.hands.begin_deletion(target.memory, target.owner)
         if revision is None:
-            ready = resource.status.condition(ConditionType.READY)
-            if ready is not None and ready.reason == ReadyReason.DELETING:
+            if reason_of(resource.status, ConditionType.READY) == str(ReadyReason.DELETING):
                 # All was done, and whoever did it got no further than that.
                 message = "The sessions were deleted (deletionPolicy Delete)."
                 return _done(EventType.NORMAL, "SessionsDeleted", message)
