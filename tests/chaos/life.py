@@ -155,6 +155,7 @@ class Life:
         kubeconfig: the operators' own way to the API server.
         disturb: what happens in every phase once the operator is at work.
         sessions: how many.
+        forgetful: whether the server loses its users for a while, as one does that is restarted.
     """
 
     def __init__(
@@ -167,6 +168,7 @@ class Life:
         kubeconfig: Path | None = None,
         disturb: Disturbance | None = None,
         sessions: int = 240,
+        forgetful: bool = False,
     ) -> None:
         self.ground = ground
         self.api = ground.api
@@ -180,6 +182,7 @@ class Life:
         self.logins: dict[str, str] = {}
         self.former: dict[str, str] = {}
         self._fate = fate
+        self._forgetful = forgetful
         self._deaths = deaths
         self._kubeconfig = kubeconfig
         self._disturb = disturb
@@ -327,7 +330,7 @@ class Life:
         async with self.client() as client, asyncio.TaskGroup() as group:
             for number in range(3):
                 group.create_task(self._write(client, f"{self.name}-{number}", stop, phase))
-            if self.logins:
+            if self.logins and not self._forgetful:
                 group.create_task(self._follow(stop, phase))
             try:
                 yield

@@ -96,7 +96,11 @@ async def _in_force(life: Life) -> bool:
     resource = await life.get(RESOURCE)
     if not settled(resource) or condition(resource, "PolicyApplied")[1] != "Applied":
         return False
-    return not BINDINGS or settled(await life.get(BINDING))
+    if not BINDINGS:
+        return True
+    # The server itself is asked, too: a restart takes its users along, and nobody's status says so.
+    login = await life.entries()
+    return settled(await life.get(BINDING)) and bool(login) and bool(await life.let_in(login))
 
 
 async def _created(life: Life) -> list[str]:

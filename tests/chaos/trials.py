@@ -214,18 +214,19 @@ Strike: TypeAlias = Callable[[Life, Server, CuttingProxy], Awaitable[int]]
 
 
 async def _on_a_server_of_its_own(
-    name: str, strike: Strike, ground: Ground, directory: Path, *, persist: bool = False
+    name: str, strike: Strike, ground: Ground, directory: Path, *, restarts: bool = False
 ) -> Row:
     """Live a life whose operators reach a server of its own through a proxy, and strike in each phase."""
     row = Row(f"Redis: {name}")
     home = directory / name.replace(" ", "-")
-    async with guarded(home, persist=persist) as server, CuttingProxy(server.port) as proxy:
+    async with guarded(home, persist=restarts) as server, CuttingProxy(server.port) as proxy:
 
         async def disturb(life: Life) -> None:
             row.faults += await strike(life, server, proxy)
 
         place = Place.on(server, through=proxy.port)
-        row.count(await Life(ground, Fate(), place=place, disturb=disturb).live(all_phases()))
+        life = Life(ground, Fate(), place=place, disturb=disturb, forgetful=restarts)
+        row.count(await life.live(all_phases()))
     return row
 
 
@@ -238,7 +239,7 @@ async def redis_restarted(ground: Ground, directory: Path) -> Row:
         return 1
 
     return await _on_a_server_of_its_own(
-        "restarted with its data", strike, ground, directory, persist=True
+        "restarted with its data", strike, ground, directory, restarts=True
     )
 
 
@@ -349,7 +350,7 @@ async def redis_failed_over(ground: Ground, directory: Path) -> Row:
         spec = {"mode": "Sentinel", "endpoints": endpoints, "sentinel": {"masterName": NAME}}
         url = sentinels.url.replace("://", "://{login}@")
         phases = [replace(phase, writes=False) for phase in all_phases()]
-        life = Life(ground, Fate(), place=Place(spec, url, port), disturb=strike)
+        life = Life(ground, Fate(), place=Place(spec, url, port), disturb=strike, forgetful=True)
         row.count(await life.live(phases))
     return row
 
