@@ -284,7 +284,6 @@ async def test_an_edit_reaches_two_thousand_live_sessions(
     resource = await space.until("memres/support", rolled_out, "rolled out", 120)
     assert seen[0] == ("RollingOut", 0, 2000)
     assert resource["status"]["rollout"] == {"revision": 2, "done": 2000, "total": 2000}
-    assert resource["status"]["usage"]["sessions"] == 2000
     for length, revision, life in await states_of(redis, space, 2000):
         assert (length, revision) == (5, 2)
         assert 3_600_000 < life <= 7_200_000

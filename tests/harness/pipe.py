@@ -43,6 +43,8 @@ class Pipe:
         self._silent = False
         self._links: set[_Link] = set()
         self._held: set[_Link] = set()
+        self._word = b""
+        self._listening: set[_Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: list[asyncio.StreamWriter] = []
         self._listener: asyncio.Server | None = None
@@ -71,6 +73,7 @@ class Pipe:
         """Take connections, again on the same port, and forward what they say."""
         self._silent, self._delay = False, 0.0
         self._held.clear()
+        self._listening.clear()
         if self._listener is None:
             self._listener = await asyncio.start_server(self._accepted, _HOST, self.port)
             self.port = self._listener.sockets[0].getsockname()[1]
@@ -92,9 +95,16 @@ class Pipe:
         """Forward everything that clients say only after so many seconds."""
         self._delay = seconds
 
-    def hold(self) -> None:
-        """Keep what the clients that are connected now say; what they hear, and new ones, pass."""
-        self._held |= self._links
+    def hold(self, *, word: bytes = b"") -> None:
+        """Keep what the clients that are connected now say; what they hear, and new ones, pass.
+
+        Args:
+            word: of each client all is kept from the piece on in which it says this; empty: from now on.
+        """
+        if word:
+            self._word, self._listening = word, set(self._links)
+        else:
+            self._held |= self._links
 
     @property
     def holds(self) -> int:
@@ -143,6 +153,8 @@ class Pipe:
             while chunk := await link.client_reader.read(_CHUNK):
                 if self._delay:
                     await asyncio.sleep(self._delay)
+                if link in self._listening and self._word in chunk:
+                    self._held.add(link)
                 if link in self._held:
                     link.kept += chunk
                 elif not self._silent:

@@ -34,11 +34,11 @@ local STEPS = {}
 STEPS[0] = function()
   local values = redis.call('HMGET', KEYS[1], 'k', 's')
   local k = { struct.unpack('<dddddddd', values[1]) }
-  local s = { struct.unpack('<BBBBBddddd', values[2]) }
+  local s = { struct.unpack('<BBBBBHHddddd', values[2]) }
   k[2], k[3] = k[3], k[2]
-  s[1], s[6] = 1, s[6] * 1000
+  s[1], s[8] = 1, s[8] * 1000
   local counters = struct.pack('<dddddddd', unpack(k, 1, 8))
-  local slow = struct.pack('<BBBBBddddd', unpack(s, 1, 10))
+  local slow = struct.pack('<BBBBBHHddddd', unpack(s, 1, 12))
   redis.call('HSET', KEYS[1], 'k', counters, 's', slow)
 end
 """

@@ -538,8 +538,8 @@ def connecting_cases() -> Iterator[Case]:
     yield Case(
         "a policy file that is no text",
         error,
-        f"the policy file {LIBRARY / '__pycache__'} cannot be read: Is a directory",
-        lambda: connect("memory://", policy=LIBRARY / "__pycache__"),
+        f"the policy file {LIBRARY / 'store'} cannot be read: Is a directory",
+        lambda: connect("memory://", policy=LIBRARY / "store"),
     )
     yield Case(
         "no such tokenizer",

@@ -93,7 +93,7 @@ class TestMessages(SessionContract):
             Decimal(1),
             {1, 2},
             1j,
-            object(),
+            pytest.param(object(), id="an object"),
             {1: "number as key"},
             {None: "null as key"},
             {b"k": "bytes as key"},

@@ -6,10 +6,11 @@
 -- Returns {OK, k}, {WRONG, keys with another expiry or none, k}, {BURIED} or {WRONG, keys} of a tombstone, {GONE} when
 -- there is no key, {STRAY, keys without an expiry, keys} when the counters are gone, {BROKEN, keys without an expiry, keys}
 -- when they are none of ours, or {LAYOUT, layout}.
+-- Lengths and places are those of lib/state.
 local call = redis.call
 local fields = redis.pcall('HMGET', KEYS[1], 'k', 's')
 local k, s = fields[1], fields[2]
-if not k or not s or #s ~= 45 or #k ~= 64 then
+if not k or not s or #s ~= 49 or #k ~= 64 then
   local immortal, there = 0, 0
   for n = 1, 5 do
     local at = call('PEXPIRETIME', KEYS[n])
@@ -25,7 +26,7 @@ local layout, rule = string.byte(s, 1, 2)
 if layout ~= 1 then
   return { 'LAYOUT', layout }
 end
-local x, wrong = struct.unpack('<d', s, 30), 0
+local x, wrong = struct.unpack('<d', s, 34), 0
 for n = 1, 5 do
   local at = call('PEXPIRETIME', KEYS[n])
   if at ~= x and at ~= -2 then
