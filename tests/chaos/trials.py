@@ -9,7 +9,7 @@ from typing import Final, TypeAlias
 
 from tests.chaos.doom import Side
 from tests.chaos.ground import guarded
-from tests.chaos.life import Found, Ground, Life, Place
+from tests.chaos.life import BINDING, Found, Ground, Life, Place
 from tests.chaos.operators import Fate
 from tests.chaos.phases import EMPTIED, all_phases
 from tests.chaos.refusals import RefusingServer
@@ -18,9 +18,12 @@ from tests.harness.pipe import Pipe
 from tests.harness.proxy import CuttingProxy
 from tests.harness.sentinels import NAME, Sentinels
 from tests.harness.servers import Server
+from tests.harness.waiting import until
 
 _HANGS: Final = 12.0
 """Seconds: longer than a request of the operator's waits."""
+_SERVED: Final = 30.0
+"""Seconds within which a server that was restarted has its users again: each object is looked at in 60."""
 _FROZEN: Final = 7.0
 """Seconds: longer than an exchange with Redis waits."""
 _AWAY: Final = 2.0
@@ -230,12 +233,25 @@ async def _on_a_server_of_its_own(
     return row
 
 
+async def _serves_the_workload(life: Life) -> None:
+    """Wait until the workload is let in, if it has a login: well before all objects had their turn."""
+    if life.logins and await life.get(BINDING):
+
+        async def let_in() -> bool:
+            login = await life.entries()
+            there = bool(await life.get(BINDING))
+            return not there or (bool(login) and bool(await life.let_in(login)))
+
+        await until(let_in, "the workload is let in again", deadline=_SERVED)
+
+
 async def redis_restarted(ground: Ground, directory: Path) -> Row:
     """Restart the server, which keeps its data."""
 
     async def strike(life: Life, server: Server, proxy: CuttingProxy) -> int:
         await life.reached(3)
         await server.restart()
+        await _serves_the_workload(life)
         return 1
 
     return await _on_a_server_of_its_own(
@@ -344,6 +360,7 @@ async def redis_failed_over(ground: Ground, directory: Path) -> Row:
             await primary.kill()
             await sentinels.agreed(replica)
             await primary.start()
+            await _serves_the_workload(life)
             row.faults += 1
 
         endpoints = [f"127.0.0.1:{one}" for one in sentinels.ports]

@@ -52,6 +52,7 @@ class ServerInfo(NamedTuple):
         manages_users: whether we may make users of the ACL on every server; None: they do not tell.
         servers: how many there are, replicas included.
         silent: how many of them do not answer us.
+        runs: a name for each run of each server that answers: another one after a restart.
     """
 
     product: str
@@ -67,6 +68,7 @@ class ServerInfo(NamedTuple):
     manages_users: bool | None = None
     servers: int = 1
     silent: int = 0
+    runs: frozenset[str] = frozenset()
 
 
 class Owner(NamedTuple):
