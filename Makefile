@@ -13,7 +13,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-cluster test test-fast test-pythons test-cluster verify lint format types bench bench-operator bench-peers crds facade lock control-plane clean
+.PHONY: help setup demo demo-cluster test test-fast test-pythons test-cluster verify verify-operator lint format types bench bench-operator bench-peers crds facade lock control-plane clean
 
 help: ## list what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -49,7 +49,7 @@ test-servers: $(READY)
 	$(PYTEST) --numprocesses 3 --dist loadfile tests/integration tests/verify
 
 test-operator: $(READY) control-plane
-	$(PYTEST) --numprocesses 2 --dist loadfile tests/cluster
+	$(PYTEST) --numprocesses 2 --dist loadfile tests/cluster tests/chaos
 
 verify: $(READY) ## a quarter of an hour of faults, checked: conformance, model, planted faults, histories (DURATION, SEED)
 	@mkdir -p .verify
@@ -57,6 +57,13 @@ verify: $(READY) ## a quarter of an hour of faults, checked: conformance, model,
 		status=$$?; tail -n 15 .verify/tests.log; exit $$status
 	$(BIN)/python -m tests.verify --seconds $(or $(DURATION),900) $(if $(SEED),--seed $(SEED)) --report .verify/report.json > .verify/run.log 2>&1; \
 		status=$$?; cat .verify/run.log; exit $$status
+
+verify-operator: $(READY) control-plane ## the operator killed at each of its await points, its servers at fault, checked
+	@mkdir -p .verify
+	$(PYTEST) tests/chaos --deselect tests/chaos/test_short.py > .verify/operator-tests.log 2>&1; \
+		status=$$?; tail -n 15 .verify/operator-tests.log; exit $$status
+	$(BIN)/python -m tests.chaos > .verify/operator-run.log 2>&1; \
+		status=$$?; cat .verify/operator-run.log; exit $$status
 
 test-fast: $(READY) ## the tests that need no server, in under a minute
 	$(PYTEST) -q tests/unit tests/conformance/test_in_memory.py -m "not slow"

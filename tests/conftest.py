@@ -1,13 +1,15 @@
 """Fixtures for every kind of test: servers of the whole run, and a word about missing parts."""
 
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Iterator
 
 import pytest
 import pytest_asyncio
 
 from holdfast.embedded import find_binary
 from holdfast.errors import ConfigurationError
+from tests.harness import kubernetes_binaries
 from tests.harness.cluster_of_servers import ClusterOfServers, running_cluster
+from tests.harness.control_plane import ControlPlane, ControlPlaneUnavailable
 from tests.harness.parts import missing, missing_parts
 from tests.harness.proxy import CuttingProxy
 from tests.harness.sentinels import Sentinels, running_sentinels
@@ -52,6 +54,33 @@ async def proxy(valkey_server: Server) -> AsyncGenerator[CuttingProxy]:
     """A proxy in front of the shared Valkey whose faults the test arms."""
     async with CuttingProxy(valkey_server.port) as cutting_proxy:
         yield cutting_proxy
+
+
+@pytest.fixture(scope="session")
+def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """A running control plane, the same one for every test of the run."""
+    try:
+        programs = kubernetes_binaries.ensure()
+    except ControlPlaneUnavailable as error:
+        missing("Kubernetes control plane", str(error))
+    directory = tmp_path_factory.mktemp("control-plane")
+    with ControlPlane.start(directory, binaries=programs) as plane:
+        yield plane
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give tests the time to build the control plane: whichever comes first has to wait for it."""
+    for item in items:
+        needs = "control_plane" in getattr(item, "fixturenames", ())
+        if needs and not _built() and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(3600))
+
+
+def _built() -> bool:
+    try:
+        return kubernetes_binaries.find() is not None
+    except ControlPlaneUnavailable:
+        return False
 
 
 def _need_valkey() -> None:

@@ -1,4 +1,4 @@
-"""One control plane for the whole run, one operator for a module, a namespace of its own for every test."""
+"""One control plane for the run, one operator for a module, a namespace of its own for every test."""
 
 from collections.abc import AsyncGenerator, Iterator
 
@@ -6,31 +6,10 @@ import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
-from tests.harness import kubernetes_binaries, parts
-from tests.harness.control_plane import ControlPlane, ControlPlaneUnavailable
+from tests.harness.control_plane import ControlPlane
 from tests.harness.operator_process import OperatorProcess, grant_secrets, running_operator
 from tests.harness.servers import Server
 from tests.harness.space import Space
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give tests the time to build the control plane: whichever comes first has to wait for it."""
-    for item in items:
-        needs = "control_plane" in getattr(item, "fixturenames", ())
-        if needs and not _built() and not item.get_closest_marker("timeout"):
-            item.add_marker(pytest.mark.timeout(3600))
-
-
-@pytest.fixture(scope="session")
-def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """A running control plane, the same one for every test of the run."""
-    try:
-        programs = kubernetes_binaries.ensure()
-    except ControlPlaneUnavailable as error:
-        parts.missing("Kubernetes control plane", str(error))
-    directory = tmp_path_factory.mktemp("control-plane")
-    with ControlPlane.start(directory, binaries=programs) as plane:
-        yield plane
 
 
 @pytest.fixture
@@ -65,10 +44,3 @@ async def redis(valkey_server: Server) -> AsyncGenerator[Redis]:
     client = valkey_server.client()
     yield client
     await client.aclose()
-
-
-def _built() -> bool:
-    try:
-        return kubernetes_binaries.find() is not None
-    except ControlPlaneUnavailable:
-        return False

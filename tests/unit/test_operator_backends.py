@@ -499,3 +499,18 @@ def test_a_clamped_policy_is_one_that_can_be_read(
     assert again.retention.ttl.milliseconds == min(policy.retention.ttl.milliseconds, most)
     assert clamped(holds.policy, bounds).fields == {}
     assert set(holds.fields) >= {"retention.maxLifetime", "limits.maxMessageSize"}
+
+
+@pytest.mark.asyncio
+async def test_a_server_that_was_restarted_is_noticed_once(world: World):
+    def runs(*names: str) -> None:
+        world.server.info = world.server.info._replace(runs=frozenset(names))
+
+    runs("one", "two")
+    backend = world.add_backend()
+    assert not (await world.look(backend)).restarted
+    runs("one")  # one that is away has nothing that could be looked at
+    assert not (await world.look(backend)).restarted
+    runs("one", "three")
+    assert (await world.look(backend)).restarted
+    assert not (await world.look(backend)).restarted

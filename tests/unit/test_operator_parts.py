@@ -230,6 +230,29 @@ async def test_an_object_is_not_looked_at_before_the_finalizer_holds_it():
 
 
 @pytest.mark.asyncio
+async def test_a_server_that_was_restarted_rings_for_all_who_keep_something_there():
+    mirror, wakers = Mirror(), Wakers()
+    metadata = {"name": "shared", "uid": "u", "finalizers": [FINALIZER]}
+    mirror.put(SUPPORT, resource(5))
+    mirror.put(SHARED, {"metadata": {**metadata, "resourceVersion": "6"}})
+    outcomes = [Outcome(restarted=True)]
+
+    async def step(_: Body) -> Outcome:
+        return outcomes.pop(0) if outcomes else Outcome()
+
+    services = {Kind.BACKEND: Services(step, step)}
+    keeper = Keeper(services, mirror, wakers, Status(), interval=3600)
+    wakers.expect(SUPPORT)
+    stopped: Any = Stopped()
+    body = kopf.Body({"metadata": metadata})
+    task = asyncio.create_task(keeper.keep(SHARED, body, stopped))
+    await asyncio.wait_for(wakers.wait(SUPPORT, 3600), 30)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.asyncio
 async def test_a_deletion_goes_on_until_it_is_done():
     blocked = Outcome(again=30.0, blocked=True)
     keeper, wakers, looked = kept(Status(), Outcome(again=5.0), blocked, Outcome())

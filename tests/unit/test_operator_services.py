@@ -746,6 +746,20 @@ async def test_a_deletion_that_was_interrupted_is_finished_after_a_restart(world
 
 
 @pytest.mark.asyncio
+async def test_a_deletion_that_was_done_by_one_who_died_then_is_not_called_undone(world: World):
+    _, resource = await ready_pair(world, deletionPolicy="Delete")
+    world.server.memory(SUPPORT).sessions["s"] = 1
+    world.delete(resource)
+    await world.settle(resource)
+    assert SUPPORT not in world.server.memories
+    world.restart()
+    world.objects["MemoryResource", "team", "support"] = resource  # its finalizer is there still
+    outcome = await world.look(resource)
+    assert outcome.again is None
+    assert [event.reason for event in outcome.events] == ["SessionsDeleted"]
+
+
+@pytest.mark.asyncio
 async def test_what_never_was_ready_deletes_nothing(world: World):
     world.server.memory(SUPPORT).sessions["standalone"] = 0
     await world.look(world.add_backend())

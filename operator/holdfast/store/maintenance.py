@@ -54,6 +54,7 @@ class ServerInfo(NamedTuple):
             tell.
         servers: how many there are, replicas included.
         silent: how many of them do not answer us.
+        runs: a name for each run of each server that answers: another one after a restart.
     """
 
     product: str
@@ -70,6 +71,7 @@ class ServerInfo(NamedTuple):
     default_open: bool | None = None
     servers: int = 1
     silent: int = 0
+    runs: frozenset[str] = frozenset()
 
 
 class Owner(NamedTuple):

@@ -113,7 +113,8 @@ class Engine:
             return
         again = REST if outcome.again is None else outcome.again
         self._due[key] = min(self._due[key], self._clock.monotonic() + again)
-        if outcome.status is not None and self._objects.put_status(key, outcome.status):
+        written = outcome.status is not None and self._objects.put_status(key, outcome.status)
+        if written or outcome.restarted:
             self._wake_dependants(key)
         if outcome.suspect is not None:
             self._wake_one(Key(BACKEND, *outcome.suspect))

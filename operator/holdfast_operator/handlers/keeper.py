@@ -194,6 +194,8 @@ class Keeper:
                 current = written
         if outcome.remove:
             await self._writer.remove(key, str(body.metadata.uid))
+        if outcome.restarted:
+            self._wakers.wake_all(self._mirror.dependants(key))
         if outcome.suspect is not None:
             self._wakers.wake(Key(Kind.BACKEND, *outcome.suspect))
         namespace = self._mirror.namespace(key.namespace)

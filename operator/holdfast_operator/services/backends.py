@@ -123,6 +123,7 @@ class BackendService:
         self._observer = observer or Unobserved()
         self._figures_written: dict[str, float] = {}
         self._addresses: dict[str, Address] = {}
+        self._runs: dict[str, frozenset[str]] = {}
 
     async def reconcile(self, body: Body) -> Outcome:
         """Look at the server of a MemoryBackend.
@@ -141,7 +142,7 @@ class BackendService:
             return Outcome(changed(before, before.model_copy(update={"conditions": held})))
         changes: dict[str, object] = {"observed_generation": generation}
         events: tuple[Event, ...] = ()
-        more = False
+        more = restarted = False
         try:
             seen = await self._look(backend)
         except Obstacle as obstacle:
@@ -159,6 +160,7 @@ class BackendService:
             changes |= self._figures(backend, seen.info)
             changes["last_sweep"], events, more = await self._survey(backend, seen)
             events = (*risk_events(before, at_risk), *events)
+            restarted = self._restarted(backend, seen.info)
         ignored = not_in_force(backend.spec)
         if ignored:
             findings.append(_ignored(ignored))
@@ -170,7 +172,14 @@ class BackendService:
         if again is None and findings[0].status is TRUE:
             again = 0.0 if more else CHECK
         events = (*transition(before, after), *events)
-        return Outcome(changed(before, after), again=again, events=events)
+        return Outcome(changed(before, after), again=again, events=events, restarted=restarted)
+
+    def _restarted(self, backend: MemoryBackend, info: ServerInfo) -> bool:
+        """Whether servers answer that did not run when we looked before."""
+        uid = uid_of(backend.metadata)
+        before = self._runs.get(uid, info.runs)
+        self._runs[uid] = info.runs
+        return not info.runs <= before
 
     async def _survey(
         self, backend: MemoryBackend, seen: _Seen
@@ -222,6 +231,7 @@ class BackendService:
             )
         self._figures_written.pop(uid, None)
         self._addresses.pop(uid, None)
+        self._runs.pop(uid, None)
         self._surveys.forget(uid)
         self._last_users.forget(uid)
         await self._connections.close(uid)

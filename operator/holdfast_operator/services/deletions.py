@@ -20,6 +20,7 @@ from holdfast_operator.services.conditions import (
     moment,
     not_ready,
     paused,
+    reason_of,
     transition,
 )
 from holdfast_operator.services.objects import (
@@ -213,6 +214,10 @@ class DeletionService:
         uid, now = uid_of(resource.metadata), self._clock.monotonic()
         revision = await target.hands.begin_deletion(target.memory, target.owner)
         if revision is None:
+            if reason_of(resource.status, ConditionType.READY) == str(ReadyReason.DELETING):
+                # All was done, and whoever did it got no further than that.
+                message = "The sessions were deleted (deletionPolicy Delete)."
+                return _done(EventType.NORMAL, "SessionsDeleted", message)
             return _done(
                 EventType.WARNING,
                 "NothingDeleted",

@@ -44,6 +44,8 @@ class Outcome:
         blocked: a deletion waits for something outside.
         suspect: namespace and name of a backend that should be looked at, since its server failed us.
         remove: the object has had its time: delete it.
+        restarted: the backend's servers are not those that ran before: whoever keeps something there
+            should look, for users and scripts do not outlive a server.
     """
 
     status: Status | None = None
@@ -52,6 +54,7 @@ class Outcome:
     blocked: bool = False
     suspect: tuple[str, str] | None = None
     remove: bool = False
+    restarted: bool = False
 
 
 def changed(before: S, after: S) -> S | None:

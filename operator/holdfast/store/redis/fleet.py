@@ -34,6 +34,7 @@ _FACTS: Final = {
     "maxmemory_policy": "[-a-z]{1,32}",
     "aof_enabled": "[01]",
     "role": "master|slave|sentinel",
+    "run_id": r"\w{1,64}",
 }
 """What is read of INFO, and the form it has."""
 _SETTINGS: Final = ("save", "min-replicas-to-write")
@@ -139,6 +140,7 @@ class Fleet:
             default_open=_any([one.default_open for one in said]),
             servers=len(answers),
             silent=len(answers) - len(said),
+            runs=frozenset(one.facts["run_id"] for one in said if "run_id" in one.facts),
         )
 
     async def load_scripts(self) -> None:
