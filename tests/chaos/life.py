@@ -182,7 +182,8 @@ class Life:
         self.logins: dict[str, str] = {}
         self.former: dict[str, str] = {}
         self._fate = fate
-        self._forgetful = forgetful
+        self.forgetful = forgetful
+        self._phase = ""
         self._deaths = deaths
         self._kubeconfig = kubeconfig
         self._disturb = disturb
@@ -242,6 +243,10 @@ class Life:
             deadline=self.ground.patience,
         )
 
+    def accuse(self, sentence: str) -> None:
+        """Note what is wrong in this phase."""
+        self.found.violations.append(f"{self._phase}: {sentence}")
+
     # Living
 
     async def live(self, phases: list[Phase]) -> Found:
@@ -262,7 +267,7 @@ class Life:
         return self.found
 
     async def _go_through(self, phase: Phase) -> None:
-        self._begun = self._sent()
+        self._phase, self._begun = phase.name, self._sent()
         if self._operators and self.operator.alive:
             self.operator.arm()
         else:
@@ -330,7 +335,7 @@ class Life:
         async with self.client() as client, asyncio.TaskGroup() as group:
             for number in range(3):
                 group.create_task(self._write(client, f"{self.name}-{number}", stop, phase))
-            if self.logins and not self._forgetful:
+            if self.logins and not self.forgetful:
                 group.create_task(self._follow(stop, phase))
             try:
                 yield

@@ -99,8 +99,12 @@ async def _in_force(life: Life) -> bool:
     if not BINDINGS:
         return True
     # The server itself is asked, too: a restart takes its users along, and nobody's status says so.
-    login = await life.entries()
-    return settled(await life.get(BINDING)) and bool(login) and bool(await life.let_in(login))
+    if not settled(await life.get(BINDING)) or not (login := await life.entries()):
+        return False
+    let_in = await life.let_in(login)
+    if let_in is False and not life.forgetful:
+        life.accuse("the binding is Ready, and the login in its Secret is refused")
+    return bool(let_in)
 
 
 async def _created(life: Life) -> list[str]:

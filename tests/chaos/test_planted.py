@@ -18,7 +18,7 @@ FOUND = {
     "rollout-drops-too-much": "update: a session holds 7 messages, not the last 8",
     "log-shows-passwords": "create: the operator's log shows a password",
     "status-is-written-for-ever": "create: no rest",
-    "secret-comes-before-the-user": "create: the workload cannot write",
+    "secret-comes-before-the-user": "create: the binding is Ready, and the login in its Secret is refused",
     "rotation-takes-the-old-password": "rotation: the old password is refused during grace",
     "deletion-forgets-the-sessions": "delete: a key :log is left",
 }
