@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
+import aiohttp
 import kopf
 import pytest
 from aiohttp import web
@@ -18,9 +19,17 @@ async def api_server(*codes: int) -> AsyncGenerator[tuple[CountedSession, list[s
     """Give a session with a server that answers with these codes in turn; what it got, what was counted."""
     left, got, counted = list(codes), list[str](), list[str]()
 
-    async def answer(request: web.Request) -> web.Response:
+    async def answer(request: web.Request) -> web.StreamResponse:
         got.append(f"{request.method} {await request.text()}")
-        return web.json_response({}, status=left.pop(0))
+        code = left.pop(0)
+        if not code:  # half an answer
+            response = web.StreamResponse(headers={"Content-Length": "10"})
+            await response.prepare(request)
+            await response.write(b"{}")
+            assert request.transport is not None
+            request.transport.close()
+            return response
+        return web.json_response({}, status=code)
 
     app = web.Application()
     app.router.add_route("*", "/", answer)
@@ -51,3 +60,9 @@ async def test_anything_else_is_for_kopf_to_judge(method: str, code: int):
         assert answer.status == code
     assert len(got) == 1
     assert counted == [one for one in [method] if one != "GET"]
+
+
+async def test_half_an_answer_is_a_broken_connection_which_kopf_repeats():
+    async with api_server(0) as (session, _, __):
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await session.aiohttp_session.patch(f"{session.server}/", json={})

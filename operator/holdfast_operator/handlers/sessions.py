@@ -73,4 +73,10 @@ async def _repeat_conflicts(
         answer.release()
         await asyncio.sleep(pause)
         answer = await send(request)
+    if request.method == "PATCH":
+        # Kopf reads it when it repeats nothing any more.
+        try:
+            await answer.read()
+        except aiohttp.ClientPayloadError as error:
+            raise aiohttp.ClientConnectionError("the connection broke in the answer") from error
     return answer
