@@ -21,6 +21,8 @@ from holdfast.store.redis.carrier import PoolCarrier
 from holdfast.store.redis.script import all_scripts
 from tests.chaos.refusals import Refusals
 
+SIGNALS: Final = frozenset({signal.SIGUSR1, signal.SIGUSR2})
+"""By which a process is doomed and spared."""
 _READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _QUESTIONS: Final = frozenset(
     {"PING", "INFO", "ROLE", "TIME", "HELLO", "CLIENT", "SCRIPT EXISTS", "CLUSTER", "COMMAND"}
@@ -80,6 +82,7 @@ class Doom:
         """Let SIGUSR1 arm and SIGUSR2 disarm."""
         signal.signal(signal.SIGUSR1, lambda *_: self.arm())
         signal.signal(signal.SIGUSR2, lambda *_: self.disarm())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     @asynccontextmanager
     async def exchange(self, server: str, what: str) -> AsyncGenerator[None]:

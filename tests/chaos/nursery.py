@@ -17,6 +17,7 @@ from typing import NoReturn
 
 import holdfast_operator.process  # noqa: F401 - loaded for the children
 from tests.chaos import doomed_operator
+from tests.chaos.doom import SIGNALS
 
 _PDEATHSIG = 1
 
@@ -24,6 +25,8 @@ _PDEATHSIG = 1
 def main() -> None:
     """Fork until nobody asks any more."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
+    # What is said to a child before it listens is kept for it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     for line in sys.stdin:
         order = json.loads(line)
         child = os.fork()

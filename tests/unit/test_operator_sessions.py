@@ -38,7 +38,7 @@ async def api_server(*codes: int) -> AsyncGenerator[tuple[CountedSession, list[s
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     [(_, port)] = runner.addresses
     info = kopf.ConnectionInfo(server=f"http://127.0.0.1:{port}")
-    session = counted_session(info, counted.append)
+    session = counted_session(info, counted.append, watches=1)
     try:
         yield session, got, counted
     finally:

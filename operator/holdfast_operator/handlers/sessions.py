@@ -15,9 +15,9 @@ from typing import Final
 import aiohttp
 import kopf
 
-_OTHERS: Final = 50
 _PAUSES: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """Seconds before a patch that conflicts is sent again."""
+_OTHERS: Final = 50
 
 
 @dataclass(frozen=True, kw_only=True)
