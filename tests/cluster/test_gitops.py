@@ -95,12 +95,12 @@ def bodies(space: Space) -> dict[str, dict[str, Any]]:
 async def test_what_is_applied_in_the_wrong_order_converges_without_a_restart(
     space: Space, tmp_path: Path, operator: OperatorProcess, control_plane: ControlPlane
 ):
-    starts = len(re.findall("The operator starts", operator.log))
     platform = Space(control_plane, control_plane.namespace("platform"), space.server)
     reference = {"name": "shared", "namespace": platform.namespace}
     async with Server(Product.VALKEY, tmp_path, arguments=["--requirepass", PASSWORD]) as server:
         space.apply(json.dumps(erasure_manifest(session="s")))
         await space.ready("memerase/order", "MemoryNotFound")
+        starts = len(re.findall("The operator starts", operator.log))
         space.resource(backendRef=reference)
         await space.ready("memres/support", "BackendNotFound")
         selector = "{matchLabels: {memory: allowed}}"

@@ -207,11 +207,14 @@ def _lets_anybody_in(default: Reply) -> bool | None:
     Args:
         default: the reply of ACL GETUSER for it.
     """
-    if isinstance(default, Exception):
+    if not isinstance(default, (dict, list)):
         return None
-    says = named(default)
-    flags = set(map(text, says["flags"]))
-    return {"on", "nopass"} <= flags and text(says["commands"]).split() != ["-@all"]
+    try:
+        says = named(default)
+        flags, commands = set(map(text, says["flags"])), text(says["commands"]).split()
+    except (KeyError, TypeError, ValueError):  # no Redis says such a thing of a user
+        return None
+    return {"on", "nopass"} <= flags and commands != ["-@all"]
 
 
 def _facts(sections: Sequence[Reply]) -> dict[str, str]:
