@@ -286,7 +286,7 @@ class ResourceService:
             return
         look.changes["rollout"] = Rollout(revision=revision, done=done, total=total)
         uid = uid_of(look.resource.metadata)
-        if settled is None and total:
+        if settled is None:
             self._walks.sweeps.expedite(uid)
         finding = _applied(progress, revision, holds)
         look.findings.append(finding)
