@@ -66,7 +66,7 @@ verify-operator: $(READY) control-plane ## the operator killed at each of its aw
 		status=$$?; cat .verify/operator-run.log; exit $$status
 
 test-fast: $(READY) ## the tests that need no server, in under a minute
-	$(PYTEST) -q tests/unit tests/conformance/test_in_memory.py -m "not slow"
+	$(PYTEST) -q --numprocesses 2 tests/unit tests/conformance/test_in_memory.py -m "not slow"
 
 test-cluster: $(READY) control-plane ## only the tests on the Kubernetes API server
 	$(PYTEST) tests/cluster
