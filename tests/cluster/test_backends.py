@@ -20,6 +20,7 @@ from tests.harness.operator_process import OperatorProcess, grant_secrets
 from tests.harness.parts import missing
 from tests.harness.sentinels import NAME, Sentinels
 from tests.harness.servers import Product, Server, find_redis
+from tests.harness.space import LOOKS
 from tests.harness.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.redis]
@@ -41,7 +42,7 @@ class Space:
         group = "v1" if kind in {"Secret", "ConfigMap"} else "holdfast.dev/v1alpha1"
         labels = parts.pop("labels", {})
         head = {"apiVersion": group, "kind": kind, "metadata": {"name": name, "labels": labels}}
-        self.plane.apply(json.dumps(head | parts), namespace=self.namespace)
+        self.plane.administrator.apply(self.namespace, json.dumps(head | parts))
 
     def backend(self, **spec: Any) -> None:
         self.apply("MemoryBackend", "shared", spec=spec)
@@ -61,10 +62,10 @@ class Space:
         return self.plane.kubectl(f"--namespace={self.namespace}", *arguments)
 
     def get(self, what: str) -> dict[str, Any]:
-        return json.loads(self.kubectl("get", what, "-o", "json"))
+        return self.plane.administrator.get(self.namespace, what)
 
     def patch(self, what: str, **spec: Any) -> None:
-        self.kubectl("patch", what, "--type=merge", "-p", json.dumps({"spec": spec}))
+        self.plane.administrator.merge(self.namespace, what, {"spec": spec})
 
     async def until(
         self, what: str, holds: Callable[[dict[str, Any]], bool], hint: str, deadline: float = 90
@@ -77,7 +78,7 @@ class Space:
             return holds(last)
 
         try:
-            await until(look, f"{what}: {hint}", deadline=deadline)
+            await until(look, f"{what}: {hint}", deadline=deadline, every=LOOKS)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{json.dumps(last.get('status'), indent=1)}") from None
         return last

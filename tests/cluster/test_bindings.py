@@ -29,6 +29,7 @@ from tests.harness.control_plane import ControlPlane
 from tests.harness.operator_process import RBAC, ROOT, OperatorProcess, running_operator
 from tests.harness.parts import missing
 from tests.harness.servers import Product, Server, find_redis
+from tests.harness.space import LOOKS
 from tests.harness.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.redis, pytest.mark.asyncio]
@@ -71,7 +72,7 @@ class Team:
 
     def apply(self, *objects: dict[str, Any]) -> None:
         text = "\n---\n".join(json.dumps(item) for item in objects)
-        self.plane.apply(text, namespace=self.namespace)
+        self.plane.administrator.apply(self.namespace, text)
 
     def bind(self, name: str = "agent", **memories: str) -> None:
         """Make a binding: `bind(support="ReadWrite")`."""
@@ -84,8 +85,7 @@ class Team:
 
     def get(self, what: str) -> dict[str, Any]:
         """Return an object; an empty one when there is none."""
-        found = self.kubectl("get", what, "--ignore-not-found", "-o", "json")
-        return json.loads(found) if found else {}
+        return self.plane.administrator.find(self.namespace, what) or {}
 
     def entries(self, name: str = SECRET) -> dict[str, str]:
         data = self.get(f"secret/{name}").get("data", {})
@@ -106,7 +106,7 @@ class Team:
             return condition(last, of).get("reason") == reason
 
         try:
-            await until(look, reason, deadline=60)
+            await until(look, reason, deadline=60, every=LOOKS)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{json.dumps(last.get('status'), indent=1)}") from None
         return condition(last, of)

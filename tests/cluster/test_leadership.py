@@ -133,12 +133,12 @@ class Pair:
         return await asyncio.to_thread(self.plane.kubectl, *arguments, **more)
 
     async def get(self, name: str) -> dict[str, Any]:
-        namespace = f"--namespace={self.namespace}"
-        return json.loads(await self.kubectl("get", "memres", name, namespace, "-o", "json"))
+        ask = self.plane.administrator.get
+        return await asyncio.to_thread(ask, self.namespace, f"memres/{name}")
 
     async def epoch(self) -> int:
-        text = await self.kubectl("get", "lease", ACCOUNT, f"--namespace={HOME}", "-o", "json")
-        return json.loads(text)["spec"]["leaseTransitions"]
+        lease = await asyncio.to_thread(self.plane.administrator.get, HOME, f"lease/{ACCOUNT}")
+        return lease["spec"]["leaseTransitions"]
 
     async def apply(self, name: str, port: int) -> None:
         """Make a backend and two memories: `name` and `name-2`."""

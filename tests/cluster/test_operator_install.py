@@ -52,7 +52,7 @@ def bare_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlan
 
 
 def reason(plane: ControlPlane, namespace: str, what: str) -> str:
-    body = json.loads(plane.kubectl("get", what, f"--namespace={namespace}", "-o", "json"))
+    body = plane.administrator.get(namespace, what)
     [ready] = [item for item in body["status"]["conditions"] if item["type"] == "Ready"]
     return ready["reason"]
 

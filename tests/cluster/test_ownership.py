@@ -51,7 +51,7 @@ def space(
 
 
 def events(space: Space) -> list[str]:
-    items = json.loads(space.kubectl("get", "events", "-o", "json"))["items"]
+    items = space.plane.administrator.all(space.namespace, "event")
     return [item["reason"] for item in items]
 
 

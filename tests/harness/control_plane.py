@@ -11,14 +11,12 @@ puts the programs into the cache, or says where they already are.
 
 import argparse
 import base64
-import http.client
 import json
 import os
 import secrets
 import shutil
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import time
@@ -31,6 +29,7 @@ from typing import Self
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.harness import kubernetes_binaries
+from tests.harness.administrator import Administrator
 from tests.harness.certificates import CertificateAuthority, KeyPair, write_private_key
 from tests.harness.kubernetes_binaries import ControlPlaneUnavailable, KubernetesBinaries
 from tests.harness.tied_processes import TiedProcesses
@@ -61,19 +60,6 @@ class _Connection:
     authority: Path
     admin: KeyPair
 
-    def answers(self, path: str) -> bool:
-        """Whether the API server answers a GET of the administrator with 200."""
-        context = ssl.create_default_context(cafile=str(self.authority))
-        context.load_cert_chain(self.admin.certificate, self.admin.key)
-        client = http.client.HTTPSConnection(_HOST, self.port, context=context, timeout=5)
-        try:
-            client.request("GET", path)
-            return client.getresponse().status == http.HTTPStatus.OK
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            client.close()
-
 
 class ControlPlane:
     """A running kube-apiserver with its etcd; made by `start`, ended by `stop` or a `with` block.
@@ -93,6 +79,12 @@ class ControlPlane:
         self._binaries = binaries
         self._connection = connection
         self._servers = TiedProcesses(directory, commands)
+        self.administrator = Administrator(
+            connection.port,
+            authority=connection.authority,
+            certificate=connection.admin.certificate,
+            key=connection.admin.key,
+        )
         self.admin_kubeconfig = directory / "admin.kubeconfig"
         credentials = {
             "client-certificate-data": _base64(connection.admin.certificate),
@@ -197,9 +189,9 @@ class ControlPlane:
         return done.stdout
 
     def apply(
-        self, manifest: str | Path, *, namespace: str | None = None, kubeconfig: Path | None = None
+        self, *manifests: str | Path, namespace: str | None = None, kubeconfig: Path | None = None
     ) -> str:
-        """Apply a manifest on the server side: its text (YAML or JSON), or the path of its file.
+        """Apply manifests on the server side: a text (YAML or JSON), or the paths of files.
 
         A path may be a folder's. Server-side, because the annotation that a client-side apply
         leaves has no room for a large CustomResourceDefinition.
@@ -208,9 +200,9 @@ class ControlPlane:
             KubectlError: as `kubectl`.
         """
         where = [] if namespace is None else [f"--namespace={namespace}"]
-        source = str(manifest) if isinstance(manifest, Path) else "-"
-        text = manifest if isinstance(manifest, str) else None
-        arguments = ("apply", "--server-side", "--force-conflicts", *where, "-f", source)
+        paths = [f"--filename={one if isinstance(one, Path) else '-'}" for one in manifests]
+        text = next((one for one in manifests if isinstance(one, str)), None)
+        arguments = ("apply", "--server-side", "--force-conflicts", *where, *paths)
         return self.kubectl(*arguments, input=text, kubeconfig=kubeconfig)
 
     def namespace(self, prefix: str = "test") -> str:
@@ -219,17 +211,16 @@ class ControlPlane:
         It has no ServiceAccount, `default` included: that one is made by the controller manager.
         """
         name = f"{prefix}-{secrets.token_hex(4)}"
-        self.kubectl("create", "namespace", name)
+        self.administrator.create_namespace(name)
         return name
 
     def kubeconfig_for(self, service_account_namespace: str, name: str) -> Path:
         """A kubeconfig for an existing ServiceAccount, with a token the API server issued for it.
 
         The token is valid for a day; the kubeconfig's namespace is the ServiceAccount's. Each call
-        gives a new file. Raises `KubectlError` when there is no such ServiceAccount.
+        gives a new file. Raises `NoSuchObject` when there is no such ServiceAccount.
         """
-        namespace = f"--namespace={service_account_namespace}"
-        token = self.kubectl("create", "token", name, namespace, "--duration=24h").strip()
+        token = self.administrator.token(service_account_namespace, name, seconds=24 * 3600)
         unique = f"{service_account_namespace}.{name}.{secrets.token_hex(4)}.kubeconfig"
         path = self._directory / unique
         self._write_kubeconfig(path, {"token": token}, service_account_namespace)
@@ -255,6 +246,7 @@ class ControlPlane:
 
     def stop(self) -> None:
         """End both servers and drop etcd's data; the logs stay. Again is harmless."""
+        self.administrator.close()
         self._servers.stop()
         shutil.rmtree(self._directory / "etcd", ignore_errors=True)
 
@@ -290,7 +282,7 @@ class ControlPlane:
         end = time.monotonic() + deadline
         # The namespace is made after /readyz says yes, and clients take it for granted.
         for path in ("/readyz", "/api/v1/namespaces/default"):
-            while not self._connection.answers(path):
+            while not self.administrator.answers(path):
                 if name := self._servers.ended():
                     raise ControlPlaneError(f"{name} ended:\n{self._servers.log_tail(name)}")
                 if time.monotonic() > end:

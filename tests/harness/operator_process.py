@@ -8,6 +8,7 @@ import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
+from tests.harness.administrator import Refused
 from tests.harness.control_plane import ControlPlane
 from tests.harness.tied_processes import TiedProcesses
 
@@ -123,11 +124,10 @@ class OperatorProcess:
 
 def install(plane: ControlPlane) -> None:
     """Apply the definitions and what the operator may do in the whole cluster. Again is harmless."""
-    plane.apply(CRDS)
-    with contextlib.suppress(Exception):
-        plane.kubectl("create", "namespace", HOME)
-    for name in ("serviceaccount", "discovery", "operator", "leader", "users"):
-        plane.apply(RBAC / f"{name}.yaml")
+    with contextlib.suppress(Refused):
+        plane.administrator.create_namespace(HOME)
+    names = ("serviceaccount", "discovery", "operator", "leader", "users")
+    plane.apply(CRDS, *(RBAC / f"{name}.yaml" for name in names))
 
 
 def grant_secrets(plane: ControlPlane, namespace: str) -> None:

@@ -16,6 +16,9 @@ from tests.harness.control_plane import ControlPlane
 from tests.harness.servers import Server
 from tests.harness.waiting import until
 
+LOOKS = 0.03
+"""Seconds between two looks at an object: each is a request that the API server answers."""
+
 
 @dataclass(frozen=True)
 class Space:
@@ -26,17 +29,17 @@ class Space:
     server: Server
 
     def apply(self, manifest: str) -> None:
-        self.plane.apply(textwrap.dedent(manifest), namespace=self.namespace)
+        self.plane.administrator.apply(self.namespace, textwrap.dedent(manifest))
 
     def kubectl(self, *arguments: str) -> str:
         return self.plane.kubectl(f"--namespace={self.namespace}", *arguments)
 
     def get(self, what: str) -> dict[str, Any]:
         """Return an object: `memres/support`."""
-        return json.loads(self.kubectl("get", what, "-o", "json"))
+        return self.plane.administrator.get(self.namespace, what)
 
     def exists(self, what: str) -> bool:
-        return bool(self.kubectl("get", what, "--ignore-not-found", "-o", "name"))
+        return self.plane.administrator.find(self.namespace, what) is not None
 
     def backend(self, name: str = "shared", *, port: int | None = None, more: str = "") -> None:
         self.apply(
@@ -96,16 +99,19 @@ class Space:
             return holds(last)
 
         try:
-            await until(look, f"{what}: {hint}", deadline=deadline)
+            await until(look, f"{what}: {hint}", deadline=deadline, every=LOOKS)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{json.dumps(last.get('status'), indent=1)}") from None
         return last
 
     async def gone(self, what: str, *, deadline: float = 60) -> None:
-        await until(lambda: not self.exists(what), f"{what} is gone", deadline=deadline)
+        async def gone() -> bool:
+            return not await asyncio.to_thread(self.exists, what)
+
+        await until(gone, f"{what} is gone", deadline=deadline, every=LOOKS)
 
     def delete(self, what: str) -> None:
-        self.kubectl("delete", what, "--wait=false")
+        self.plane.administrator.delete(self.namespace, what)
 
     def address(self, name: str = "support") -> MemoryAddress:
         return MemoryAddress(self.namespace, name)
@@ -114,7 +120,7 @@ class Space:
         self.kubectl("annotate", what, "--overwrite", *annotations)
 
     def patch(self, what: str, spec: str) -> None:
-        self.kubectl("patch", what, "--type=merge", "-p", json.dumps({"spec": json.loads(spec)}))
+        self.plane.administrator.merge(self.namespace, what, {"spec": json.loads(spec)})
 
 
 def condition(body: dict[str, Any], of: str) -> dict[str, Any]:

@@ -7,14 +7,20 @@ from collections.abc import Awaitable, Callable
 
 
 async def until(
-    condition: Callable[[], bool | Awaitable[bool]], what: str, *, deadline: float = 30.0
+    condition: Callable[[], bool | Awaitable[bool]],
+    what: str,
+    *,
+    deadline: float = 30.0,
+    every: float = 0.01,
 ) -> None:
     """Return as soon as `condition` holds.
 
     Args:
-        condition: asked every 10 ms; may be a coroutine function.
+        condition: asked again and again; may be a coroutine function.
         what: a name for the condition, for the error.
         deadline: seconds; generous, since a machine under load is no failure.
+
+        every: seconds between two questions: as short as asking is cheap.
 
     Raises:
         AssertionError: it never held.
@@ -26,4 +32,4 @@ async def until(
             return
         if time.monotonic() > limit:
             raise AssertionError(f"not within {deadline:g} s: {what}")
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(every)
