@@ -1,7 +1,6 @@
 """Whose keys are whose, and what ends when something is away, gone or restored: on real API servers."""
 
 import asyncio
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

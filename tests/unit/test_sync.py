@@ -352,6 +352,26 @@ def test_an_interrupted_body_gives_the_turn_back(session: sync.Session, interrup
     assert session.health().lease is None
 
 
+def test_a_signal_that_finds_nobody_waiting_is_heeded_soon(session: sync.Session) -> None:
+    """It is noted, as it is where it comes between the last instruction and the wait, and wakes nobody up."""
+
+    def watch() -> None:
+        until(lambda: session.health().waiting == 1, "time for the signal")
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, _stop)
+    try:
+        with session.turn():
+            watcher = aside(watch)
+            began = time.monotonic()
+            with pytest.raises(_Stop), session.turn(wait="5m"):
+                pytest.fail("two held the turn")
+            assert time.monotonic() - began < 60
+        watcher.result(30)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
 class _Context:
     """A context whose entering takes until it is told to go on, or is cancelled."""
 

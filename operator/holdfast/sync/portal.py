@@ -27,6 +27,9 @@ T = TypeVar("T")
 
 _SETTLING = 2.0  # seconds in which a call that was given up may tidy up; a turn takes at most one
 _CLOSING = 30.0  # seconds that closing waits, a flush that ends included
+_HEEDING = (
+    1.0  # seconds after which a signal is noticed that came just before the wait for it began
+)
 _AT_ONCE = 100  # items that another thread takes before a coroutine goes on
 
 _NOTHING_MORE = object()
@@ -130,7 +133,7 @@ class Portal:
         _refuse_event_loop()
         try:
             self._submit(call)
-            return call.outcome.result()
+            return _awaited(call.outcome)
         except BaseException as error:
             if not call.raised(error):
                 self._give_up(call)
@@ -304,6 +307,18 @@ class _LoopThread:
             self._loop.run_until_complete(asyncio.wait(left, timeout=_SETTLING))
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
+
+
+def _awaited(outcome: Future[T]) -> T:
+    """Wait for an outcome as long as it takes, and let signals be handled meanwhile.
+
+    A signal ends a wait for a lock only where it finds the thread waiting. One that arrives a moment
+    before, or in another thread, is noted, and its handler runs when the wait has ended: so none is long.
+    """
+    while not outcome.done():
+        with suppress(TimeoutError):
+            outcome.exception(_HEEDING)
+    return outcome.result()
 
 
 def _refuse_event_loop() -> None:
