@@ -17,8 +17,9 @@ _OURS = re.compile(r"(?:PYTHON|COVERAGE|MAKE|MFLAGS|HOLDFAST|VIRTUAL_ENV)")
 class Installation:
     """A new virtual environment, whose programs are first on the path.
 
-    Nothing of this source tree is in it but what a wheel of it brings. Other packages come from
-    where pip is configured to look.
+    Nothing of this source tree is in it but what a wheel of it brings. `uv` puts the packages there,
+    which reads the same wheels as pip in a twentieth of the time; where it finds none, because only
+    pip was told where to look, pip does it.
 
     Args:
         directory: an empty one, or one to be made.
@@ -27,13 +28,15 @@ class Installation:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._wheel: Path | None = None
-        _run([sys.executable, "-m", "venv", directory / "venv"], cwd=ROOT, environ=_environ())
+        self._venv = directory / "venv"
+        command: list[str | Path] = [sys.executable, "-m", "venv", "--without-pip", self._venv]
+        _run(command, cwd=ROOT, environ=_environ())
 
     @property
     def environ(self) -> dict[str, str]:
         """The variables of a shell in which the environment is active."""
         environ = _environ()
-        path = self._directory / "venv/bin"
+        path = self._venv / "bin"
         return environ | {"PATH": f"{path}{os.pathsep}{environ.get('PATH', os.defpath)}"}
 
     def install(self, command: str) -> None:
@@ -46,7 +49,13 @@ class Installation:
         assert start == ["pip", "install"], command
         assert re.fullmatch(r"\.(\[\w+\])?", requirement), command
         address = f"holdfast{requirement[1:]} @ {self._built_wheel().as_uri()}"
-        _run(["pip", "install", "--quiet", address], cwd=self._directory, environ=self.environ)
+        python = self._venv / "bin/python"
+        with_uv = ["uv", "pip", "install", "--quiet", "--python", python, address]
+        with_pip = ["pip", "--python", python, "install", "--quiet", address]
+        try:
+            _run([sys.executable, "-m", *with_uv], cwd=self._directory, environ=_environ())
+        except AssertionError:
+            _run([sys.executable, "-m", *with_pip], cwd=self._directory, environ=_environ())
 
     def shell(self, text: str, *, cwd: Path, variables: Mapping[str, str] | None = None) -> str:
         """Run commands as a shell does and return what they print.
@@ -67,12 +76,8 @@ class Installation:
         if self._wheel is None:
             to = self._directory / "wheel"
             # With the tools that the tests run with, as the tree itself was installed.
-            command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
-            _run(
-                [*command, "--no-build-isolation", f"--wheel-dir={to}", "."],
-                cwd=ROOT,
-                environ=_environ(),
-            )
+            command = [sys.executable, "-m", "hatchling", "build", "--target=wheel"]
+            _run([*command, f"--directory={to}"], cwd=ROOT, environ=_environ())
             (self._wheel,) = to.glob("*.whl")
         return self._wheel
 
