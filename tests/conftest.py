@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Generator, Iterator
 
 import pytest
 import pytest_asyncio
+from hypothesis import HealthCheck, settings
 
 from holdfast.embedded import find_binary
 from holdfast.errors import ConfigurationError
@@ -14,6 +15,12 @@ from tests.harness.parts import missing, missing_parts
 from tests.harness.proxy import CuttingProxy
 from tests.harness.sentinels import Sentinels, running_sentinels
 from tests.harness.servers import Product, Server, find_redis, running_server
+
+# How long a busy machine takes says nothing of what is tested. `verify` is for `make verify`.
+_PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("test", _PATIENT, max_examples=100)
+settings.register_profile("verify", _PATIENT, max_examples=1000)
+settings.load_profile("test")
 
 
 @pytest.fixture(scope="session")

@@ -251,8 +251,6 @@ SPECS = st.lists(st.sampled_from(sorted(SECTIONS)), max_size=3, unique=True).fla
 
 @given(spec=SPECS)
 @settings(
-    max_examples=300,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_both_validators_agree_on_any_spec(server: Server, spec: dict[str, Any]) -> None:

@@ -37,8 +37,6 @@ FREE = Caller()
 HOUR = 3_600_000
 CALLS = tuple(f"{number:016x}" for number in range(1, 6))
 SETTINGS = settings(
-    max_examples=200,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

@@ -28,7 +28,6 @@ SMALL = 64  # bytes of a value, beyond which a hash is no listpack any more
 CALLS = tuple(f"{number:016x}" for number in range(8))
 SETTINGS = settings(
     max_examples=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

@@ -28,7 +28,6 @@ FREE = Caller()
 DEFAULT = Policy.model_validate({"limits": {"maxMessages": 5}, "retention": {"ttl": "1h"}})
 SETTINGS = settings(
     max_examples=12,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 Told = tuple[str, int] | str

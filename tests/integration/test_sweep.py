@@ -414,7 +414,6 @@ SESSION = st.tuples(METAS, FAULTS, FAULTS, FAULTS, FAULTS)
 
 @settings(
     max_examples=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(sessions=st.lists(SESSION, min_size=1, max_size=12))

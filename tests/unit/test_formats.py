@@ -4,7 +4,7 @@ import copy
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.errors import ConfigurationError, MessageInvalid
@@ -855,7 +855,6 @@ MUTATED = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=300)
 @given(
     item=ANY_JSON | NEAR_JSON | MUTATED,
     name=st.sampled_from([None, *(candidate.name for candidate in FORMATS)]),
@@ -874,7 +873,6 @@ def test_any_json_value_has_facts(item, name):
         assert facts.texts == (compact(item),)
 
 
-@settings(deadline=None, max_examples=200)
 @given(item=ANY_JSON | NEAR_JSON | MUTATED)
 def test_matching_never_raises_and_decides_what_is_read(item):
     matching = [candidate for candidate in FORMATS if candidate.matches(item)]

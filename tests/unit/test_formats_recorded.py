@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.formats import FORMATS, ROLES, Facts, Kind, read_facts
@@ -688,7 +688,6 @@ ANY_JSON = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=400)
 @given(st.sampled_from(SPOKEN), st.text(min_size=1))
 def test_whatever_is_said_is_charged(place, text):
     family, item, spoken = place
@@ -703,7 +702,6 @@ def test_whatever_is_said_is_charged(place, text):
 PATHS = [(family, item, path) for family, item in ALL for path, _ in leaves(item)]
 
 
-@settings(deadline=None, max_examples=600)
 @given(st.sampled_from(PATHS), st.integers(min_value=0, max_value=9), ANY_JSON)
 def test_a_recorded_item_with_something_else_in_it(place, depth, value):
     family, item, path = place

@@ -271,7 +271,7 @@ ACTIONS = st.lists(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(actions=ACTIONS)
 @example(actions=[edit, fail, heal, restart, write_late])
 @example(actions=[edit, write_late, step, server_restarts, expire_some, restart, edit, wait])

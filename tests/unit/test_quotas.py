@@ -5,7 +5,7 @@ import logging
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast import quotas
@@ -129,7 +129,6 @@ def test_the_operator_measures_as_often_as_the_library_counts_on() -> None:
 # --- what a record takes
 
 
-@settings(max_examples=200)
 @given(
     text=st.text(max_size=50),
     id=st.none() | st.text(min_size=1, max_size=20),

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from holdfast.summaries import BuiltinSummarizer, SummaryMessage, SummaryRequest, checked
@@ -72,7 +72,6 @@ class Words:
         return Count(max(1, len(text.split())) + (7 if len(text) > 100 else 0), exact=True)
 
 
-@settings(deadline=None, max_examples=300)
 @given(MESSAGES, PREVIOUS, st.integers(MIN_TOKENS, 300), st.sampled_from([EXACT, APPROXIMATE]))
 @example((("user", "🎉" * 500),), None, MIN_TOKENS, EXACT)
 @example((("assistant", "\u1f71" * 500),), None, MIN_TOKENS, APPROXIMATE)
@@ -91,7 +90,6 @@ def test_within_the_tokens_and_not_empty(
     assert extract(asked) == text
 
 
-@settings(deadline=None)
 @given(MESSAGES, st.integers(1, 60))
 def test_any_counter_and_any_budget_hold(
     messages: tuple[tuple[str, str], ...], max_tokens: int
@@ -101,7 +99,6 @@ def test_any_counter_and_any_budget_hold(
         assert not text or counted.count(text).tokens <= max_tokens
 
 
-@settings(deadline=None)
 @given(MESSAGES)
 def test_every_line_is_a_message_behind_its_role(messages: tuple[tuple[str, str], ...]) -> None:
     said = [(role, "".join(text.split())) for role, text in messages]

@@ -389,9 +389,7 @@ def test_both_stores_are_as_the_model(valkey_server: Server) -> None:
     run_state_machine_as_test(
         Bound,
         settings=settings(
-            max_examples=200,
             stateful_step_count=40,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )
