@@ -48,6 +48,7 @@ def redis_client(port: int, **options: Any) -> Redis:
     defaults: dict[str, Any] = {
         "retry": Retry(NoBackoff(), 0),
         "retry_on_error": [],
+        "driver_info": None,  # it would look up its own version for each connection
         "socket_timeout": 10.0,
     }
     return Redis(host="127.0.0.1", port=port, **(defaults | options))

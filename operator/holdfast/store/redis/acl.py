@@ -11,6 +11,7 @@ A pattern is safe to build from names because none of them can hold `* ? [ ] \`:
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from typing import Final
 
 from holdfast.keys import memory_prefix
@@ -74,9 +75,15 @@ def commands(mode: Mode, *, read_only: bool, database: int = 0) -> tuple[str, ..
     return tuple(sorted(names))
 
 
-def called_by(one: Script) -> set[str]:
+def called_by(one: Script) -> frozenset[str]:
     """Return the commands that a script calls."""
-    return {name.decode().lower() for name in _CALL.findall(one.body)}
+    return _called_in(one.body)
+
+
+@cache
+def _called_in(text: bytes) -> frozenset[str]:
+    # Once for each script: an operator asks for every binding, again and again.
+    return frozenset(name.decode().lower() for name in _CALL.findall(text))
 
 
 def patterns(grants: Iterable[Grant], prefix: str) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
@@ -65,7 +66,21 @@ def make_pool(
         socket_timeout=None,
         max_connections=connections,
         redis_connect_func=on_connect,
+        **_driver(),
     )
+
+
+@cache
+def _driver() -> Mapping[str, Any]:
+    """Return what connections say of who drives them, as they would themselves.
+
+    redis-py 7.2 and newer reads its package's metadata for each connection, as long as connecting takes.
+    """
+    try:
+        from redis.driver_info import DriverInfo  # noqa: PLC0415 - 7.1 has none, and needs none
+    except ImportError:
+        return {}
+    return {"driver_info": DriverInfo()}
 
 
 class _Renewed(CredentialProvider):
