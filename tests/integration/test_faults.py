@@ -310,7 +310,7 @@ class TestHolders:
             await holder.exit_code()
             assert (await session.health()).lease is not None
             async with session.turn(wait="60s") as turn:
-                assert time.monotonic() - killed < LEASE + 5
+                assert time.monotonic() - killed < LEASE + 30
                 await turn.append(user("next"))
         assert await session.read() == [user("before"), user("next")]
 
@@ -338,7 +338,7 @@ class TestHolders:
             released = time.monotonic()
             second.send(None)
             await second.wait()
-            assert time.monotonic() - released < 2.0 + 5
+            assert time.monotonic() - released < 2.0 + 30
         assert [item["number"] for item in await session.read()] == [2]
         assert await nobody_holds_or_waits(session)
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import secrets
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -167,21 +168,23 @@ async def assert_sound(server: Server | None, namespace: str, session: Session) 
 
 @contextlib.asynccontextmanager
 async def unblocked_loop(longest: float) -> AsyncGenerator[None]:
-    """Check that the event loop always came round within `longest` seconds."""
-    loop = asyncio.get_running_loop()
-    ticks = [loop.time()]
+    """Check that the event loop always came round within `longest` seconds of this process's work.
+
+    Not by the clock on the wall, where others may have the processor meanwhile.
+    """
+    ticks = [time.process_time()]
 
     async def beat() -> None:
         while True:
             await asyncio.sleep(0.005)
-            ticks.append(loop.time())
+            ticks.append(time.process_time())
 
     heart = asyncio.create_task(beat())
     try:
         yield
     finally:
         heart.cancel()
-    ticks.append(loop.time())
+    ticks.append(time.process_time())
     assert max(after - before for before, after in pairwise(ticks)) < longest
 
 

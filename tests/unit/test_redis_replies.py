@@ -714,8 +714,9 @@ async def test_patience_ends(step: list[Any] | Exception, sentence: str) -> None
         await run(hand, repeatable=True)
     took = asyncio.get_running_loop().time() - began
     assert took < 10
-    # 10, 20, 40 and 80 ms, each half to one and a half times: more would be an endless loop.
-    assert 3 <= len(hand.sent) <= 7
+    # 10, 20, 40 and 80 ms, each half to one and a half times: more would be an endless loop. On a busy
+    # machine a pause may last for as long as the patience does.
+    assert 2 <= len(hand.sent) <= 7
 
 
 @pytest.mark.asyncio

@@ -333,7 +333,7 @@ async def test_who_waits_stands_in_line_so_long(
         with pytest.raises(SessionBusy):
             async with session.turn(wait=wait):
                 pytest.fail("two held the turn")
-        assert 0.14 <= time.monotonic() - began < 5
+        assert 0.14 <= time.monotonic() - began < 20
         assert faults.count("sleep") >= 1
 
 
