@@ -1,7 +1,7 @@
 """The store keeps the contract for who has exactly the rule of a binding, on each server.
 
-`make test` runs it on Valkey, `make verify` on Redis too: what may differ between them, whether a rule means the
-same, is tried on both by `test_access.py`, `test_tenant_rule.py` and `test_tenant_commands.py`.
+`make test` runs it on Valkey, `make verify` on Redis too: what may differ between them, whether a rule
+means the same, is tried on both by `test_access.py`, `test_tenant_rule.py`, `test_tenant_commands.py`.
 """
 
 import asyncio
