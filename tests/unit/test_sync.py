@@ -439,6 +439,8 @@ import signal, sys, threading
 import holdfast.sync
 from holdfast.errors import SessionBusy
 
+# Where tests were started in the background, a shell has it ignored, and so do their children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 spec = {"model": {"tokenizer": "approximate"}, "retention": {"ttl": "1h"}}
 with holdfast.sync.connect("memory://", policy=spec) as client:
     session = client.memory().session("a")

@@ -315,10 +315,13 @@ def _awaited(outcome: Future[T]) -> T:
     A signal ends a wait for a lock only where it finds the thread waiting. One that arrives a moment
     before, or in another thread, is noted, and its handler runs when the wait has ended: so none is long.
     """
-    while not outcome.done():
-        with suppress(TimeoutError):
-            outcome.exception(_HEEDING)
-    return outcome.result()
+    try:
+        while not outcome.done():
+            with suppress(TimeoutError):
+                outcome.exception(_HEEDING)
+        return outcome.result()
+    finally:
+        del outcome  # as the call, which holds it
 
 
 def _refuse_event_loop() -> None:
