@@ -21,7 +21,6 @@ from tests.harness.space import (
     keys_of,
     write_sessions,
 )
-from tests.harness.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.redis, pytest.mark.asyncio]
 
@@ -47,11 +46,6 @@ def space(
     """A namespace of its own, on the shared server."""
     grant_secrets(control_plane, namespace)
     return Space(control_plane, namespace, valkey_server)
-
-
-def events(space: Space) -> list[str]:
-    items = space.plane.administrator.all(space.namespace, "event")
-    return [item["reason"] for item in items]
 
 
 async def length(space: Space, session: str = "s0") -> int:
@@ -103,13 +97,13 @@ async def test_of_two_clusters_on_one_server_the_first_mark_wins_until_it_is_han
             await other.ready("memres/support", "KeysOwnedByOther")
             other.annotate("membackend/shared", f"holdfast.dev/adopt={space.namespace}/support")
             resource = await other.ready("memres/support")
-            assert "TakenOver" in events(other)
+            await other.told("TakenOver")
             # The first one learns it, and does no harm any more.
             await space.ready("memres/support", "KeysOwnedByOther")
             space.patch("memres/support", '{"deletionPolicy": "Delete"}')
             space.delete("memres/support")
             await space.gone("memres/support")
-            assert "NothingDeleted" in events(space)
+            await space.told("NothingDeleted")
             assert await length(other) == 1
             assert (await other.ready("memres/support"))["status"]["policyRevision"] == (
                 resource["status"]["policyRevision"]
@@ -130,7 +124,7 @@ async def test_what_is_restored_in_its_namespace_has_its_conversations_again(
     operator.start()
     await space.ready("memres/support")
     assert await length(space) == 1
-    await until(lambda: "TakenOver" in events(space), "people are told")
+    await space.told("TakenOver")
 
 
 async def test_a_whole_namespace_that_is_restored_is_adopted_by_its_backends_owner(
@@ -179,7 +173,7 @@ async def test_what_is_deleted_while_the_operator_is_away_waits_for_it_and_for_a
     space.annotate("memres/support", "holdfast.dev/paused-")
     await space.gone("memres/support")
     await space.gone("membackend/shared")
-    assert "SessionsDeleted" in events(space)
+    await space.told("SessionsDeleted")
     redis = space.server.client()
     left = [key for key in await keys_of(redis, space) if "/support" in key]
     await redis.aclose()
@@ -210,7 +204,7 @@ async def test_a_deletion_ends_when_the_backend_is_gone(space: Space, operator: 
     space.delete("memres/support")
     operator.start()
     await space.gone("memres/support")
-    await until(lambda: "BackendGone" in events(space), "people are told")
+    await space.told("BackendGone")
     assert await length_or_nothing(space) == 1
 
 
@@ -233,7 +227,7 @@ async def test_data_that_are_abandoned_go_when_they_expire(space: Space):
     space.annotate("memres/support", "holdfast.dev/abandon-data=true")
     space.delete("memres/support")
     await space.gone("memres/support")
-    assert "DataAbandoned" in events(space)
+    await space.told("DataAbandoned")
     redis = space.server.client()
     left = await keys_of(redis, space)
     assert sum(key.endswith(":log") for key in left) == 3

@@ -110,6 +110,18 @@ class Space:
 
         await until(gone, f"{what} is gone", deadline=deadline, every=LOOKS)
 
+    async def told(self, reason: str, *, deadline: float = 60) -> None:
+        """Wait until an event of the namespace has this reason: one is written after the status."""
+
+        def reasons() -> set[str]:
+            events = self.plane.administrator.all(self.namespace, "event")
+            return {event["reason"] for event in events}
+
+        async def there() -> bool:
+            return reason in await asyncio.to_thread(reasons)
+
+        await until(there, f"people are told {reason}", deadline=deadline, every=LOOKS)
+
     def delete(self, what: str) -> None:
         self.plane.administrator.delete(self.namespace, what)
 
