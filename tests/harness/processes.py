@@ -136,13 +136,13 @@ class Worker:
         """Give the worker a value for its `receive()`."""
         self._tell({"kind": "message", "value": value})
 
-    async def next_report(self, deadline: float = 30.0) -> Any:
+    async def next_report(self, deadline: float = 120.0) -> Any:
         """Wait for the next report not yet asked for, in the order they were made."""
         await self._until(lambda: len(self.reports) > self._taken, "report anything", deadline)
         self._taken += 1
         return self.reports[self._taken - 1]
 
-    async def at_barrier(self, deadline: float = 30.0) -> None:
+    async def at_barrier(self, deadline: float = 120.0) -> None:
         """Wait until the worker waits at its barrier."""
         await self._until(lambda: self._waiting > 0, "come to the barrier", deadline)
 
@@ -165,12 +165,12 @@ class Worker:
         """End the process by SIGKILL, frozen or not."""
         self._signal(signal.SIGKILL)
 
-    async def exit_code(self, deadline: float = 30.0) -> int:
+    async def exit_code(self, deadline: float = 120.0) -> int:
         """Wait for the end, however it comes; minus the signal's number after a signal."""
         await self._until(lambda: self._ended, "end", deadline)
         return await self._process.wait()
 
-    async def wait(self, deadline: float = 60.0) -> Any:
+    async def wait(self, deadline: float = 120.0) -> Any:
         """Wait for an orderly end and return the result."""
         code = await self.exit_code(deadline)
         if code != 0:
@@ -292,7 +292,7 @@ class Workers(Sequence[Worker]):
         """End those that still live."""
         await self._close()
 
-    async def release(self, deadline: float = 60.0) -> None:
+    async def release(self, deadline: float = 120.0) -> None:
         """Wait until every worker is at its barrier, then let them all go."""
         await asyncio.gather(*(worker.at_barrier(deadline) for worker in self))
         for worker in self:

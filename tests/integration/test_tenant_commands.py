@@ -138,8 +138,8 @@ class Tenant:
         return [reply for replies in done for reply in replies]
 
     async def _send(self, tries: Sequence[Sequence[str]]) -> list[Reply]:
-        pool = make_pool(("127.0.0.1", self._port), login=self._login, tls=None, timeout=5.0)
-        carrier = PoolCarrier(pool, owned=True, timeout=20.0)
+        pool = make_pool(("127.0.0.1", self._port), login=self._login, tls=None, timeout=60.0)
+        carrier = PoolCarrier(pool, owned=True, timeout=60.0)
         try:
             return await carrier.exchange(tries)
         except Broken as error:
