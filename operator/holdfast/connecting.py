@@ -109,7 +109,10 @@ def _store(
     confirmed = durability or _durability(options)
     if isinstance(client, Binding):
         return RedisStore.at(
-            client.address, prefix=client.prefix, durability=confirmed, observers=observers
+            client.address,
+            prefix=client.prefix,
+            durability=confirmed or client.durability,
+            observers=observers,
         )
     if client is not None:
         return RedisStore.from_client(

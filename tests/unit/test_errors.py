@@ -1463,6 +1463,12 @@ def binding_cases() -> Iterator[Case]:
         bound,
     )
     yield Case(
+        "a binding that asks for no number of replicas",
+        error,
+        "the binding 'memory' cannot be used: the file 'replicas' is no number",
+        lambda: bound(host="redis", replicas="many"),
+    )
+    yield Case(
         "another memory than those of the binding",
         errors.MemoryNotFound,
         "the binding 'memory' has more than one memory: name it; there are 'one', 'two'",

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from holdfast_operator.services.objects import backend_ref, mapping, memory_ref, memory_refs
 from holdfast_operator.services.ports import Body, Namespace
@@ -152,9 +152,9 @@ def read_namespace(body: Body) -> Namespace:
 
 
 def _slim(body: Body) -> None:
-    metadata = body.get("metadata")
+    metadata: object = body.get("metadata")
     if isinstance(metadata, dict):
-        metadata.pop("managedFields", None)
+        cast("dict[str, object]", metadata).pop("managedFields", None)
 
 
 def _uid(body: Body) -> str:
