@@ -191,7 +191,15 @@ def _kinds(stage: Stage) -> list[Figure]:
 
 def _restart(stage: Stage) -> list[Figure]:
     """Start the operator anew when nothing changed."""
-    number = len(stage.api.all("memoryresources"))
+    # As many as the target is about: those of the other parts go first.
+    for one in stage.api.all("memoryresources"):
+        if not one["metadata"]["name"].startswith("many-"):
+            stage.api.delete("memoryresources", one["metadata"]["name"])
+    number = 100 * stage.scale
+    seconds_until(
+        lambda: len(stage.api.all("memoryresources")) == number, deadline=_DEADLINE, every=0.25
+    )
+    until_idle(stage.operator.pid)
     stage.operator.terminate()
     before = stage.api.writes()
     stage.operator.start()

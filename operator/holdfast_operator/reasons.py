@@ -311,6 +311,11 @@ class RiskReason(Reason):
         "A primary without replicas goes on taking writes, which a failover loses.",
         "Set min-replicas-to-write to 1.",
     )
+    REPLICAS_MISSING = (
+        "ReplicasMissing",
+        "A primary has fewer replicas than durability asks for: writes wait in vain.",
+        "Bring the replicas back, or ask for fewer.",
+    )
 
 
 class PausedReason(Reason):

@@ -13,7 +13,9 @@ import pytest_asyncio
 import holdfast
 from holdfast.client import Client
 from holdfast.errors import NotDurable, SessionBusy
+from holdfast.store.bindings import ROOT
 from holdfast.values import Durability
+from tests.harness.binding_files import BindingFiles, entry
 from tests.harness.cluster_of_servers import ClusterOfServers
 from tests.harness.proxy import Cut, CuttingProxy
 from tests.harness.servers import Product, Server
@@ -69,6 +71,27 @@ class TestAppend:
                 assert (await session.append(user(str(number)))).durable
                 async with replica.client() as raw:
                     assert await raw.llen(work.key_of(namespace, "log")) == number + 1
+
+    async def test_a_binding_says_how_many_are_asked(
+        self,
+        pair: tuple[Server, Server],
+        namespace: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        primary, replica = pair
+        memory = entry(work.MEMORY, f"mem:{{{namespace}/{work.MEMORY}")
+        place = {"host": "127.0.0.1", "port": str(primary.port)}
+        BindingFiles(tmp_path / "bindings" / "memory").write(
+            [memory], **place, replicas="1", wait="200ms"
+        )
+        monkeypatch.setenv(ROOT, str(tmp_path / "bindings"))
+        async with holdfast.connect(policy=work.policy()) as client:
+            session = client.memory(work.MEMORY).session(work.SHARED)
+            assert (await session.append(user("first"))).durable
+            replica.pause()
+            assert not (await session.append(user("second"))).durable
+            replica.resume()
 
     async def test_without_being_asked_nobody_waits(
         self, pair: tuple[Server, Server], namespace: str

@@ -189,7 +189,7 @@ class TestSentinel:
             await hands.load_scripts()
             assert await knows_all(replica)
             info = await hands.server()
-            assert (info.servers, info.silent, info.min_replicas) == (2, 0, 0)
+            assert (info.servers, info.silent, info.min_replicas, info.replicas) == (2, 0, 0, 1)
             await hands.mark("uid", "0123456789abcdef")
             await apply(hands, memory)
             await fill(own.url, memory, 200)

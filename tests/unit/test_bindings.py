@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
-from holdfast.client import Client, connect
+from holdfast.client import Client
+from holdfast.connecting import connect
 from holdfast.errors import AccessDenied, ConfigurationError, MemoryNotFound, SessionKeyError
 from holdfast.store.addresses import Login, Mode, Tls
 from holdfast.store.bindings import ROOT, find_binding
 from holdfast.store.in_memory import InMemoryStore
-from holdfast.values import MemoryAddress, PolicyDocument
+from holdfast.values import Durability, MemoryAddress, PolicyDocument
 from tests.harness.binding_files import BindingFiles, entry
 from tests.integration.world import spec, user
 
@@ -40,6 +41,8 @@ def test_a_whole_binding_is_read(files: BindingFiles, tmp_path: Path) -> None:
         sentinel_password="other",
         provider="valkey",
         client_id="team-a/agent",
+        replicas="2",
+        wait="250ms",
     )
     binding = find_binding(str(tmp_path))
     address = binding.address
@@ -55,6 +58,7 @@ def test_a_whole_binding_is_read(files: BindingFiles, tmp_path: Path) -> None:
     assert address.login == Login("am:me", SECRET)
     assert address.sentinel_login == Login("am-discovery", "other")
     assert address.tls == Tls(ca=str(tmp_path / "memory" / "ca.crt"), server_name="redis")
+    assert binding.durability == Durability(2, "250ms")
     assert SECRET not in repr(binding)
 
 
@@ -103,6 +107,7 @@ def test_other_bindings_are_left_alone(files: BindingFiles, tmp_path: Path) -> N
         ({"database": "x"}, "'mode' or 'database'"),
         ({"mode": "sentinel"}, "'master-name' is missing"),
         ({"host": "", "port": ""}, "'endpoints' and 'host' are missing"),
+        ({"replicas": f"many {SECRET}"}, "'replicas' is no number"),
         ({"memories": [{"name": SECRET}]}, "'memories' is no list"),
         ({"memories": []}, "'memories' names none"),
         ({"memories": [entry(), entry("b", "x:{a/b")]}, "several key prefixes"),

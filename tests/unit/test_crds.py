@@ -420,6 +420,7 @@ def test_reasons_are_a_closed_list() -> None:
         "PersistenceOff",
         "DefaultUserOpen",
         "ReplicasNotRequired",
+        "ReplicasMissing",
     }
     assert set(NotInForceReason) == {"FieldsNotInForce"}
     assert set(REASONS) == set(ConditionType)

@@ -33,7 +33,8 @@ from redis.exceptions import (
 import holdfast
 from holdfast import errors
 from holdfast.breaker import Breaker
-from holdfast.client import Client, connect
+from holdfast.client import Client
+from holdfast.connecting import connect
 from holdfast.counting import MOST_HANGING, OwnCounter
 from holdfast.errors import HoldfastError
 from holdfast.formats import read_facts
@@ -1460,6 +1461,12 @@ def binding_cases() -> Iterator[Case]:
         error,
         "the binding 'memory' cannot be used: the files 'endpoints' and 'host' are missing",
         bound,
+    )
+    yield Case(
+        "a binding that asks for no number of replicas",
+        error,
+        "the binding 'memory' cannot be used: the file 'replicas' is no number",
+        lambda: bound(host="redis", replicas="many"),
     )
     yield Case(
         "another memory than those of the binding",

@@ -221,10 +221,13 @@ async def test_risks_are_said_once_and_go_with_their_cause(world: World):
         ({"default_open": None}, None),
         ({"min_replicas": 1}, None),
         ({"persists": None, "min_replicas": None}, None),
+        ({"replicas": 1}, "ReplicasMissing"),
+        ({"replicas": 2}, None),
+        ({"replicas": None}, None),
     ],
 )
 async def test_each_risk_has_its_reason(world: World, change: dict[str, Any], reason: str | None):
-    backend = world.add_backend(mode="Cluster")
+    backend = world.add_backend(mode="Cluster", durability={"replicas": 2})
     world.server.info = world.server.info._replace(max_memory=2**30, **change)
     await world.look(backend)
     found = condition(backend, "AtRisk")

@@ -131,6 +131,16 @@ async def test_the_secret_has_the_entries_that_clients_read(world: BindingWorld)
 
 
 @pytest.mark.asyncio
+async def test_clients_of_a_binding_ask_as_many_replicas_as_the_backend_says(world: BindingWorld):
+    binding = await bound(world)
+    assert not {"replicas", "wait"} & set(world.secrets["team", NAME].data)
+    backend = world.objects["MemoryBackend", "platform", "shared"]
+    world.edit(backend, durability={"replicas": 2, "timeout": "250ms"})
+    await world.settle(binding)
+    assert (world.entry("replicas"), world.entry("wait")) == ("2", "250ms")
+
+
+@pytest.mark.asyncio
 async def test_fields_that_are_not_the_first_ones_grant_nothing(world: BindingWorld):
     world.add_resource("notes", keyTemplate="tenant:{tenant}:user:{user}")
     await world.settle(support_of(world, "notes"))

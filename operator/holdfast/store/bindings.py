@@ -17,7 +17,7 @@ import msgspec
 from holdfast.errors import ConfigurationError, MemoryNotFound
 from holdfast.keys import key_prefix, memory_address
 from holdfast.store.addresses import Address, Login, Mode, Tls, read_nodes
-from holdfast.values import MemoryAddress
+from holdfast.values import Durability, MemoryAddress
 
 ROOT: Final = "SERVICE_BINDING_ROOT"
 TYPE: Final = "holdfast"
@@ -61,12 +61,14 @@ class Binding:
         address: of the servers, with a login that is read with every connection.
         prefix: first part of every key.
         memories: by what the program calls them.
+        durability: how many replicas are to confirm what is written; None: none is asked.
     """
 
     folder: str
     address: Address
     prefix: str
     memories: Mapping[str, BoundMemory]
+    durability: Durability | None
     reread: "Callable[[], Binding]" = field(repr=False, compare=False)
 
     def memory(self, name: str | None) -> BoundMemory:
@@ -149,10 +151,10 @@ def _read(path: Path) -> Binding:
     files = _Files(path)
     try:
         prefix, memories = _memories(files)
-        address = _address(files)
+        address, durability = _address(files), _durability(files)
     except (OSError, UnicodeDecodeError):
         raise _unusable(path, "a file of it cannot be read") from None
-    return Binding(path.name, address, prefix, memories, reread=lambda: _read(path))
+    return Binding(path.name, address, prefix, memories, durability, reread=lambda: _read(path))
 
 
 def _memories(files: _Files) -> tuple[str, dict[str, BoundMemory]]:
@@ -191,6 +193,15 @@ def _address(files: _Files) -> Address:
         primary=primary,
         sentinel_login=_login(files, "sentinel-username", "sentinel-password"),
     )
+
+
+def _durability(files: _Files) -> Durability | None:
+    replicas, wait = files.read("replicas", "wait")
+    if not replicas:
+        return None
+    if not (replicas.isascii() and replicas.isdigit()):
+        raise _unusable(files.path, "the file 'replicas' is no number")
+    return Durability(int(replicas), wait or Durability().timeout)
 
 
 def _endpoints(files: _Files) -> str:

@@ -49,6 +49,7 @@ class ServerInfo(NamedTuple):
         least_full: of the emptiest; None as well where any has no limit that is known.
         persists: whether every primary keeps its data over a restart; None: they do not tell.
         min_replicas: replicas without which the laxest primary refuses writes; None: they do not tell.
+        replicas: that are connected to the primary with the fewest; None: they do not tell.
         manages_users: whether we may keep users of the ACL on every server; None: they do not tell.
         default_open: whether any server lets in who gives no password; None: none says so, and not all
             tell.
@@ -67,6 +68,7 @@ class ServerInfo(NamedTuple):
     least_full: int | None = None
     persists: bool | None = None
     min_replicas: int | None = None
+    replicas: int | None = None
     manages_users: bool | None = None
     default_open: bool | None = None
     servers: int = 1

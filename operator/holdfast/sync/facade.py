@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import holdfast.client
+import holdfast.connecting
 import holdfast.log
 import holdfast.session
 import holdfast.turn
@@ -575,7 +576,7 @@ def connect(
         ConfigurationError: nothing says where to connect to, or it cannot be used.
         PolicyInvalid: the policy breaks a rule; names file, line, field and reason.
     """
-    made = holdfast.client.connect(
+    made = holdfast.connecting.connect(
         url,
         namespace=namespace,
         policy=policy,

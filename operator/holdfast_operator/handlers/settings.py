@@ -42,7 +42,7 @@ def operator_settings() -> kopf.OperatorSettings:
     settings.watching.server_timeout = 300
     settings.watching.client_timeout = 330
     settings.watching.connect_timeout = 5
-    settings.watching.chunk_size = 500
+    settings.watching.chunk_size = 100
     # No lists of CRDs and namespaces: the definitions are there before Kopf starts.
     settings.scanning.disabled = True
     settings.peering.standalone = True

@@ -18,7 +18,6 @@ from holdfast.store.maintenance import Maintenance, ServerInfo
 from holdfast_operator.reasons import (
     REASONS,
     ConditionType,
-    NotInForceReason,
     ReadyReason,
 )
 from holdfast_operator.resources import MemoryBackend
@@ -62,7 +61,6 @@ from holdfast_operator.services.risks import risk_events, risks
 from holdfast_operator.services.servers import (
     available,
     is_full,
-    not_in_force,
     require_acknowledged,
     require_mode,
     sentence,
@@ -161,9 +159,6 @@ class BackendService:
             changes["last_sweep"], events, more = await self._survey(backend, seen)
             events = (*risk_events(before, at_risk), *events)
             restarted = self._restarted(backend, seen.info)
-        ignored = not_in_force(backend.spec)
-        if ignored:
-            findings.append(_ignored(ignored))
         changes["conditions"] = conditions(
             before.conditions, findings, generation=generation, now=now
         )
@@ -423,13 +418,4 @@ def _server(seen: _Seen) -> ServerStatus:
 def _reachable() -> Finding:
     return Finding(
         ConditionType.BACKEND_REACHABLE, TRUE, ReadyReason.AVAILABLE, "The server answers."
-    )
-
-
-def _ignored(fields: list[str]) -> Finding:
-    return Finding(
-        ConditionType.NOT_IN_FORCE,
-        TRUE,
-        NotInForceReason.FIELDS_NOT_IN_FORCE,
-        f"Stored and not carried out by this version: {', '.join(fields)}.",
     )

@@ -72,6 +72,9 @@ def entries(
         texts["master-name"] = spec.sentinel.master_name
         if trust.sentinel is not None:
             texts["sentinel-username"], texts["sentinel-password"] = trust.sentinel
+    if spec.durability.replicas:
+        texts["replicas"] = str(spec.durability.replicas)
+        texts["wait"] = spec.durability.timeout.text
     found = {name: text.encode() for name, text in texts.items() if text}
     return found | ({"ca.crt": trust.ca} if trust.ca else {})
 

@@ -55,6 +55,12 @@ def risks(spec: BackendSpec, info: ServerInfo, before: BackendStatus) -> list[Fi
             "min-replicas-to-write is 0: a primary that is cut off goes on taking writes that a failover "
             "loses. Set it to 1."
         )
+    wanted = spec.durability.replicas
+    if wanted and info.replicas is not None and info.replicas < wanted:
+        found[RiskReason.REPLICAS_MISSING] = (
+            f"durability asks for {wanted} replicas, and a primary has fewer: every write waits for the "
+            "whole timeout, and is not confirmed. Bring replicas back, or ask for fewer."
+        )
     if not found:
         return []
     reason = next(iter(found))

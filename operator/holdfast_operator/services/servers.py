@@ -112,16 +112,6 @@ def is_full(info: ServerInfo) -> bool:
     return least is not None and least >= _FULL and info.eviction_policy in {"", "noeviction"}
 
 
-def not_in_force(spec: BackendSpec) -> list[str]:
-    """List the fields that differ from their default and are not carried out by this version."""
-    standard = type(spec.durability)()
-    return [
-        f"durability.{name}"
-        for name in ("replicas", "timeout")
-        if getattr(spec.durability, name) != getattr(standard, name)
-    ]
-
-
 def available(spec: BackendSpec, info: ServerInfo) -> str:
     """Return the sentence for a backend that can be used, with what its owner should know."""
     parts = [f"{info.product.capitalize()} {info.version} answers."]

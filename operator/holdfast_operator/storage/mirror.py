@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from holdfast_operator.services.objects import backend_ref, mapping, memory_ref, memory_refs
 from holdfast_operator.services.ports import Body, Namespace
@@ -40,12 +40,17 @@ class Mirror:
         self._namespaces: dict[str, tuple[int, Namespace]] = {}
 
     def put(self, key: Key, body: Body) -> bool:
-        """Take in an object; False if this state or a newer one was here already."""
+        """Take in an object; False if this state or a newer one was here already.
+
+        Who wrote which field is taken out of it, for everybody who holds it: Kopf keeps each object as long
+        as it lives, and that part is as large as the rest.
+        """
+        _slim(body)
         known = self._bodies.get(key)
         # Versions are those of the whole cluster: they also tell an object from an earlier one of its name.
         if known is not None and version_of(known) >= version_of(body):
             return False
-        self._bodies[key] = _slim(body)
+        self._bodies[key] = body
         self._depend(key, _needs(key, body))
         return True
 
@@ -146,11 +151,10 @@ def read_namespace(body: Body) -> Namespace:
     )
 
 
-def _slim(body: Body) -> Body:
-    """Leave out who wrote which field: it is as large as the rest, and nobody here asks."""
-    metadata = mapping(body.get("metadata"))
-    kept = {name: value for name, value in metadata.items() if name != "managedFields"}
-    return {**body, "metadata": kept}
+def _slim(body: Body) -> None:
+    metadata: object = body.get("metadata")
+    if isinstance(metadata, dict):
+        cast("dict[str, object]", metadata).pop("managedFields", None)
 
 
 def _uid(body: Body) -> str:

@@ -34,6 +34,7 @@ _FACTS: Final = {
     "maxmemory_policy": "[-a-z]{1,32}",
     "aof_enabled": "[01]",
     "role": "master|slave|sentinel",
+    "connected_slaves": r"\d{1,6}",
     "run_id": r"\w{1,64}",
 }
 """What is read of INFO, and the form it has."""
@@ -124,6 +125,7 @@ class Fleet:
         oldest = min(said, key=lambda one: _numbers(one.version))
         full = [share for one in primaries if (share := _share(one)) is not None]
         minima = [_number(one.settings.get("min-replicas-to-write")) for one in primaries]
+        replicas = [_number(one.facts.get("connected_slaves")) for one in primaries]
         policies = [one.facts.get("maxmemory_policy", "") for one in primaries]
         return ServerInfo(
             product=oldest.product,
@@ -136,6 +138,7 @@ class Fleet:
             least_full=min(full) if len(full) == len(primaries) else None,
             persists=_all([one.persists for one in primaries]),
             min_replicas=min((one for one in minima if one is not None), default=None),
+            replicas=min((one for one in replicas if one is not None), default=None),
             manages_users=_all([one.manages_users for one in said]),
             default_open=_any([one.default_open for one in said]),
             servers=len(answers),
