@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import holdfast.client
+import holdfast.connecting
 import holdfast.log
 import holdfast.session
 import holdfast.turn
@@ -549,7 +550,6 @@ def connect(
     counter: TokenCounter | None = None,
     summarizer: "SummarizerLike | None" = None,
     observers: Sequence[Observer] = (),
-    holder: str | None = None,
 ) -> Client:
     """Make a client. No I/O happens and no thread starts before the first call.
 
@@ -579,7 +579,7 @@ def connect(
         ConfigurationError: nothing says where to connect to, or it cannot be used.
         PolicyInvalid: the policy breaks a rule; names file, line, field and reason.
     """
-    made = holdfast.client.connect(
+    made = holdfast.connecting.connect(
         url,
         namespace=namespace,
         policy=policy,
@@ -588,6 +588,5 @@ def connect(
         counter=counter,
         summarizer=summarizer,
         observers=observers,
-        holder=holder,
     )
     return Client(made)
