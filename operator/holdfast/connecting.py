@@ -37,6 +37,7 @@ def connect(
     counter: TokenCounter | None = None,
     summarizer: "SummarizerLike | None" = None,
     observers: Sequence[Observer] = (),
+    holder: str | None = None,
 ) -> "Client":
     """Make a client. No I/O happens before the first call.
 

@@ -550,6 +550,7 @@ def connect(
     counter: TokenCounter | None = None,
     summarizer: "SummarizerLike | None" = None,
     observers: Sequence[Observer] = (),
+    holder: str | None = None,
 ) -> Client:
     """Make a client. No I/O happens and no thread starts before the first call.
 
@@ -588,5 +589,6 @@ def connect(
         counter=counter,
         summarizer=summarizer,
         observers=observers,
+        holder=holder,
     )
     return Client(made)
