@@ -143,14 +143,20 @@ class Client:
             self._binding = self._binding.reread()
             return self._binding.memory(name)
 
-    async def aclose(self, *, patience: float = _DRAINING) -> None:
-        """End turns that are still open, finish what runs, and close the library's own connections.
+    async def drain(self, seconds: float) -> None:
+        """Start no more flushes, and let those that run end; before `aclose`, where time is short.
 
         Args:
-            patience: seconds that a flush which runs has to end; one that is cut off then has changed
-                nothing.
+            seconds: that a flush has to end; one that is cut off then has changed nothing.
         """
-        await self._flusher.aclose(patience)
+        await self._flusher.aclose(seconds)
+
+    async def aclose(self) -> None:
+        """End turns that are still open, finish what runs, and close the library's own connections.
+
+        A flush that runs has ten seconds to end; one that is cut off then has changed nothing.
+        """
+        await self.drain(_DRAINING)
         for feed in self._policies.values():
             await feed.aclose()
         await self._background.aclose(_CLOSING)
