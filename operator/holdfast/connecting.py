@@ -74,9 +74,11 @@ def connect(
         given = {
             "namespace": namespace,
             "policy": policy,
+            "client": client,
             "durability": durability,
             "counter": counter,
             "summarizer": summarizer,
+            "holder": holder,
         }
         return _sidecar(address, given, observers)
     binding = _binding(namespace) if not address and client is None else None

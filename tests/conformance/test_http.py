@@ -29,11 +29,6 @@ def kind(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture(name="kind")
-def _in_memory() -> str:
-    return "in-memory"
-
-
 @pytest_asyncio.fixture
 async def store(kind: str, request: pytest.FixtureRequest) -> AsyncGenerator[MemoryStore]:
     if kind == "valkey":
@@ -71,6 +66,14 @@ class OverHTTP:
         return make
 
 
+class OneStore(OverHTTP):
+    """The same over one store."""
+
+    @pytest.fixture
+    def kind(self) -> str:
+        return "in-memory"
+
+
 LEFT_OUT: dict[str, dict[str, str]] = {
     "TestSummaries": {
         "test_closing_waits_for_one_that_is_being_written": "closes the library's own client",
@@ -85,7 +88,7 @@ LEFT_OUT: dict[str, dict[str, str]] = {
 """Tests by name that this binding cannot run, and why."""
 
 
-IN_MEMORY = ("TestExplain", "TestFlush", "TestSummaries")
+ONE_STORE = ("TestExplain", "TestFlush", "TestSummaries")
 """Suites of what the sidecar does by itself, which takes long: over one store."""
 
 
@@ -98,10 +101,8 @@ def _bound() -> dict[str, type]:
             continue
         left_out = LEFT_OUT.get(name, {})
         assert all(hasattr(suite, test) for test in left_out), "the suite no longer has it"
-        parts: dict[str, Any] = dict.fromkeys(left_out)
-        if name in IN_MEMORY:
-            parts["kind"] = staticmethod(_in_memory)
-        found[name] = type(name, (OverHTTP, suite), parts)
+        binding = OneStore if name in ONE_STORE else OverHTTP
+        found[name] = type(name, (binding, suite), dict.fromkeys(left_out))
     return found
 
 

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from holdfast_sidecar.app import Api
-from holdfast_sidecar.limits import Limits
-from holdfast_sidecar.memories import GivenMemories
-from holdfast_sidecar.service import Service
-from holdfast_sidecar.serving import HttpServer
 
 import holdfast
 from holdfast.client import Client
 from holdfast.store import MemoryStore
 from holdfast.telemetry import Observer
 from holdfast.testing.conformance.support import policy
+from holdfast_sidecar.app import Api
+from holdfast_sidecar.limits import Limits
+from holdfast_sidecar.memories import GivenMemories
+from holdfast_sidecar.service import Service
+from holdfast_sidecar.serving import HttpServer
 
 MEMORIES = ("support", "sales")
 
@@ -34,8 +34,8 @@ class _Server(HttpServer):
             server.close()
         for connection in list(self.server_state.connections):
             connection.shutdown()
-        while self.server_state.connections or self.server_state.tasks:
-            await asyncio.sleep(0.001)  # noqa: ASYNC110 - of uvicorn, which has no event for it
+        while self.server_state.connections or self.server_state.tasks:  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0.001)
 
 
 class Sidecar:

@@ -14,7 +14,7 @@ from holdfast.remote.addresses import read_sidecar_address
 from holdfast.remote.connections import MODEL
 from holdfast.remote.place import MemoryPath, RemotePlace, query_of
 from holdfast.remote.session import RemoteSession
-from holdfast.remote.transport import Request, Transport
+from holdfast.remote.transport import PATIENCE, Request, Transport
 from holdfast.telemetry import Call, Observer
 from holdfast.values import MemoryAddress, Receipt
 
@@ -30,13 +30,17 @@ class RemoteClient(Client):
         url: `http+unix:///path/of/socket` or `http://127.0.0.1:7070`.
         observers: are told of calls, of repetitions, and of the state of the breaker; what the calls did is
             counted by the sidecar.
+        patience: seconds in which a call is repeated where that is safe.
 
     Raises:
         ConfigurationError: the URL cannot be used.
     """
 
-    def __init__(self, url: str, *, observers: Sequence[Observer] = ()) -> None:
-        self._transport = Transport(read_sidecar_address(url), observers=observers)
+    def __init__(
+        self, url: str, *, observers: Sequence[Observer] = (), patience: float = PATIENCE
+    ) -> None:
+        address = read_sidecar_address(url)
+        self._transport = Transport(address, observers=observers, patience=patience)
         self._told = tuple(observers)
         self._behind = Background()
         self._paths: dict[tuple[str | None, str | None], RemoteMemory] = {}
@@ -63,8 +67,11 @@ class RemoteClient(Client):
             memory = self._paths[name, format] = RemoteMemory(path, self._behind)
         return memory
 
+    async def drain(self, seconds: float) -> None:
+        """Do nothing: flushes are the sidecar's, and go on."""
+
     async def aclose(self) -> None:
-        """End turns that are still open, and close the connections. A flush that runs goes on."""
+        """End turns that are still open, and close the connections."""
         await self._behind.aclose(_CLOSING)
         await self._transport.aclose()
 
