@@ -1547,6 +1547,7 @@ ELSEWHERE = {
     "metrics.py",  # so has it, and the next
     "tracing.py",
     "policy/faults.py",
+    "wire.py",
     "store/maintenance.py",
     "store/redis/access.py",  # the operator's, as the next
     "store/redis/maintenance.py",
