@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import os
 import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Sequence
@@ -262,7 +263,8 @@ class Transport:
                 timeout=_timeout(request),
             )
         except aiohttp.ClientConnectorError as error:
-            raise self._unreachable(error.strerror or type(error).__name__) from error
+            why = os.strerror(error.errno) if error.errno else type(error).__name__
+            raise self._unreachable(why) from error
         except aiohttp.ConnectionTimeoutError as error:
             raise self._unreachable("no connection in time") from error
         except LostConnection:
