@@ -16,7 +16,7 @@ from holdfast.remote.connections import ANSWER
 from holdfast.remote.transport import Request, Transport
 from holdfast.telemetry import Call, Observer, Telemetry
 from holdfast.values import MemoryAddress
-from holdfast.wire import NAMED_BY, MemoriesAnswer, fields_text, segment
+from holdfast.wire import MESSAGE_FORMAT, NAMED_BY, MemoriesAnswer, fields_text, segment
 
 NAMESPACE: Final = "sidecar"
 """Stands for the namespace of a memory, which only the sidecar knows."""
@@ -141,7 +141,7 @@ class RemotePlace:
         self._segment = named.replace(".", "%2E") if named in (".", "..") else named
         self._query = [
             (NAMED_BY, "id" if by_id else "fields"),
-            ("format", memory.format),
+            (MESSAGE_FORMAT, memory.format),
             *labels,
         ]
 

@@ -1,13 +1,14 @@
 """Calls to one sidecar: sent, repeated where that is safe, and their refusals turned into errors."""
 
 import asyncio
+import dataclasses
 import io
 import os
 import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final, Protocol, TypeAlias
 
@@ -67,16 +68,18 @@ class Request:
         repeatable: carried out twice it has the effect of once.
         stores: what it writes is the caller's, who has to know when it is in doubt.
         silence: seconds that the answer may take, or pause; None for ever.
+        repeated: its answer was lost once.
     """
 
     method: str
     path: str
-    body: Body = None
+    body: Body = field(default=None, repr=False)
     accept: str = ""
-    turn: str = ""
+    turn: str = field(default="", repr=False)
     repeatable: bool = True
     stores: bool = False
     silence: float | None = ANSWER
+    repeated: bool = False
 
     def headers(self) -> dict[str, str]:
         """Return those that say what the body and the answer are."""
@@ -88,6 +91,8 @@ class Request:
             found["Accept"] = self.accept
         if self.turn:
             found[wire.TURN_HEADER] = self.turn
+        if self.repeated:
+            found[wire.REPEATED_HEADER] = "true"
         return found
 
     @property
@@ -209,6 +214,7 @@ class Transport:
                 in_doubt = in_doubt or request.stores
                 failure, reason = self._lost(request, in_doubt=in_doubt), Retry.LOST
                 cause, again = error.__cause__, request.repeatable
+                request = dataclasses.replace(request, repeated=True)
             except Refused as refusal:
                 failure, reason = refusal.error, Retry.SERVER
                 cause, again = None, refusal.passes
