@@ -45,6 +45,7 @@ class Connection(HttpToolsProtocol):
         self._limits = limits
         self.due = math.inf
         self._size = 0
+        self._waiting = 0
         self._in_head = False
         self._in_message = False
         self._answered = math.inf
@@ -69,10 +70,15 @@ class Connection(HttpToolsProtocol):
             return
         self._unset_keepalive_if_required()
         parser: httptools.HttpRequestParser = self.parser  # type: ignore[assignment] # None once closed
+        in_head = self._in_head
         try:
             parser.feed_data(data)
+            if in_head and self._in_head:
+                self._await_head(len(data))
         except httptools.HttpParserUpgrade:
             self.cycle.keep_alive = False  # the request is answered as if it had not asked for that
+        except Refusal as refusal:
+            self.refuse(refusal)
         except httptools.HttpParserError as error:
             reason = error.__context__
             self.refuse(
@@ -84,7 +90,8 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first byte of a request is here."""
         super().on_message_begin()
-        self._size, self._in_head, self._in_message = 0, True, True
+        self._size = self._waiting = 0
+        self._in_head = self._in_message = True
         self.due = self.loop.time() + self._limits.head_seconds
 
     def on_url(self, url: bytes) -> None:
@@ -123,7 +130,7 @@ class Connection(HttpToolsProtocol):
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer what is no request and close; say nothing in the middle of another answer."""
-        self._over = True
+        self._over, self.due = True, math.inf
         if self.transport.is_closing():
             return
         if not self.idle:
@@ -141,7 +148,6 @@ class Connection(HttpToolsProtocol):
             self.due = now + self._limits.head_seconds  # the head of the next one can wait
         elif self._in_head:
             seconds = self._limits.head_seconds
-            self.due = math.inf
             self.refuse(
                 Refusal("RequestTooSlow", f"the headers did not arrive within {seconds:g} s")
             )
@@ -154,12 +160,21 @@ class Connection(HttpToolsProtocol):
         return self.transport.get_write_buffer_size() > 0
 
     def _grow(self, size: int) -> None:
+        """Count what was parsed of a head."""
         self._size += size
         if self._size > self._limits.head:
-            raise Refusal(
-                "HeadersTooLarge",
-                f"path and headers may have {self._limits.head} bytes together",
-            )
+            raise self._too_large()
+
+    def _await_head(self, size: int) -> None:
+        """Count what came of a head that is not complete: a header is parsed when its end is here."""
+        self._waiting += size
+        if self._waiting > self._limits.head:
+            raise self._too_large()
+
+    def _too_large(self) -> Refusal:
+        return Refusal(
+            "HeadersTooLarge", f"path and headers may have {self._limits.head} bytes together"
+        )
 
 
 async def watch(connections: Iterable[object]) -> None:
