@@ -70,12 +70,12 @@ async def test_heads_are_bounded_in_bytes_number_and_time(client: Client) -> Non
         reader, writer = await sidecar.raw()
         writer.write(line + b"x: ")
         for _ in range(100):
-            writer.write(b"y" * 500)
+            writer.write(b"y" * 5000)
             await asyncio.sleep(0)
         assert read(await reader.read())[1]["code"] == "HeadersTooLarge"
         writer.close()
         assert await sidecar.exchange(b"") == b""  # a connection on which nobody asks is closed
-        assert await sidecar.exchange((line + b"\r\n") * 50) != b""
+        assert b"500" not in await sidecar.exchange((line + b"\r\n") * 50)
         await still_serves(sidecar)
 
 
