@@ -25,7 +25,7 @@ _ANY: Final = Listen("127.0.0.1", 0)
 
 
 class LocalMemories(Memories):
-    """All memories there are: those of the namespace that is shown first by their names, others as `namespace.name`.
+    """All memories there are: those of the namespace shown first by name, others as `namespace.name`.
 
     Args:
         objects: what there is.
