@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from urllib.parse import parse_qsl, urlsplit
 
+from holdfast.wire import MAX_BODY
 from holdfast_sidecar.mcp.arguments import RequestInvalid
 from holdfast_sidecar.mcp.tools import Fixed, Memories, Tools
 
@@ -19,8 +20,6 @@ Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 
-MOST: Final = 8 * 2**20 + 2**16
-"""Bytes of a request's body, as of the HTTP API: the largest message, and what stands around it."""
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _INVALID_REQUEST: Final = -32600
 _SERVING: Final = "holdfast_sidecar.mcp.serving"
@@ -61,7 +60,7 @@ class McpApp:
             await _answer(send, 403, refused)
             return
         if scope["method"] != "POST":
-            # Nothing is ever told but in answer to a call: there is no stream to listen to, nor a session to end.
+            # Nothing is told but in answer to a call: no stream to listen to, no session to end.
             await _answer(send, 405, "only POST", [(b"allow", b"POST")])
             return
         try:
@@ -69,7 +68,13 @@ class McpApp:
         except RequestInvalid as error:
             await _answer(send, 400, str(error))
             return
-        serving = await self._started()
+        try:
+            serving = await self._started()
+        except ModuleNotFoundError as error:
+            if error.name not in ("mcp", "mcp_types"):
+                raise
+            await _answer(send, 501, "MCP is an extra: pip install 'holdfast[mcp]'")
+            return
         if serving is None:
             await _answer(send, 503, "shutting down", [(b"retry-after", b"1")])
             return
@@ -80,7 +85,7 @@ class McpApp:
             if self._serving is None and not self._closed:
                 # Half a second of imports: not on the loop, on which turns are kept.
                 module = await asyncio.to_thread(importlib.import_module, _SERVING)
-                serving = module.Serving(self._tools, most=MOST)
+                serving = module.Serving(self._tools, most=MAX_BODY)
                 await serving.start()
                 self._serving = serving
             return None if self._closed else self._serving
@@ -121,7 +126,9 @@ def _fixed(scope: Scope) -> Fixed:
     """
     found: dict[str, str] = {}
     try:
-        pairs = parse_qsl(scope["query_string"].decode("ascii"), keep_blank_values=True, errors="strict")
+        pairs = parse_qsl(
+            scope["query_string"].decode("ascii"), keep_blank_values=True, errors="strict"
+        )
     except ValueError:
         raise RequestInvalid("the address is no UTF-8, percent-encoded") from None
     for name, value in pairs:
@@ -145,6 +152,10 @@ async def _answer(
     length = (b"content-length", str(len(body)).encode())
     kind = (b"content-type", b"application/json")
     await send(
-        {"type": "http.response.start", "status": status, "headers": [kind, length, *(headers or [])]}
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [kind, length, *(headers or [])],
+        }
     )
     await send({"type": "http.response.body", "body": body})

@@ -6,8 +6,6 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from holdfast.errors import HoldfastError
-
 _Memory: TypeAlias = Annotated[
     str, Meta(min_length=1, max_length=253, description="Name of the memory.")
 ]
@@ -22,10 +20,8 @@ _Session: TypeAlias = Annotated[
 ]
 
 
-class RequestInvalid(HoldfastError, ValueError):
-    """The arguments of a tool are not what its schema says."""
-
-    code = "RequestInvalid"
+class RequestInvalid(ValueError):
+    """What was asked cannot be: a sentence that says what to change."""
 
 
 class Where(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -39,9 +35,7 @@ class Remember(Where, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Arguments of `remember`."""
 
     text: Annotated[str, Meta(min_length=1, description="What to keep, word for word.")]
-    role: Annotated[
-        Literal["user", "assistant"], Meta(description="Who said it.")
-    ] = "user"
+    role: Annotated[Literal["user", "assistant"], Meta(description="Who said it.")] = "user"
     id: (
         Annotated[
             str,
@@ -70,7 +64,11 @@ class Search(Where, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     text: Annotated[
         str,
-        Meta(min_length=1, max_length=256, description="The piece of text to find, as it was written."),
+        Meta(
+            min_length=1,
+            max_length=256,
+            description="The piece of text to find, as it was written.",
+        ),
     ]
     exact: Annotated[bool, Meta(description="Upper and lower case differ.")] = False
     limit: Annotated[int, Meta(ge=1, le=50, description="Most matches.")] = 10
@@ -122,7 +120,9 @@ def schema_of(tool: str, *, memories: list[str] | None, session: bool) -> dict[s
 def _without_null(part: dict[str, Any]) -> dict[str, Any]:
     """Return the schema of what may be left out, without the null that leaving out means to us."""
     choices = [choice for choice in part.get("anyOf", ()) if choice != {"type": "null"}]
-    return dict(choices[0]) if len(choices) == 1 else {k: v for k, v in part.items() if k != "anyOf"}
+    return (
+        dict(choices[0]) if len(choices) == 1 else {k: v for k, v in part.items() if k != "anyOf"}
+    )
 
 
 def read_arguments(tool: str, given: Mapping[str, Any] | None) -> Where:

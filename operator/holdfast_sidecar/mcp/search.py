@@ -24,7 +24,9 @@ SNIPPET: Final = 200
 """Characters that are shown around a match."""
 
 _PAGE: Final = 500
-_HEAVY: Final = 4 * 2**20  # bytes of a session whose pages are small: they pass through memory whole
+_HEAVY: Final = (
+    4 * 2**20
+)  # bytes of a session whose pages are small: they pass through memory whole
 _HEAVY_PAGE: Final = 20
 _WIDENING: Final = 4
 

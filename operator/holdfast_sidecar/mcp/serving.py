@@ -70,7 +70,9 @@ class Serving:
         self, context: ServerRequestContext[Any, Any], params: types.PaginatedRequestParams | None
     ) -> types.ListToolsResult:
         del params
-        return types.ListToolsResult(tools=[_told(tool) for tool in self._tools.offered(_fixed(context))])
+        return types.ListToolsResult(
+            tools=[_told(tool) for tool in self._tools.offered(_fixed(context))]
+        )
 
     async def _call(
         self, context: ServerRequestContext[Any, Any], params: types.CallToolRequestParams

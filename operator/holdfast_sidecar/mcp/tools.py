@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol, TypeAlias
 import msgspec
 
 from holdfast.errors import HoldfastError
+from holdfast.problems import Problem, http_problem, problem_of
 from holdfast.session import Session
 from holdfast.turn import Turn
 from holdfast_sidecar.mcp.arguments import (
@@ -118,7 +119,7 @@ class Answer:
     """What a call gave.
 
     Attributes:
-        value: a JSON object; of a failed call its code and what the error knows.
+        value: a JSON object; of a failed call the problem, as the HTTP API has it.
         sentence: what went wrong; None when nothing did.
     """
 
@@ -163,13 +164,12 @@ class Tools:
             conversation = await self._open(arguments, fixed)
             return Answer(msgspec.to_builtins(await _run(conversation, arguments)))
         except HoldfastError as error:
-            return Answer(_known(error), str(error))
-        except Exception:
+            return _failed(problem_of(error))
+        except RequestInvalid as error:
+            return _failed(http_problem("RequestInvalid", str(error)))
+        except Exception:  # noqa: BLE001 - a model gets a sentence, the log the rest
             _log.exception("a tool call failed")
-            return Answer(
-                {"code": "InternalError", "retryable": False},
-                "the memory failed in a way that it does not know; its log says more",
-            )
+            return _failed(http_problem("InternalError", "the sidecar failed; its log says how"))
 
     async def _open(self, given: Where, fixed: Fixed) -> Conversation:
         for name in ("memory", "session"):
@@ -197,11 +197,5 @@ async def _run(conversation: Conversation, given: Where) -> object:
             raise AssertionError(given)
 
 
-def _known(error: HoldfastError) -> dict[str, Any]:
-    """Return what the error knows besides its sentence."""
-    known = {
-        name: value
-        for name, value in vars(error).items()
-        if name not in ("message", "memory", "session") and isinstance(value, (str, int, float))
-    }
-    return {"code": error.code, "retryable": error.retryable, **known}
+def _failed(problem: Problem) -> Answer:
+    return Answer(msgspec.to_builtins(problem), problem.detail)
