@@ -1,18 +1,8 @@
-"""The Model Context Protocol over the memories of this place: remember, recall, search."""
+"""The Model Context Protocol over the memories of this place: remember, recall, search.
+
+`McpApp(service)` is mounted as `mcp` by the data API, and closed by its `aclose()`.
+"""
 
 from holdfast_sidecar.mcp.app import McpApp
-from holdfast_sidecar.mcp.tools import Conversation, Memories, Offered
 
-__all__ = ["Conversation", "McpApp", "Memories", "Offered", "mcp_app"]
-
-
-def mcp_app(memories: Memories) -> McpApp:
-    """Return the ASGI app for `/mcp`; run its `lifespan()` around its use.
-
-    The official SDK is imported with the first request. Its packages are the extra `mcp`; without them a
-    request is answered with a sentence and 501.
-
-    Args:
-        memories: what is served, narrowed to what this place may serve.
-    """
-    return McpApp(memories)
+__all__ = ["McpApp"]

@@ -1,161 +1,163 @@
-"""The ASGI app at `/mcp`: who may ask, what the address fixes, and the SDK once it is needed."""
+"""The application at `/mcp`: what the address fixes, bounds, and the SDK once it is needed.
+
+The data API stands in front of it and has refused pages of browsers before anything comes here.
+"""
 
 import asyncio
 import importlib
-import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
-from urllib.parse import parse_qsl, urlsplit
+from typing import Final, Protocol, cast
 
-from holdfast.wire import MAX_BODY
-from holdfast_sidecar.mcp.arguments import RequestInvalid
-from holdfast_sidecar.mcp.tools import Fixed, Memories, Tools
+from holdfast_sidecar.answers import Refusal, Vanished
+from holdfast_sidecar.asgi import Message, Receive, Scope, Send
+from holdfast_sidecar.limits import Limits
+from holdfast_sidecar.mcp.tools import Fixed, Tools
+from holdfast_sidecar.requests import Query, read_query
+from holdfast_sidecar.service import Service
 
-if TYPE_CHECKING:
-    from holdfast_sidecar.mcp.serving import Serving
-
-Scope: TypeAlias = MutableMapping[str, Any]
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
-
-_LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
-_INVALID_REQUEST: Final = -32600
 _SERVING: Final = "holdfast_sidecar.mcp.serving"
+_PACKAGES: Final = ("mcp", "mcp_types")
+_TURN: Final = b"holdfast-turn"
+_CALLS: Final = 32
+"""Calls in work at a time. Those of a model come one by one: so many are many agents in one pod."""
+_BODY: Final = 2**20
+"""Bytes of a call. What a model writes in one go is far less; programs have the HTTP API."""
+_QUERY: Final = (
+    Query("memory", str, "The memory that all calls are for.", least=1, most=253),
+    Query("session", str, "The session that all calls are for.", least=1, most=8192),
+)
+
+
+class Application(Protocol):
+    """What answers: `holdfast_sidecar.mcp.serving.Serving`, which is not imported before it is needed."""
+
+    async def aclose(self) -> None:
+        """End what is under way."""
+        ...
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        ...
 
 
 class McpApp:
     """Serves the tools over streamable HTTP, each call in one request and one JSON answer.
 
-    There are no sessions of the protocol, so nothing is kept for a client between its calls, nothing is
-    lost with a restart, and any number of clients costs nothing.
+    There are no sessions of the protocol: nothing is kept for a client between its calls, nothing is lost
+    with a restart, and a thousand clients cost no more than one.
 
     Args:
-        memories: what is served.
+        service: the memories and turns.
     """
 
-    def __init__(self, memories: Memories) -> None:
-        self._tools = Tools(memories)
-        self._serving: Serving | None = None
+    def __init__(self, service: Service) -> None:
+        self._tools = Tools(service)
+        self._limits = service.limits
+        self._active = 0
         self._starting = asyncio.Lock()
+        self._serving: Application | None = None
         self._closed = False
 
-    @asynccontextmanager
-    async def lifespan(self) -> AsyncGenerator[None]:
-        """Serve inside of it; leaving it ends the calls that are still under way."""
-        try:
-            yield
-        finally:
-            async with self._starting:
-                self._closed = True
-            if self._serving is not None:
-                await self._serving.aclose()
+    async def aclose(self) -> None:
+        """End the calls that are still under way, and serve no more."""
+        async with self._starting:
+            self._closed = True
+        if self._serving is not None:
+            await self._serving.aclose()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        assert scope["type"] == "http"
-        refused = refusal(scope)
-        if refused is not None:
-            await _answer(send, 403, refused)
-            return
+        """Answer one request.
+
+        Raises:
+            Refusal: it cannot be served; nothing was sent.
+            Vanished: the client went away.
+        """
+        if scope["raw_path"].rstrip(b"/") != b"/mcp":
+            raise Refusal("RouteNotFound", "MCP is served at /mcp itself")
         if scope["method"] != "POST":
             # Nothing is told but in answer to a call: no stream to listen to, no session to end.
-            await _answer(send, 405, "only POST", [(b"allow", b"POST")])
-            return
+            raise Refusal(
+                "MethodNotAllowed", "MCP is spoken by POST here", headers=((b"allow", b"POST"),)
+            )
+        fixed = _fixed(scope)
+        if self._active >= _CALLS:
+            raise Refusal("Overloaded", "too many calls at once: try again", retry_after=1)
+        self._active += 1
         try:
-            fixed = _fixed(scope)
-        except RequestInvalid as error:
-            await _answer(send, 400, str(error))
-            return
-        try:
+            body = await _body(receive, self._limits)
             serving = await self._started()
-        except ModuleNotFoundError as error:
-            if error.name not in ("mcp", "mcp_types"):
-                raise
-            await _answer(send, 501, "MCP is an extra: pip install 'holdfast[mcp]'")
-            return
-        if serving is None:
-            await _answer(send, 503, "shutting down", [(b"retry-after", b"1")])
-            return
-        await serving(dict(scope) | {"holdfast.fixed": fixed}, receive, send)
+            await serving(dict(scope) | {"holdfast.fixed": fixed}, _again(body, receive), send)
+        finally:
+            self._active -= 1
 
-    async def _started(self) -> "Serving | None":
+    async def _started(self) -> Application:
+        if self._serving is not None and not self._closed:
+            return self._serving
         async with self._starting:
-            if self._serving is None and not self._closed:
-                # Half a second of imports: not on the loop, on which turns are kept.
-                module = await asyncio.to_thread(importlib.import_module, _SERVING)
-                serving = module.Serving(self._tools, most=MAX_BODY)
-                await serving.start()
-                self._serving = serving
-            return None if self._closed else self._serving
+            if self._closed:
+                raise Refusal("ShuttingDown", "the sidecar is ending", retry_after=1)
+            if self._serving is None:
+                self._serving = await _load(self._tools)
+            return self._serving
 
 
-def refusal(scope: Scope) -> str | None:
-    """Say why a page in a browser could be behind a request; None when it is not.
-
-    A name that is made to lead here (DNS rebinding) shows in `Host`, another site's page in `Origin`. A
-    browser does not reach a Unix socket.
-    """
-    headers: dict[bytes, list[bytes]] = {}
-    for name, value in scope["headers"]:
-        headers.setdefault(name, []).append(value)
-    for origin in headers.get(b"origin", ()):
-        if _host(origin, "") not in _LOOPBACK:
-            return "requests from other sites' pages are not answered"
-    server = scope.get("server")
-    if server is not None and server[1] is not None:
-        hosts = headers.get(b"host", ())
-        if len(hosts) != 1 or _host(hosts[0], "//") not in _LOOPBACK:
-            return "this address is to be called by its own name: 127.0.0.1, ::1 or localhost"
-    return None
-
-
-def _host(address: bytes, before: str) -> str | None:
+async def _load(tools: Tools) -> Application:
     try:
-        return urlsplit(before + address.decode("ascii")).hostname
-    except ValueError:
-        return None
+        # Half a second of imports: not on the loop, which keeps turns.
+        module = await asyncio.to_thread(importlib.import_module, _SERVING)
+    except ModuleNotFoundError as error:
+        if error.name not in _PACKAGES:
+            raise
+        raise Refusal("RouteNotFound", "MCP is an extra: pip install 'holdfast[mcp]'") from None
+    serving = module.Serving(tools)
+    await serving.start()
+    return cast("Application", serving)
 
 
 def _fixed(scope: Scope) -> Fixed:
     """Read what the address fixes: `/mcp?memory=support&session=42`.
 
     Raises:
-        RequestInvalid: it says something else. A model would be left a choice that was meant to be taken.
+        Refusal: it says something else. A model would be left a choice that was meant to be taken.
     """
-    found: dict[str, str] = {}
-    try:
-        pairs = parse_qsl(
-            scope["query_string"].decode("ascii"), keep_blank_values=True, errors="strict"
-        )
-    except ValueError:
-        raise RequestInvalid("the address is no UTF-8, percent-encoded") from None
-    for name, value in pairs:
-        if name not in ("memory", "session") or name in found or not value:
-            raise RequestInvalid(
-                "the address may fix memory and session, each once and not empty, and nothing else"
-            )
-        found[name] = value
-    turns = [value for name, value in scope["headers"] if name == b"holdfast-turn"]
+    given = read_query(scope["query_string"], _QUERY)
+    turns = [value for name, value in scope["headers"] if name == _TURN]
     if len(turns) > 1:
-        raise RequestInvalid("one turn at a time")
-    return Fixed(**found, turn=turns[0].decode("latin-1") if turns else None)
+        raise Refusal("RequestInvalid", "a call is made under one turn")
+    return Fixed(**given, turn=turns[0].decode("ascii", "replace") if turns else None)
 
 
-async def _answer(
-    send: Send, status: int, sentence: str, headers: list[tuple[bytes, bytes]] | None = None
-) -> None:
-    """Answer without the protocol's server, in its form."""
-    error = {"code": _INVALID_REQUEST, "message": sentence}
-    body = json.dumps({"jsonrpc": "2.0", "id": None, "error": error}).encode()
-    length = (b"content-length", str(len(body)).encode())
-    kind = (b"content-type", b"application/json")
-    await send(
-        {
-            "type": "http.response.start",
-            "status": status,
-            "headers": [kind, length, *(headers or [])],
-        }
-    )
-    await send({"type": "http.response.body", "body": body})
+async def _body(receive: Receive, limits: Limits) -> bytes:
+    parts: list[bytes] = []
+    size, more = 0, True
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            while more:
+                message = await receive()
+                if message["type"] != "http.request":
+                    raise Vanished
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+                if size > _BODY:
+                    raise Refusal("BodyTooLarge", f"a call may have {_BODY} bytes")
+                more = message.get("more_body", False)
+    except TimeoutError:
+        raise Refusal(
+            "RequestTooSlow",
+            f"the body did not arrive within {limits.body_seconds:g} s",
+            headers=((b"connection", b"close"),),
+        ) from None
+    return b"".join(parts)
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """Return what gives the body that was read already, and then whatever comes."""
+    given = False
+
+    async def next_message() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return next_message

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from holdfast_sidecar.answers import Refusal
+
 _Memory: TypeAlias = Annotated[
     str, Meta(min_length=1, max_length=253, description="Name of the memory.")
 ]
@@ -18,10 +20,6 @@ _Session: TypeAlias = Annotated[
         "conversations by fields.",
     ),
 ]
-
-
-class RequestInvalid(ValueError):
-    """What was asked cannot be: a sentence that says what to change."""
 
 
 class Where(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -129,9 +127,11 @@ def read_arguments(tool: str, given: Mapping[str, Any] | None) -> Where:
     """Check what a tool was called with.
 
     Raises:
-        RequestInvalid: it is not what the schema says; names the argument.
+        Refusal: it is not what the schema says; names the argument.
     """
     try:
         return msgspec.convert(given or {}, MODELS[tool])
     except msgspec.ValidationError as error:
-        raise RequestInvalid(f"the arguments of {tool!r} cannot be used: {error}") from None
+        raise Refusal(
+            "RequestInvalid", f"the arguments of {tool!r} cannot be used: {error}"
+        ) from None

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Final
 
 import mcp_types as types
@@ -10,9 +10,8 @@ from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.shared.exceptions import MCPError
-from starlette.types import Receive, Scope, Send
-
 from holdfast import __version__
+from holdfast_sidecar.asgi import Receive, Scope, Send
 from holdfast_sidecar.mcp.tools import INSTRUCTIONS, Answer, Fixed, Tool, Tools
 
 FIXED: Final = "holdfast.fixed"
@@ -24,10 +23,9 @@ class Serving:
 
     Args:
         tools: what is served.
-        most: bytes of a request's body.
     """
 
-    def __init__(self, tools: Tools, *, most: int) -> None:
+    def __init__(self, tools: Tools) -> None:
         self._tools = tools
         self._manager = StreamableHTTPSessionManager(
             Server(
@@ -39,7 +37,6 @@ class Serving:
             ),
             json_response=True,
             stateless=True,
-            max_request_body_size=most,
         )
         self._end = asyncio.Event()
         self._runs: asyncio.Task[None] | None = None
@@ -62,9 +59,9 @@ class Serving:
             begun(None)
             await self._end.wait()
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        return self._manager.handle_request(scope, receive, send)
+        await self._manager.handle_request(scope, receive, send)
 
     async def _list(
         self, context: ServerRequestContext[Any, Any], params: types.PaginatedRequestParams | None

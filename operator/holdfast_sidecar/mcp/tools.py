@@ -6,31 +6,35 @@ conversation it is may be fixed by the address that the agent's program was give
 chooses it.
 """
 
+import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final
 
 import msgspec
 
 from holdfast.errors import HoldfastError
+from holdfast.log import MessageLog
 from holdfast.problems import Problem, http_problem, problem_of
-from holdfast.session import Session
-from holdfast.turn import Turn
+from holdfast.wire import ReadAnswer
+from holdfast_sidecar.answers import Refusal
 from holdfast_sidecar.mcp.arguments import (
     Recall,
     Remember,
-    RequestInvalid,
     Search,
     Where,
     read_arguments,
     schema_of,
 )
 from holdfast_sidecar.mcp.search import Needle, search
+from holdfast_sidecar.service import Service
 
 _log = logging.getLogger("holdfast.sidecar")
 
-Conversation: TypeAlias = Session | Turn
+_SEARCHES: Final = 4
+"""Searches at a time: each may hold some megabytes of messages."""
 
 INSTRUCTIONS: Final = (
     "Memory of conversations, kept outside of this one. Use recall to read the latest part of a "
@@ -52,41 +56,6 @@ _DESCRIPTIONS: Final = {
         "exact is set."
     ),
 }
-
-
-class Offered(Protocol):
-    """A memory that there is."""
-
-    @property
-    def name(self) -> str:
-        """What callers say."""
-        ...
-
-    @property
-    def read_only(self) -> bool:
-        """Nothing may be written."""
-        ...
-
-
-class Memories(Protocol):
-    """Where the conversations are: exactly the memories that this place serves."""
-
-    def offered(self) -> Sequence[Offered]:
-        """Return the memories to choose from; none where any name may be said."""
-        ...
-
-    async def open(self, memory: str | None, session: str, turn: str | None) -> Conversation:
-        """Return a conversation.
-
-        Args:
-            memory: its name; None for the only one.
-            session: as in the paths of the HTTP API.
-            turn: the token of a turn under which it is used.
-
-        Raises:
-            HoldfastError: there is none of these, in a sentence.
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,17 +97,26 @@ class Answer:
 
 
 class Tools:
-    """The tools over some memories."""
+    """The tools over the memories that are served here.
 
-    def __init__(self, memories: Memories) -> None:
-        self._memories = memories
+    Args:
+        service: the memories, and the turns that programs hold.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._searches = asyncio.Semaphore(_SEARCHES)
 
     def offered(self, fixed: Fixed) -> list[Tool]:
-        """Return the tools that there are for a caller; nothing that writes where nothing may."""
-        offered = self._memories.offered()
-        chosen = [memory for memory in offered if fixed.memory in (None, memory.name)]
-        writable = not offered or any(not memory.read_only for memory in chosen)
-        names = [memory.name for memory in offered]
+        """Return the tools that there are for a caller; nothing that writes where nothing may.
+
+        Raises:
+            Refusal: it is not known yet which memories there are.
+        """
+        offers = self._service.memories.offers()
+        chosen = [offer for offer in offers if fixed.memory in (None, offer.name)]
+        writable = any(not offer.read_only for offer in chosen)
+        names = [offer.name for offer in offers]
         choice = None if fixed.memory is not None or len(names) == 1 else names
         return [
             Tool(
@@ -161,40 +139,57 @@ class Tools:
         """
         try:
             arguments = read_arguments(tool, given)
-            conversation = await self._open(arguments, fixed)
-            return Answer(msgspec.to_builtins(await _run(conversation, arguments)))
+            memory, session = self._place(arguments, fixed)
+            found = await self._service.memories.find(memory, session)
+            if fixed.turn is None:
+                return await self._run(found.session, arguments)
+            with self._service.turns.using(fixed.turn, found.where) as held:
+                return await self._run(held.turn, arguments)
         except HoldfastError as error:
             return _failed(problem_of(error))
-        except RequestInvalid as error:
-            return _failed(http_problem("RequestInvalid", str(error)))
-        except Exception:  # noqa: BLE001 - a model gets a sentence, the log the rest
-            _log.exception("a tool call failed")
-            return _failed(http_problem("InternalError", "the sidecar failed; its log says how"))
+        except Refusal as refusal:
+            return _failed(refusal.problem)
+        except Exception as error:  # noqa: BLE001 - the model gets a sentence, the log the place
+            frames = "".join(traceback.format_tb(error.__traceback__))
+            _log.error("the tool %s failed with %s\n%s", tool, type(error).__name__, frames)
+            return _failed(http_problem("InternalError", "the sidecar failed; its log says where"))
 
-    async def _open(self, given: Where, fixed: Fixed) -> Conversation:
-        for name in ("memory", "session"):
-            decided = getattr(fixed, name)
-            if decided is not None and getattr(given, name) not in (None, decided):
-                raise RequestInvalid(f"the address fixes the {name}: leave it out")
-        session = fixed.session or given.session
-        if session is None:
-            raise RequestInvalid("name the session")
-        return await self._memories.open(fixed.memory or given.memory, session, fixed.turn)
+    def _place(self, given: Where, fixed: Fixed) -> tuple[str, str]:
+        """Return the names of memory and session: as the address fixes them, or as they were given."""
+        names = [offer.name for offer in self._service.memories.offers()]
+        only = names[0] if len(names) == 1 else None
+        memory = _one("memory", fixed.memory, given.memory, only)
+        return memory, _one("session", fixed.session, given.session, None)
+
+    async def _run(self, log: MessageLog, given: Where) -> Answer:
+        match given:
+            case Remember():
+                message = {"role": given.role, "content": given.text}
+                value: object = await log.append(message, id=given.id)
+            case Recall():
+                messages = await log.read(max_tokens=given.max_tokens)
+                value = ReadAnswer(list(messages), messages.stale)
+            case Search():
+                async with self._searches:
+                    needle = Needle(given.text, exact=given.exact)
+                    value = await search(log, needle, limit=given.limit, before=given.before)
+            case _:
+                raise AssertionError(given)
+        return Answer(msgspec.to_builtins(value))
 
 
-async def _run(conversation: Conversation, given: Where) -> object:
-    match given:
-        case Remember():
-            message = {"role": given.role, "content": given.text}
-            return await conversation.append(message, id=given.id)
-        case Recall():
-            messages = await conversation.read(max_tokens=given.max_tokens)
-            return {"messages": list(messages), "stale": messages.stale}
-        case Search():
-            needle = Needle(given.text, exact=given.exact)
-            return await search(conversation, needle, limit=given.limit, before=given.before)
-        case _:
-            raise AssertionError(given)
+def _one(what: str, fixed: str | None, given: str | None, only: str | None) -> str:
+    """Choose a name.
+
+    Raises:
+        Refusal: the address fixes another one, or there is none.
+    """
+    if fixed is not None and given not in (None, fixed):
+        raise Refusal("RequestInvalid", f"the address fixes the {what}: leave it out")
+    name = fixed or given or only
+    if name is None:
+        raise Refusal("RequestInvalid", f"name the {what}")
+    return name
 
 
 def _failed(problem: Problem) -> Answer:
