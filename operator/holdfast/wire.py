@@ -147,7 +147,7 @@ class RemovedAnswer(msgspec.Struct, frozen=True):
 
 
 class PopAnswer(msgspec.Struct, frozen=True):
-    """The message that was taken out; `found` is false where there was none."""
+    """The message that was taken out; `found` is false where there was none, or where it was null."""
 
     message: Any
     found: bool

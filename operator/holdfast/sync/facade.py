@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import holdfast.client
+import holdfast.connecting
 import holdfast.log
 import holdfast.session
 import holdfast.turn
@@ -516,6 +517,14 @@ class Client:
         memory = self._portal.direct(self._client.memory, name, format=format)
         return Memory(self._portal, memory)
 
+    def drain(self, seconds: float) -> None:
+        """Start no more flushes, and let those that run end; before `aclose`, where time is short.
+
+        Args:
+            seconds: that a flush has to end; one that is cut off then has changed nothing.
+        """
+        self._portal.run(self._client.drain, seconds)
+
     def close(self) -> None:
         """End turns that are still open, cancel calls that still run, and close connections.
 
@@ -549,6 +558,7 @@ def connect(
     counter: TokenCounter | None = None,
     summarizer: "SummarizerLike | None" = None,
     observers: Sequence[Observer] = (),
+    holder: str | None = None,
 ) -> Client:
     """Make a client. No I/O happens and no thread starts before the first call.
 
@@ -572,12 +582,13 @@ def connect(
             function of a `SummaryRequest` that returns the text, `async` or not.
         observers: are told of calls, counts and levels, such as `holdfast.metrics.PrometheusObserver()`
             and `holdfast.tracing.OpenTelemetryObserver()`.
+        holder: how turns name themselves to others; None is the host and the process.
 
     Raises:
         ConfigurationError: nothing says where to connect to, or it cannot be used.
         PolicyInvalid: the policy breaks a rule; names file, line, field and reason.
     """
-    made = holdfast.client.connect(
+    made = holdfast.connecting.connect(
         url,
         namespace=namespace,
         policy=policy,
@@ -586,5 +597,6 @@ def connect(
         counter=counter,
         summarizer=summarizer,
         observers=observers,
+        holder=holder,
     )
     return Client(made)
