@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-from glide import GlideClient, GlideClientConfiguration, NodeAddress  # pyright: ignore
+from glide import GlideClient, GlideClientConfiguration, NodeAddress
 from measure import Call, ratio, together
 from redis.exceptions import NoScriptError
 from scene import FULL, MEMORY, ONE, POLICY
@@ -36,14 +36,12 @@ class GlideCarrier:
     def __init__(self, client: Any) -> None:
         self._client = client
 
-    async def exchange(self, commands: Sequence[Command], *, near: bytes = b"") -> list[Reply]:
+    async def exchange(self, commands: Sequence[Command], *, near: bytes = b"") -> list[Reply]:  # noqa: ARG002 - one server
         """Send commands one after the other."""
         return [await self._one(command) for command in commands]
 
     async def _one(self, command: Command) -> Reply:
-        arguments = [
-            part if isinstance(part, bytes) else str(part).encode() for part in command
-        ]
+        arguments = [part if isinstance(part, bytes) else str(part).encode() for part in command]
         try:
             return await self._client.custom_command(arguments)
         except Exception as error:
@@ -78,9 +76,7 @@ async def main(url: str, port: int, each: int) -> None:
             for at in range(tasks):
                 session = store.session(MEMORY, f"{name}-{tasks}-{at}")
                 await session.append(terms, Batch((ONE,) * FULL), Caller())
-                calls[name].append(
-                    lambda session=session: session.append(terms, one, Caller())
-                )
+                calls[name].append(lambda session=session: session.append(terms, one, Caller()))
         rounds = await together(calls, rounds=7, each=max(1, each // tasks))
         cpu = {name: await _cpu(calls[name], max(1, each // tasks)) for name in calls}
         number = max(1, each // tasks) * tasks
@@ -104,7 +100,11 @@ async def _cpu(calls: Sequence[Call], each: int) -> float:
     return time.process_time() - began
 
 
+def bench() -> None:
+    """Run a server and measure."""
+    with tempfile.TemporaryDirectory() as place, running_server(Product.VALKEY, Path(place)) as one:
+        uvloop.run(main(one.url, one.port, int(sys.argv[1]) if len(sys.argv) > 1 else 6400))
+
+
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as directory:
-        with running_server(Product.VALKEY, Path(directory)) as server:
-            uvloop.run(main(server.url, server.port, int((sys.argv[1:] or [6400])[0])))
+    bench()

@@ -61,9 +61,11 @@ def bench(scale: int) -> list[Figure]:
 @contextmanager
 def running(server: Server, directory: Path) -> Generator[SidecarApart]:
     """Run a sidecar that serves one memory under the benchmark's policy."""
-    with tempfile.TemporaryDirectory(dir=directory) as own:
-        with SidecarApart.running(Path(own), server.url, policy=POLICY, memories=[MEMORY]) as sidecar:
-            yield sidecar
+    with (
+        tempfile.TemporaryDirectory(dir=directory) as own,
+        SidecarApart.running(Path(own), server.url, policy=POLICY, memories=[MEMORY]) as sidecar,
+    ):
+        yield sidecar
 
 
 def started(server: Server, directory: Path, scale: int) -> list[Figure]:

@@ -28,11 +28,13 @@ TARGETS: Final[Mapping[tuple[str, str], Sequence[bytes]]] = {
         b"{}\n{}\n",
     ],
     ("POST", "/mcp"): [
-        b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"remember","arguments":'
-        b'{"session":"fuzz","text":"hello"}}}',
-        b'{"jsonrpc":"2.0","id":"a","method":"initialize","params":{"protocolVersion":"2025-06-18",'
-        b'"capabilities":{},"clientInfo":{"name":"f","version":"1"}}}',
-        b'{"jsonrpc":"2.0","method":"notifications/initialized"}',
+        json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
+        for method, params in [
+            ("tools/call", {"name": "remember", "arguments": {"session": "fuzz", "text": "a"}}),
+            ("tools/call", {"name": "search", "arguments": {"session": "fuzz", "text": "a"}}),
+            ("tools/list", {}),
+            ("initialize", {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {}}),
+        ]
     ],
 }
 """What takes a body, and good bodies of it."""
@@ -200,9 +202,7 @@ class Fuzzer:
             assert reply.json["detail"]
 
 
-def _chunked(
-    method: str, path: str, body: bytes, headers: Mapping[str, str], size: int
-) -> bytes:
+def _chunked(method: str, path: str, body: bytes, headers: Mapping[str, str], size: int) -> bytes:
     head = request(method, path, b"", {"content-type": "application/json", **headers})
     head = head.replace(b"content-length: 0\r\n", b"transfer-encoding: chunked\r\n")
     size = max(size, len(body) // 50)  # tiny chunks of a long body only take long

@@ -8,6 +8,7 @@ import schemathesis
 
 _LONG = ("s", "m", "h", "d")
 
+
 @schemathesis.serializer("application/jsonl")
 def lines(context: schemathesis.SerializationContext, value: Any) -> Any:
     """Send a text as it is, and everything else as lines of JSON."""
@@ -17,6 +18,7 @@ def lines(context: schemathesis.SerializationContext, value: Any) -> Any:
         return value.encode("utf-8", "surrogatepass")
     rows = value if isinstance(value, list) else [value]
     return "".join(f"{json.dumps(row)}\n" for row in rows).encode()
+
 
 @schemathesis.hook
 def before_call(

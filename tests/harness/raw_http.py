@@ -35,7 +35,11 @@ class RawConnection:
     def __init__(self, path: Path, *, timeout: float = 30.0) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(timeout)
-        self.socket.connect(str(path))
+        try:
+            self.socket.connect(str(path))
+        except OSError:
+            self.socket.close()
+            raise
 
     def send(self, data: bytes) -> bool:
         """Send all, and say whether the other side took it."""

@@ -41,6 +41,7 @@ class SidecarApart:
         ports: tuple[int, int],
     ) -> None:
         self.directory = directory
+        self.namespace = namespace
         self.socket = directory / "api.sock"
         self.port, self.status_port = ports
         manifest = directory / "policy.json"  # JSON is YAML

@@ -10,6 +10,7 @@ from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.shared.exceptions import MCPError
+
 from holdfast import __version__
 from holdfast_sidecar.asgi import Receive, Scope, Send
 from holdfast_sidecar.mcp.tools import INSTRUCTIONS, Answer, Fixed, Tool, Tools
