@@ -46,6 +46,9 @@ class HttpServer(uvicorn.Server):
         app: an ASGI application.
         sockets: bound ones.
         limits: how much of everything.
+
+    Attributes:
+        listening: happens once it serves.
     """
 
     def __init__(self, app: object, sockets: Sequence[socket.socket], limits: Limits) -> None:
@@ -65,6 +68,7 @@ class HttpServer(uvicorn.Server):
         super().__init__(config)
         self._sockets = list(sockets)
         self._stopped = asyncio.Event()
+        self.listening = asyncio.Event()
 
     async def run_until_stopped(self) -> None:
         """Serve until `stop`, then finish what is in work, for two seconds at most."""
@@ -86,6 +90,7 @@ class HttpServer(uvicorn.Server):
 
     async def main_loop(self) -> None:
         """Renew the date of the answers every second until stopped."""
+        self.listening.set()
         while not await self.on_tick(0):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_TICK):
@@ -185,7 +190,13 @@ async def _run(
         follower = asyncio.create_task(sidecar.memories.follow())
     servers = [asyncio.create_task(one.run_until_stopped()) for one in (data, status)]
     stopping = asyncio.create_task(stop.wait())
-    _log.info("listening on %s", ", ".join(_names(data_sockets)))
+    begun = asyncio.gather(data.listening.wait(), status.listening.wait())
+    await asyncio.wait([begun, stopping, *servers], return_when=asyncio.FIRST_COMPLETED)
+    _log.info(
+        "listening on %s; status on %s",
+        ", ".join(_names(data_sockets)),
+        ", ".join(_names(status_sockets)) or "no port",
+    )
     try:
         await asyncio.wait([*servers, stopping], return_when=asyncio.FIRST_COMPLETED)
         for one in servers:
@@ -193,6 +204,7 @@ async def _run(
                 one.result()
         await _drain(sidecar, options.drain)
     finally:
+        begun.cancel()
         stopping.cancel()
         if follower is not None:
             follower.cancel()
