@@ -114,8 +114,12 @@ class SidecarApart:
 
     @property
     def most_resident(self) -> float:
-        """MiB that it had in memory at most."""
+        """MiB that it had in memory at most, since it began or since `forget_most_resident`."""
         return self._memory("VmHWM")
+
+    def forget_most_resident(self) -> None:
+        """Begin anew to watch how much memory it has at most."""
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
 
     def start(self, *, deadline: float = 30) -> None:
         """Start it and wait until it listens."""
