@@ -34,12 +34,12 @@ class RawConnection:
 
     def __init__(self, path: Path, *, timeout: float = 30.0) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(timeout)
         try:
-            self.socket.connect(str(path))
+            self.socket.connect(str(path))  # without a limit: then it waits where the line is full
         except OSError:
             self.socket.close()
             raise
+        self.socket.settimeout(timeout)
 
     def send(self, data: bytes) -> bool:
         """Send all, and say whether the other side took it."""

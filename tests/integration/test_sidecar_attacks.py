@@ -52,22 +52,27 @@ def kept_serving(sidecar: SidecarApart) -> Iterator[None]:
     over = threading.Event()
 
     def append() -> None:
+        """Once, and again where it was told to try again."""
+        began = time.monotonic()
+        while (status := sidecar.ask("POST", path, body).status) == 503:
+            assert time.monotonic() - began < PATIENCE
+            time.sleep(0.1)
+        assert status == 200
+        times.append(time.monotonic() - began)
+
+    def agent() -> None:
         while not over.wait(0.05):
-            began = time.monotonic()
-            assert sidecar.ask("POST", path, body).status == 200
-            times.append(time.monotonic() - began)
+            append()
 
     sidecar.forget_most_resident()
     with ThreadPoolExecutor(1) as thread:
-        agent = thread.submit(append)
+        working = thread.submit(agent)
         try:
             yield
         finally:
             over.set()
-        agent.result()
-    began = time.monotonic()
-    assert sidecar.ask("POST", path, body).status == 200
-    times.append(time.monotonic() - began)
+        working.result()
+    append()
     assert max(times) < PATIENCE, statistics.quantiles(times)
     assert sidecar.most_resident < MOST
     assert "Traceback" not in sidecar.log, sidecar.tail()
