@@ -36,6 +36,8 @@ _TICK: Final = 1.0
 _LOOK: Final = 0.02
 _LAST: Final = 2.0
 """Seconds of the time to drain that are kept for giving turns back and for closing connections."""
+_BACKLOG: Final = 4096
+"""Connections that may wait to be taken in: beyond that a Unix socket refuses at once."""
 _STOPS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -62,6 +64,7 @@ class HttpServer(uvicorn.Server):
             access_log=False,
             proxy_headers=False,
             server_header=False,
+            backlog=_BACKLOG,
             timeout_keep_alive=int(limits.idle_seconds),
             timeout_graceful_shutdown=int(_LAST),
         )
