@@ -22,6 +22,7 @@ from holdfast_sidecar.app import Api
 from holdfast_sidecar.instruments import ACTIVE, CONNECTIONS, HELD, WAITING, HttpInstruments
 from holdfast_sidecar.limits import Limits
 from holdfast_sidecar.logs import set_up
+from holdfast_sidecar.mcp import McpApp
 from holdfast_sidecar.memories import BoundMemories, GivenMemories, Memories
 from holdfast_sidecar.options import Options
 from holdfast_sidecar.protocol import Connection, watch
@@ -114,7 +115,8 @@ class Sidecar:
         self.memories = self._memories()
         self.service = Service(self.memories, limits)
         instruments = HttpInstruments(self._registry)
-        self.api = Api(self.service, instruments=instruments)
+        self.mcp = McpApp(self.service)
+        self.api = Api(self.service, instruments=instruments, mounts={b"mcp": self.mcp})
         self.readiness = Readiness(self.memories.reach)
         instruments.watch(ACTIVE, lambda: self.api.active)
         instruments.watch(HELD, lambda: self.service.turns.held)
@@ -211,6 +213,7 @@ async def _run(
             follower.cancel()
         data.stop()
         await asyncio.gather(servers[0], return_exceptions=True)
+        await sidecar.mcp.aclose()
         await sidecar.memories.aclose(patience=_LAST)
         status.stop()
         await asyncio.gather(servers[1], return_exceptions=True)
