@@ -248,6 +248,10 @@ def _values(memory: MemoryAddress | None, label: str) -> list[str]:
 
 PART: Final = "\n<!-- What follows is the operator's: this program leaves it as it is. -->\n"
 """Where the library's part of the document ends."""
+SIDECAR_PART: Final = (
+    "\n<!-- What follows is the sidecar's: other programs leave it as it is. -->\n"
+)
+"""Where the operator's part ends."""
 
 _HEAD: Final = """\
 # Metrics and spans

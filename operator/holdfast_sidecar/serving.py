@@ -22,6 +22,7 @@ from holdfast_sidecar.app import Api
 from holdfast_sidecar.instruments import ACTIVE, CONNECTIONS, HELD, WAITING, HttpInstruments
 from holdfast_sidecar.limits import Limits
 from holdfast_sidecar.logs import set_up
+from holdfast_sidecar.mcp import McpApp
 from holdfast_sidecar.memories import BoundMemories, GivenMemories, Memories
 from holdfast_sidecar.options import Options
 from holdfast_sidecar.protocol import Connection, watch
@@ -35,6 +36,8 @@ _TICK: Final = 1.0
 _LOOK: Final = 0.02
 _LAST: Final = 2.0
 """Seconds of the time to drain that are kept for giving turns back and for closing connections."""
+_BACKLOG: Final = 4096
+"""Connections that may wait to be taken in: beyond that a Unix socket refuses at once."""
 _STOPS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -61,6 +64,7 @@ class HttpServer(uvicorn.Server):
             access_log=False,
             proxy_headers=False,
             server_header=False,
+            backlog=_BACKLOG,
             timeout_keep_alive=int(limits.idle_seconds),
             timeout_graceful_shutdown=int(_LAST),
         )
@@ -111,7 +115,8 @@ class Sidecar:
         self.memories = self._memories()
         self.service = Service(self.memories, limits)
         instruments = HttpInstruments(self._registry)
-        self.api = Api(self.service, instruments=instruments)
+        self.mcp = McpApp(self.service)
+        self.api = Api(self.service, instruments=instruments, mounts={b"mcp": self.mcp})
         self.readiness = Readiness(self.memories.reach)
         instruments.watch(ACTIVE, lambda: self.api.active)
         instruments.watch(HELD, lambda: self.service.turns.held)
@@ -208,6 +213,7 @@ async def _run(
             follower.cancel()
         data.stop()
         await asyncio.gather(servers[0], return_exceptions=True)
+        await sidecar.mcp.aclose()
         await sidecar.memories.aclose(patience=_LAST)
         status.stop()
         await asyncio.gather(servers[1], return_exceptions=True)

@@ -180,14 +180,16 @@ class MessageLog:
         """
         return self._portal.run(self._log.read, limit=limit, max_tokens=max_tokens, after=after)
 
-    def read_page(self, *, after: int | None = None, limit: int = 100) -> Page:
+    def read_page(self, *, after: int | None = None, limit: int = 100, used: bool = True) -> Page:
         """Return a part of exactly what is stored, oldest first.
 
         Args:
             after: the page before's `next`.
             limit: 1..1,000.
+            used: False only looks through it: where the policy keeps what is used, this is no use, and
+                no copy is kept for when the store does not answer, nor is one given.
         """
-        return self._portal.run(self._log.read_page, after=after, limit=limit)
+        return self._portal.run(self._log.read_page, after=after, limit=limit, used=used)
 
     def length(self) -> int:
         """Return the number of messages."""
