@@ -93,7 +93,10 @@ async def pop(service: Service, request: Request) -> Answer:
 async def records(service: Service, request: Request) -> Answer:
     """Read a page of what is stored."""
     after, limit = request.query.get("after"), request.query.get("limit", 100)
-    return ok(await service.under(request, lambda log: log.read_page(after=after, limit=limit)))
+    used = request.query.get("used", True)
+    return ok(
+        await service.under(request, lambda log: log.read_page(after=after, limit=limit, used=used))
+    )
 
 
 async def pin(service: Service, request: Request, *, pinned: bool = True) -> Answer:

@@ -254,6 +254,7 @@ ROUTES: Final = (
         query=(
             Query("after", int, "The page before's `next`."),
             Query("limit", int, "How many; 100 by default.", least=1, most=1000),
+            Query("used", bool, "False only looks: what is shown does not count as used."),
         ),
     ),
     _data(

@@ -368,3 +368,12 @@ async def test_the_synchronous_library_goes_the_same_way(sidecars: Sidecars) -> 
     url = sidecars.sidecar().url
     found = await asyncio.to_thread(_use_blocking, url, ["a", "b"])
     assert found == [[user(name)] for name in "aabb"]
+
+
+async def test_looking_is_no_use(sidecars: Sidecars) -> None:
+    session = open_session(sidecars.connect(eviction={"policy": "LRU"}))
+    await session.append_many([user("a"), user("b")])
+    underneath = sidecars.underneath()
+    for used, groups in ((False, set[int]()), (True, {1})):
+        await session.read_page(limit=1, used=used)
+        assert set((await underneath.snapshot()).accessed) == groups

@@ -163,8 +163,14 @@ class Transport:
                 repetition was answered either.
             HoldfastError: what the sidecar answered.
         """
-        async with self.answering(request) as response:
+        response, in_doubt = await self._repeat(request, alone=False)
+        try:
             return await response.read()
+        except _UNANSWERED as error:
+            raise self._lost(request, in_doubt=in_doubt) from error
+        finally:
+            # One that was not read to its end takes its connection with it.
+            response.release()
 
     @asynccontextmanager
     async def answering(
@@ -189,7 +195,7 @@ class Transport:
         finally:
             if alone:
                 response.close()
-            else:  # one that was not read to its end takes its connection with it
+            else:
                 response.release()
 
     async def aclose(self) -> None:
@@ -266,7 +272,7 @@ class Transport:
                 data=request.data(),
                 headers=request.headers(),
                 allow_redirects=False,
-                timeout=_timeout(request),
+                timeout=_SOON if request.silence == ANSWER else _timeout(request.silence),
             )
         except aiohttp.ClientConnectorError as error:
             why = os.strerror(error.errno) if error.errno else type(error).__name__
@@ -339,10 +345,11 @@ class Transport:
         )
 
 
-def _timeout(request: Request) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(
-        total=None, connect=QUEUE, sock_connect=CONNECT, sock_read=request.silence
-    )
+def _timeout(silence: float | None) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=None, connect=QUEUE, sock_connect=CONNECT, sock_read=silence)
+
+
+_SOON: Final = _timeout(ANSWER)
 
 
 def _ambiguous() -> AmbiguousWrite:
