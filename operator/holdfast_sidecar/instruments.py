@@ -72,7 +72,7 @@ def document() -> str:
         [
             "\n## The sidecar's metrics\n",
             "The status listener of a sidecar shows the library's metrics, and these. `operation` is",
-            "an `operationId` of the OpenAPI document, or `other`; `status` is HTTP's.\n",
+            "an `operationId` of the OpenAPI document, `mcp`, or `other`; `status` is HTTP's.\n",
             "| metric | type | labels | meaning |\n|---|---|---|---|",
             *rows,
             "",
