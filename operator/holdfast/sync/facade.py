@@ -180,14 +180,16 @@ class MessageLog:
         """
         return self._portal.run(self._log.read, limit=limit, max_tokens=max_tokens, after=after)
 
-    def read_page(self, *, after: int | None = None, limit: int = 100) -> Page:
+    def read_page(self, *, after: int | None = None, limit: int = 100, used: bool = True) -> Page:
         """Return a part of exactly what is stored, oldest first.
 
         Args:
             after: the page before's `next`.
             limit: 1..1,000.
+            used: False only looks through it: where the policy keeps what is used, this is no use, and
+                no copy is kept for when the store does not answer, nor is one given.
         """
-        return self._portal.run(self._log.read_page, after=after, limit=limit)
+        return self._portal.run(self._log.read_page, after=after, limit=limit, used=used)
 
     def length(self) -> int:
         """Return the number of messages."""
@@ -515,6 +517,14 @@ class Client:
         memory = self._portal.direct(self._client.memory, name, format=format)
         return Memory(self._portal, memory)
 
+    def drain(self, seconds: float) -> None:
+        """Start no more flushes, and let those that run end; before `aclose`, where time is short.
+
+        Args:
+            seconds: that a flush has to end; one that is cut off then has changed nothing.
+        """
+        self._portal.run(self._client.drain, seconds)
+
     def close(self) -> None:
         """End turns that are still open, cancel calls that still run, and close connections.
 
@@ -548,14 +558,17 @@ def connect(
     counter: TokenCounter | None = None,
     summarizer: "SummarizerLike | None" = None,
     observers: Sequence[Observer] = (),
+    holder: str | None = None,
 ) -> Client:
     """Make a client. No I/O happens and no thread starts before the first call.
 
     Args:
         url: `redis://host:port/0?namespace=team-a&prefix=mem`, `redis+cluster://host:port,host:port`,
             `redis+sentinel://host:port,host:port/primary`, each with TLS as `rediss` instead of
-            `redis` (options ca, cert, key, server-name), `unix:///path/of/socket`, or `memory://` for
-            a store in this process. None takes the variable `HOLDFAST_URL`, or else the one binding
+            `redis` (options ca, cert, key, server-name), `unix:///path/of/socket`, `memory://` for a
+            store in this process; or a sidecar's `http+unix:///path/of/socket` or
+            `http://127.0.0.1:7070`, which alone decides: then only `observers` may be given besides.
+            None takes the variable `HOLDFAST_URL`, or else the one binding
             under `SERVICE_BINDING_ROOT`, whose memories have their names there.
         namespace: of the memories; instead of the URL's, else `local`.
         policy: what holds where no operator wrote a policy: the path of a MemoryResource manifest, a
@@ -571,6 +584,7 @@ def connect(
             function of a `SummaryRequest` that returns the text, `async` or not.
         observers: are told of calls, counts and levels, such as `holdfast.metrics.PrometheusObserver()`
             and `holdfast.tracing.OpenTelemetryObserver()`.
+        holder: how turns name themselves to others; None is the host and the process.
 
     Raises:
         ConfigurationError: nothing says where to connect to, or it cannot be used.
@@ -585,5 +599,6 @@ def connect(
         counter=counter,
         summarizer=summarizer,
         observers=observers,
+        holder=holder,
     )
     return Client(made)
