@@ -16,7 +16,7 @@ POLICY = {
     "locking": {"mode": "Enforced", "waitTimeout": "20ms", "leaseTTL": "3s"},
 }
 """Of the memory `support`, under which a session is soon full and a turn is felt."""
-SHORT = 15
+SHORT = 8
 """Examples of each operation, for a run of some hundred requests."""
 _DEADLINE = 3600
 
