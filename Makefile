@@ -13,7 +13,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-cluster test test-fast test-pythons test-cluster verify verify-operator verify-sidecar lint format types bench bench-operator bench-sidecar bench-peers crds facade lock control-plane clean
+.PHONY: help setup demo demo-cluster test test-fast test-pythons test-cluster verify verify-operator verify-sidecar lint format types bench bench-operator bench-sidecar bench-peers crds openapi facade lock control-plane clean
 
 help: ## list what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -114,12 +114,16 @@ $(PEERS)/.ready: requirements/peers.txt
 crds: $(READY) ## generate crds/ and docs/reasons.md from the models
 	$(BIN)/python -m holdfast_operator.crds write
 
+openapi: $(READY) ## generate the sidecar's OpenAPI document from its routes
+	$(BIN)/python -m holdfast_sidecar.openapi write
+
 facade: $(READY) ## generate the synchronous library from the asynchronous one
 	$(BIN)/python -m holdfast.sync.generate write
 
 .PHONY: crds-check
 crds-check: $(READY)
 	$(BIN)/python -m holdfast_operator.crds check
+	$(BIN)/python -m holdfast_sidecar.openapi check
 
 control-plane: $(READY) ## find or build the Kubernetes control plane for tests (about 4 minutes, once)
 	@$(BIN)/python -m tests.harness.control_plane build || test "$$HOLDFAST_REQUIRE" != all

@@ -76,7 +76,7 @@ class Api:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         began = time.perf_counter()
-        route: Route | None = None
+        operation = OTHER
         headers = dict(cast("list[tuple[bytes, bytes]]", scope["headers"]))
         status = 499
         try:
@@ -84,10 +84,17 @@ class Api:
             raw_path: bytes = scope["raw_path"]
             mounted = self._mounts.get(raw_path.split(b"/", 2)[1]) if self._mounts else None
             if mounted is not None:
-                status = 200
-                await mounted(scope, receive, send)
+                operation = raw_path.split(b"/", 2)[1].decode()
+
+                async def noting(message: Message) -> None:
+                    nonlocal status
+                    status = message.get("status", status)
+                    await send(message)
+
+                await mounted(scope, receive, noting)
                 return
             route, segments = self._router.find(scope["method"], raw_path)
+            operation = route.operation
             accept = headers.get(b"accept")
             if accept is not None and accept not in _ANYTHING:
                 _require_acceptable(accept, route)
@@ -115,7 +122,6 @@ class Api:
             return
         finally:
             if self._instruments is not None:
-                operation = route.operation if route is not None else OTHER
                 self._instruments.answered(operation, status, time.perf_counter() - began)
 
     @contextmanager

@@ -565,8 +565,10 @@ def connect(
     Args:
         url: `redis://host:port/0?namespace=team-a&prefix=mem`, `redis+cluster://host:port,host:port`,
             `redis+sentinel://host:port,host:port/primary`, each with TLS as `rediss` instead of
-            `redis` (options ca, cert, key, server-name), `unix:///path/of/socket`, or `memory://` for
-            a store in this process. None takes the variable `HOLDFAST_URL`, or else the one binding
+            `redis` (options ca, cert, key, server-name), `unix:///path/of/socket`, `memory://` for a
+            store in this process; or a sidecar's `http+unix:///path/of/socket` or
+            `http://127.0.0.1:7070`, which alone decides: then only `observers` may be given besides.
+            None takes the variable `HOLDFAST_URL`, or else the one binding
             under `SERVICE_BINDING_ROOT`, whose memories have their names there.
         namespace: of the memories; instead of the URL's, else `local`.
         policy: what holds where no operator wrote a policy: the path of a MemoryResource manifest, a
