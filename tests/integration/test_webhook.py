@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import json
-import shutil
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 import yaml
 
 from tests.harness.certificates import CertificateAuthority
+from tests.harness.mounted_secret import MountedSecret
 from tests.harness.pods import pod
 from tests.harness.waiting import until
 from tests.harness.webhook_process import SETTINGS, WebhookProcess
@@ -47,17 +47,11 @@ class Stand:
 
     def deliver(self, authority: CertificateAuthority, version: str) -> None:
         """Change the certificate as kubelet changes a mounted Secret: a link to a new folder."""
-        folder = self.process.certificates / f"..{version}"
-        folder.mkdir()
         made = authority.server(f"serving-{version}", hosts=["127.0.0.1", "webhook.test.svc"])
-        shutil.copy(made.certificate, folder / "tls.crt")
-        shutil.copy(made.key, folder / "tls.key")
-        link = self.process.certificates / "..data_tmp"
-        link.symlink_to(folder.name)
-        link.rename(self.process.certificates / "..data")
-        for name in ("tls.crt", "tls.key"):
-            if not (self.process.certificates / name).is_symlink():
-                (self.process.certificates / name).symlink_to(f"..data/{name}")
+        mounted = MountedSecret(self.process.certificates)
+        mounted.deliver(
+            {"tls.crt": made.certificate.read_bytes(), "tls.key": made.key.read_bytes()}
+        )
 
     def client(self, authority: CertificateAuthority) -> httpx.AsyncClient:
         context = ssl.create_default_context(cafile=str(authority.certificate))
