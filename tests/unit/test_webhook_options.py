@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,14 @@ def test_a_line_of_the_log_is_json():
     record = logging.LogRecord("holdfast.webhook", logging.WARNING, "", 0, "a %s", ("b",), None)
     line = json.loads(webhook.JsonLines().format(record))
     assert (line["severity"], line["message"]) == ("warn", "a b")
+
+
+def test_without_its_packages_it_says_which_extra_brings_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    assert webhook.main([]) == 1
+    assert "pip install 'holdfast[webhook]'" in capsys.readouterr().err
 
 
 NAMES = {
