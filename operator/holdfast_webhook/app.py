@@ -20,6 +20,7 @@ PATH: Final = "/mutate-pods"
 LARGEST: Final = 8 << 20
 """Bytes of a question. The API server takes no object of more than 3 MiB."""
 _JSON: Final = "application/json"
+_LAST: Final = {"Connection": "close"}
 
 
 class TooLarge(Exception):
@@ -29,6 +30,8 @@ class TooLarge(Exception):
 def injecting(
     settings: Callable[[], Settings],
     metrics: WebhookMetrics,
+    *,
+    ending: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Starlette:
     """Return what answers the API server.
@@ -36,6 +39,7 @@ def injecting(
     Args:
         settings: as they are now.
         metrics: told of every answer.
+        ending: whether clients are to go elsewhere with their next question.
         clock: monotonic seconds.
     """
 
@@ -46,7 +50,7 @@ def injecting(
             found = answer(body, settings())
         except TooLarge:
             metrics.malformed()
-            return PlainTextResponse("the question is too large\n", 413, {"Connection": "close"})
+            return PlainTextResponse("the question is too large\n", 413, _LAST)
         except ClientDisconnect:
             return Response(status_code=400)
         except NoReview as error:
@@ -57,7 +61,7 @@ def injecting(
             _log.info("The pod %s is refused: %s", found.subject, found.sentence)
         elif found.verdict is Verdict.INJECTED:
             _log.debug("The pod %s gets the sidecar.", found.subject)
-        return Response(found.body, media_type=_JSON)
+        return Response(found.body, 200, _LAST if ending() else None, media_type=_JSON)
 
     return Starlette(routes=[Route(PATH, mutate, methods=["POST"])])
 

@@ -114,7 +114,9 @@ async def serve(options: Options) -> None:
     with _signals(stop), contextlib.ExitStack() as stack:
         secure = following(lambda: certificate.value)
         servers = [
-            _Listening(stack, options.listen, injecting(current, metrics), secure),
+            _Listening(
+                stack, options.listen, injecting(current, metrics, ending=stop.is_set), secure
+            ),
             _Listening(stack, options.status, status(ready, metrics), None),
         ]
         _log.info("The webhook listens on %s; its status on %s.", *servers)

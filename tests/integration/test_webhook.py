@@ -180,7 +180,10 @@ async def test_it_ends_in_order_and_goes_on_until_nobody_is_sent_to_it(tmp_path:
         stand.process.terminate()
         await until(lambda: "The webhook ends." in stand.process.log, "it is told")
         assert (await stand.page("/readyz")).status_code == 503
-        assert await stand.answers(one)
+        async with stand.client(one) as client:
+            last = await client.post(PATH, json=review(pod()))
+        assert last.status_code == 200
+        assert last.headers["connection"] == "close", "the next question goes to another replica"
         stand.process.wait_until_ended()
         assert not await stand.answers(one)
     finally:
