@@ -227,6 +227,7 @@ def test_there_is_no_installer_and_no_compiler(unpacked: Unpacked, listed: dict[
 def test_our_layer_is_ours_alone(unpacked: Unpacked):
     assert len(unpacked.layers) == 2, "the base, and what is put into it"
     for entry, _ in unpacked.entries(1):
+        assert "__pycache__" not in entry.name, "what is compiled is in a tree of its own"
         assert entry.name == "opt" or f"{entry.name}/".startswith(f"{HOME}/"), entry.name
         assert (entry.uid, entry.gid) == (0, 0)
         assert entry.mtime == int(image.ARGUMENTS["SOURCE_DATE_EPOCH"])
