@@ -16,8 +16,8 @@ BASES = [Path(), Path("operator"), Path("operator/holdfast")]
 """What a path in a document may be relative to, besides the document's folder."""
 MADE = {".holdfast/", "/healthz", "/readyz", "/metrics"}
 """Paths that are there only when something runs."""
-INSIDE = ("/opt/", "/etc/", "/var/")
-"""How paths within the image begin."""
+INSIDE = ("/opt/", "/etc/", "/run/", "/var/")
+"""How paths within a container begin."""
 SUFFIXES = {".json", ".lua", ".md", ".py", ".toml", ".txt", ".yaml", ".yml"}
 
 
