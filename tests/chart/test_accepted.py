@@ -1,4 +1,4 @@
-"""What the chart renders is what a real API server accepts, field by field; and what is said after an installation."""
+"""A real API server accepts what the chart renders, field by field; and what is said afterwards."""
 
 import json
 from collections.abc import Callable
@@ -12,6 +12,8 @@ from tests.harness.helm import CHART, Helm
 
 pytestmark = pytest.mark.cluster
 
+HOME = "accepted"
+"""A namespace apart: the ServiceAccounts that pods need here were not made by a release."""
 ELSEWHERE = {"Certificate", "Issuer", "PodMonitor", "PrometheusRule", "ServiceMonitor"}
 """Kinds of others, whose definitions are not on this server."""
 PLACED = {
@@ -74,7 +76,7 @@ SETS: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def accepts(chart_plane: ControlPlane) -> Callable[[list[dict[str, Any]]], str]:
     """Ask the server about objects without storing them; a field that it does not know is refused."""
-    for namespace in ("holdfast-system", "team-a", "platform"):
+    for namespace in (HOME, "team-a", "platform"):
         chart_plane.apply(f"{{apiVersion: v1, kind: Namespace, metadata: {{name: {namespace}}}}}")
         for account in ("holdfast-test", "holdfast-operator"):
             # A pod is accepted only with its ServiceAccount there.
@@ -96,7 +98,9 @@ def accepts(chart_plane: ControlPlane) -> Callable[[list[dict[str, Any]]], str]:
 def test_the_api_server_accepts_it(
     helm: Helm, accepts: Callable[[list[dict[str, Any]]], str], name: str
 ):
-    objects = [each for each in helm.template(SETS[name]) if each["kind"] not in ELSEWHERE]
+    objects = [
+        each for each in helm.template(SETS[name], namespace=HOME) if each["kind"] not in ELSEWHERE
+    ]
     assert len(accepts(objects).splitlines()) == len(objects)
 
 
@@ -106,7 +110,7 @@ def test_a_field_that_the_server_does_not_know_would_be_refused(
     """What the tests above rest on."""
     [deployment] = [
         each
-        for each in helm.template()
+        for each in helm.template(namespace=HOME)
         if each["kind"] == "Deployment" and each["metadata"]["name"] == "holdfast-operator"
     ]
     deployment["spec"]["template"]["spec"]["containers"][0]["reedinessProbe"] = {}
@@ -116,7 +120,7 @@ def test_a_field_that_the_server_does_not_know_would_be_refused(
 
 def notes(plane: ControlPlane, *settings: str) -> str:
     said = Helm(plane.admin_kubeconfig).run(
-        *("install", "holdfast", str(CHART), "--namespace=holdfast-system", "--dry-run=client"),
+        *("install", "holdfast", str(CHART), "--namespace=noted", "--dry-run=client"),
         *(f"--set={setting}" for setting in settings),
     )
     return said.partition("NOTES:\n")[2]
@@ -124,10 +128,10 @@ def notes(plane: ControlPlane, *settings: str) -> str:
 
 def test_notes_say_what_next(chart_plane: ControlPlane):
     said = notes(chart_plane)
-    assert "helm --namespace holdfast-system test holdfast" in said
+    assert "helm --namespace noted test holdfast" in said
     assert "no namespace so far" in said
     assert 'holdfast.dev/inject: "true"' in said
-    block = said.partition("<<EOF\n")[2].partition("  EOF")[0]
+    block = said.partition("<<EOF\n")[2].partition("\nEOF\n")[0]
     kinds = [each["kind"] for each in yaml.safe_load_all(block)]
     assert kinds == ["MemoryBackend", "MemoryResource", "MemoryBinding"]
 
@@ -137,6 +141,6 @@ def test_notes_say_what_is_off(chart_plane: ControlPlane):
     assert "Injection and admission policies are off" in said
     assert 'holdfast.dev/inject: "true"' not in said
     assert "It is not for production." in said
-    assert "holdfast-tryout.holdfast-system.svc:6379" in said
+    assert "holdfast-tryout.noted.svc:6379" in said
     assert "no namespace so far" not in notes(chart_plane, "rbac.secrets=cluster")
     assert "definitions are not part of this release" in notes(chart_plane, "crds.install=false")

@@ -103,7 +103,7 @@ def test_the_operator_takes_the_arguments_that_it_is_given(render: Callable[...,
     found = options(render(values).container(OPERATOR)["args"], {})
     assert (found.cluster_id, found.interval, found.abandon_after) == ("east-1", 30, 60)
     assert (found.json_logs, found.election, found.health_port) == (True, True, 9000)
-    assert (found.times.lease, found.times.renew, found.times.retry) == (30, 20, 5)
+    assert (found.times.lease, found.times.deadline, found.times.retry) == (30, 20, 5)
     some = render({"watchNamespaces": ["team-a", "team-b"]}).container(OPERATOR)["args"]
     assert options(some, {}).namespaces == ("team-a", "team-b")
 
@@ -124,12 +124,26 @@ def test_the_webhook_is_nobody_and_is_always_there(default: Rendered):
     [term] = pod["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
     selector = term["podAffinityTerm"]["labelSelector"]["matchLabels"]
     assert selector == spec["selector"]["matchLabels"]
-    assert default.container(WEBHOOK)["args"] == [
-        "--listen=:9443",
-        "--status=:8081",
+
+
+def test_the_webhook_takes_the_arguments_that_it_is_given(render: Callable[..., Rendered]):
+    from holdfast_webhook.__main__ import options
+
+    values = {"port": 10443, "statusPort": 10081, "logFormat": "text"}
+    rendered = render({"injection": {"webhook": values}})
+    container = rendered.container(WEBHOOK)
+    assert container["command"] == ["holdfast-webhook"]
+    assert container["args"] == [
+        "--listen=:10443",
+        "--status=:10081",
         "--certificates=/certificates",
         "--settings=/etc/holdfast/injection.yaml",
+        "--log-format=text",
     ]
+    options(container["args"], {})
+    assert [port["containerPort"] for port in container["ports"]] == [10443, 10081]
+    mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert {"/certificates", "/etc/holdfast"} <= mounted
 
 
 def test_only_pods_that_asked_can_be_held_up(default: Rendered, render: Callable[..., Rendered]):
