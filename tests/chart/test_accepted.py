@@ -9,6 +9,7 @@ import yaml
 
 from tests.harness.control_plane import ControlPlane, KubectlError
 from tests.harness.helm import CHART, Helm
+from tests.harness.markdown import Document
 
 pytestmark = pytest.mark.cluster
 
@@ -118,9 +119,35 @@ def test_a_field_that_the_server_does_not_know_would_be_refused(
         accepts([deployment])
 
 
+def test_what_the_document_shows_is_accepted_and_names_what_is_rendered(
+    helm: Helm, accepts: Callable[[list[dict[str, Any]]], str]
+):
+    document = Document.read(CHART.parents[1] / "docs/install.md")
+    shown = {
+        each["kind"]: each
+        for block in document.blocks
+        if block.language == "yaml"
+        for each in yaml.safe_load_all(block.text)
+    }
+    assert set(shown) == {"Application", "NetworkPolicy"}
+    assert accepts([shown["NetworkPolicy"]])
+    [ignored] = shown["Application"]["spec"]["ignoreDifferences"]
+    [configuration] = [
+        each["metadata"]["name"] for each in helm.template() if each["kind"] == ignored["kind"]
+    ]
+    assert ignored["name"] == configuration
+
+
 def notes(plane: ControlPlane, *settings: str) -> str:
     said = Helm(plane.admin_kubeconfig).run(
-        *("install", "holdfast", str(CHART), "--namespace=noted", "--dry-run=client"),
+        *(
+            "install",
+            "holdfast",
+            str(CHART),
+            "--namespace=noted",
+            "--dry-run=client",
+            "--take-ownership",
+        ),
         *(f"--set={setting}" for setting in settings),
     )
     return said.partition("NOTES:\n")[2]
