@@ -79,7 +79,9 @@ SETS: dict[str, dict[str, Any]] = {
 def accepts(chart_plane: ControlPlane) -> Callable[[list[dict[str, Any]]], str]:
     """Ask the server about objects without storing them; a field that it does not know is refused."""
     for namespace in (HOME, "team-a", "platform"):
-        chart_plane.apply(f"{{apiVersion: v1, kind: Namespace, metadata: {{name: {namespace}}}}}")
+        labels = "{pod-security.kubernetes.io/enforce: restricted}"
+        metadata = f"{{name: {namespace}, labels: {labels}}}"
+        chart_plane.apply(f"{{apiVersion: v1, kind: Namespace, metadata: {metadata}}}")
         for account in ("holdfast-test", "holdfast-operator"):
             # A pod is accepted only with its ServiceAccount there.
             metadata = f"{{name: {account}, namespace: {namespace}}}"
@@ -120,6 +122,27 @@ def test_a_field_that_the_server_does_not_know_would_be_refused(
     deployment["spec"]["template"]["spec"]["containers"][0]["reedinessProbe"] = {}
     with pytest.raises(KubectlError, match="reedinessProbe"):
         accepts([deployment])
+
+
+def test_every_pod_is_let_into_a_restricted_namespace(
+    helm: Helm, accepts: Callable[[list[dict[str, Any]]], str]
+):
+    """Of a Deployment's template the server only warns: its pods are asked about as they would come."""
+    pods = [
+        each for each in helm.template(SETS["everything"], namespace=HOME) if each["kind"] == "Pod"
+    ]
+    for each in helm.template(SETS["everything"], namespace=HOME):
+        if each["kind"] == "Deployment":
+            spec = {**each["spec"]["template"]["spec"], "serviceAccountName": "holdfast-operator"}
+            spec.pop("priorityClassName", None)  # that of the system wants a quota
+            metadata = {"name": each["metadata"]["name"], "namespace": HOME}
+            pods.append({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+    assert len(pods) == 7
+    assert len(accepts(pods).splitlines()) == 7
+    [one, *_] = pods
+    one["spec"]["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = True
+    with pytest.raises(KubectlError, match="violates PodSecurity"):
+        accepts([one])
 
 
 def test_what_the_document_shows_is_accepted_and_names_what_is_rendered(

@@ -81,6 +81,7 @@ def test_the_operator_is_two_of_which_one_acts(default: Rendered):
     assert names == {
         "POD_NAME": {"fieldPath": "metadata.name"},
         "POD_NAMESPACE": {"fieldPath": "metadata.namespace"},
+        "POD_SERVICE_ACCOUNT": {"fieldPath": "spec.serviceAccountName"},
     }
     assert default.pod(OPERATOR)["serviceAccountName"] == OPERATOR
     assert default.pod(OPERATOR)["automountServiceAccountToken"] is True
