@@ -190,6 +190,17 @@ async def test_only_pods_that_ask_are_held_up_by_a_webhook_that_is_away(place: P
     assert create(place, {**ASKING, "metadata": {"name": "does-not-ask"}}) == ""
 
 
+async def test_what_the_notes_tell_people_to_apply_is_accepted(place: Place):
+    place.helm.install(values(place), "--create-namespace")
+    place.plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+    told = place.helm.run("get", "notes", "holdfast", f"--namespace={HOME}")
+    block = told.partition("<<EOF\n")[2].partition("\nEOF\n")[0]
+    said = place.plane.kubectl(
+        *("apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-"), input=block
+    )
+    assert len(said.splitlines()) == 3
+
+
 async def test_the_policies_confine_the_operator_of_a_release_by_another_name(place: Place):
     """With Secrets of the whole cluster: RBAC lets it write any, and the policy does not."""
     place.plane.apply("{apiVersion: v1, kind: Namespace, metadata: {name: elsewhere}}")

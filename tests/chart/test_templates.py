@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
+import holdfast
+from holdfast_operator.crds import DEFINITIONS
 from tests.chart.rendered import Object, Rendered
 from tests.harness.helm import CHART, Helm, HelmError
 
@@ -710,6 +712,17 @@ def test_an_older_cluster_is_refused(helm: Helm):
     assert helm.template(None, "--kube-version=1.30.0")
     with pytest.raises(HelmError, match=r"needs Kubernetes 1\.36 or newer, and this is v1\.35\.2"):
         helm.template({"injection": {"mode": "policy"}}, "--kube-version=1.35.2")
+
+
+def test_the_chart_says_which_version_it_installs_and_what_it_brings():
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
+    assert chart["appVersion"] == holdfast.__version__
+    annotations = chart["annotations"]
+    listed = {each["name"] for each in yaml.safe_load(annotations["artifacthub.io/crds"])}
+    assert listed == KINDS
+    models = {definition.kind: definition.model for definition in DEFINITIONS}
+    for example in yaml.safe_load(annotations["artifacthub.io/crdsExamples"]):
+        models[example["kind"]].model_validate(example)
 
 
 def test_the_chart_is_linted_and_packaged(helm: Helm, tmp_path: Path):
