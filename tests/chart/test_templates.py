@@ -639,6 +639,23 @@ def test_monitoring_is_labelled_as_it_is_selected(render: Callable[..., Rendered
     assert yaml.safe_load(board["data"]["holdfast-operator.json"]) == yaml.safe_load(text)
 
 
+def test_who_may_scrape_is_limited_and_the_test_of_the_release_is_let_through(
+    render: Callable[..., Rendered],
+):
+    prometheus = {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}
+    }
+    network = {"enabled": True, "backends": [{"podSelector": {}}], "metricsFrom": [prometheus]}
+    rendered = render({"networkPolicy": network})
+    labels = rendered.one("Pod", "holdfast-test-health")["metadata"]["labels"]
+    for name in (OPERATOR, WEBHOOK):
+        ingress = rendered.one("NetworkPolicy", name)["spec"]["ingress"]
+        [status] = [each for each in ingress if each["ports"][0]["port"] == "status"]
+        scraper, test = status["from"]
+        assert scraper == prometheus
+        assert test["podSelector"]["matchLabels"].items() <= labels.items()
+
+
 def test_network_policies_let_through_what_is_needed(everything: Rendered):
     operator = everything.one("NetworkPolicy", OPERATOR)["spec"]
     dns, api, servers, tryout = operator["egress"]
@@ -673,6 +690,75 @@ def test_the_server_for_trying_out_is_off_and_keeps_nothing(
     open_one = render({"tryout": {"enabled": True}}).container("holdfast-tryout")
     assert "--requirepass" not in open_one["args"]
     assert "env" not in open_one
+
+
+# --- helm test
+
+
+def steps(rendered: Rendered) -> list[str]:
+    """The pods of the test, in the order in which they run."""
+    pods = rendered.of("Pod").values()
+    ordered = sorted(
+        pods, key=lambda pod: int(pod["metadata"]["annotations"]["helm.sh/hook-weight"])
+    )
+    return [pod["metadata"]["name"].removeprefix("holdfast-test-") for pod in ordered]
+
+
+def test_without_a_backend_the_test_asks_for_the_health(
+    default: Rendered, render: Callable[..., Rendered]
+):
+    assert steps(default) == ["health"]
+    [container] = default.one("Pod", "holdfast-test-health")["spec"]["containers"]
+    urls = [argument for argument in container["args"] if argument.startswith("http")]
+    for url, name in zip(urls, (OPERATOR, WEBHOOK), strict=True):
+        host, port = url.removeprefix("http://").removesuffix("/readyz").split(":")
+        assert host == f"{name}.holdfast-system.svc"
+        ports = default.one("Service", name)["spec"]["ports"]
+        assert int(port) in [each["port"] for each in ports if each["targetPort"] == "status"]
+    not_served = {"watchNamespaces": ["team"], "tryout": {"enabled": True}}
+    assert steps(render(not_served)) == ["health"], "the operator would never look at its memory"
+
+
+ALL_STEPS = ["health", "prepare", "sidecar", "remove"]
+
+
+def test_in_the_own_namespace_the_sidecar_of_the_test_is_written_out(everything: Rendered):
+    assert steps(everything) == ALL_STEPS
+    pod = everything.one("Pod", "holdfast-test-sidecar")
+    assert "holdfast.dev/inject" not in pod["metadata"]["labels"]
+    [sidecar] = pod["spec"]["initContainers"]
+    assert sidecar["restartPolicy"] == "Always"
+    volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
+    assert volumes["holdfast-binding"]["secret"] == {"secretName": "holdfast-test-holdfast"}
+    [test] = pod["spec"]["containers"]
+    assert "holdfast-binding" not in [mount["name"] for mount in test["volumeMounts"]]
+    # It is a tenant: the operator may make its Secret.
+    assert {"holdfast-test", "holdfast-test-secrets"} <= everything.names("Role")
+
+
+def test_elsewhere_the_sidecar_of_the_test_is_injected(render: Callable[..., Rendered]):
+    values = {
+        "tenantNamespaces": ["team"],
+        "test": {"namespace": "team", "backendRef": {"name": "shared", "namespace": "platform"}},
+    }
+    rendered = render(values)
+    pods = rendered.of("Pod")
+    assert set(pods) == {
+        *(f"holdfast-test-{step}" for step in ("health", "prepare", "remove")),
+        "team/holdfast-test-sidecar",
+    }
+    metadata = pods["team/holdfast-test-sidecar"]["metadata"]
+    assert metadata["labels"]["holdfast.dev/inject"] == "true"
+    assert metadata["annotations"]["holdfast.dev/binding"] == "holdfast-test"
+    assert "initContainers" not in pods["team/holdfast-test-sidecar"]["spec"]
+    [container] = pods["holdfast-test-prepare"]["spec"]["containers"]
+    assert "--backend=platform/shared" in container["args"]
+    assert not [each for each in container["args"] if each.startswith("--endpoint")]
+    roles = {key for key in rendered.names("Role") if "test" in key}
+    assert roles == {"team/holdfast-test"}, "it is a tenant already"
+    for binding in ("team/holdfast-test",):
+        [subject] = rendered.one("RoleBinding", binding)["subjects"]
+        assert subject["namespace"] == "holdfast-system"
 
 
 # --- contradictions

@@ -5,10 +5,8 @@
 {{- $root := index . 0 -}}
 {{- $of := index . 2 -}}
 labels:
-  {{- with $of.podLabels }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
-  {{- include "holdfast.labels" (list $root (index . 1)) | nindent 2 }}
+  {{- $labels := include "holdfast.labels" (list $root (index . 1)) | fromYaml }}
+  {{- toYaml (merge (dict) $of.podLabels $labels) | nindent 2 }}
 {{- $annotations := merge (dict) $of.podAnnotations $root.Values.commonAnnotations }}
 {{- with $annotations }}
 annotations:
