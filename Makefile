@@ -63,7 +63,7 @@ test-servers: $(READY)
 	$(PYTEST) --numprocesses 3 --dist loadfile tests/integration tests/verify $(wildcard $(UNTRACED)) $(patsubst %,--ignore %,$(HANDS))
 
 test-operator: $(READY) control-plane
-	$(PYTEST) --numprocesses 2 --dist loadfile tests/cluster tests/chaos
+	$(PYTEST) --numprocesses 2 --dist loadfile tests/cluster tests/chaos tests/chart
 
 verify: $(READY) ## a quarter of an hour of faults, checked: conformance, model, planted faults, histories (DURATION, SEED)
 	@mkdir -p .verify
@@ -131,7 +131,7 @@ $(PEERS)/.ready: requirements/peers.txt
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/peers.txt
 	@touch $@
 
-crds: $(READY) ## generate crds/ and docs/reasons.md from the models
+crds: $(READY) ## generate crds/, the chart's copies and docs/reasons.md from the models
 	$(BIN)/python -m holdfast_operator.crds write
 
 openapi: $(READY) ## generate the sidecar's OpenAPI document from its routes
@@ -149,8 +149,14 @@ image: ## build the image (ENGINE=buildah, TAG=..., SOURCE=..., IMAGE_FLAGS='--s
 	$(or $(ENGINE),docker) build --tag $(or $(TAG),holdfast) $(IMAGE_FLAGS) --build-arg REVISION=$(shell git rev-parse HEAD) --build-arg SOURCE=$(SOURCE) \
 		--build-arg VERSION=$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' operator/holdfast/_version.py) .
 
-control-plane: $(READY) ## find or build the Kubernetes control plane for tests (about 4 minutes, once)
+control-plane: $(READY) ## find or build the Kubernetes control plane and Helm for tests (about 5 minutes, once)
 	@$(BIN)/python -m tests.harness.control_plane build || test "$$HOLDFAST_REQUIRE" != all
+	@$(BIN)/python -m tests.harness.helm build || test "$$HOLDFAST_REQUIRE" != all
+
+.PHONY: chart
+chart: $(READY) ## check the Helm chart and package it into dist/
+	@mkdir -p dist
+	@helm=$$($(BIN)/python -m tests.harness.helm build) && $$helm lint --strict charts/holdfast && $$helm package charts/holdfast --destination dist
 
 lock: ## resolve the packages anew, with hashes
 	$(COMPILE) --all-extras --group dev pyproject.toml --output-file requirements/dev.txt
