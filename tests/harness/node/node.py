@@ -12,7 +12,7 @@ from typing import Self
 from tests.harness.control_plane import ControlPlane, KubectlError
 from tests.harness.control_plane_commands import SERVICE_RANGE, Place
 from tests.harness.node import leftovers, settings
-from tests.harness.node.images import write_static_image
+from tests.harness.node.images import write_image
 from tests.harness.node.namespaces import ADDRESS, Namespaces
 from tests.harness.node.programs import Programs, ensure
 from tests.harness.node.settings import Files
@@ -132,7 +132,7 @@ class Node:
             (settings.NAMES_IMAGE, "coredns"),
         ):
             archive = self.directory / f"{program}.tar"
-            write_static_image(archive, name=image, program=self._programs.node[program])
+            write_image(archive, name=image, program=self._programs.node[program])
             self.import_image(archive)
             archive.unlink()
         plane.apply(
