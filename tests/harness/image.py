@@ -1,0 +1,256 @@
+"""Our image for the tests: built from the Dockerfile with buildah, on a base made by debootstrap.
+
+No image registry is asked. What takes long is in the cache beside the control plane: the base, the
+layers, and the finished archives.
+
+    python -m tests.harness.image build
+
+prints the path of the archive.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SUITE = "bookworm"
+PACKAGES = ("ca-certificates", "python3", "python3-venv")
+REFERENCE = "localhost/holdfast:test"
+EPOCH = "1767225600"
+_CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+_SOURCES = (
+    *("Dockerfile", ".dockerignore", "pyproject.toml", "hatch_build.py", "README.md", "LICENSE"),
+    *("requirements/build.txt", "requirements/image.txt", "image", "operator"),
+)
+_KEPT_ARCHIVES = 4
+
+
+class ImageUnavailable(Exception):
+    """The image cannot be built here; one sentence says what is missing, or what failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A built image: an OCI archive, and the name that it carries inside."""
+
+    archive: Path
+    reference: str = REFERENCE
+
+
+def ensure(environ: Mapping[str, str] = os.environ) -> Image:
+    """Find the image of these sources in the cache, or build it (minutes once, then seconds).
+
+    Any number of processes may ask at the same time: one builds, the others wait for it.
+
+    Raises:
+        ImageUnavailable: not root, a program is missing, or the build failed.
+    """
+    cache = cache_folder(environ)
+    archive = cache / f"holdfast-{digest_of_sources()[:16]}.oci.tar"
+    if archive.is_file():
+        archive.touch()
+        return Image(archive)
+    with _locked(cache):
+        if not archive.is_file():
+            buildah = Buildah.here(cache, environ)
+            name = buildah.build()
+            buildah.save(name, archive)
+            _prune(cache)
+    return Image(archive)
+
+
+def unavailable(environ: Mapping[str, str] = os.environ) -> str | None:
+    """Why the image cannot be built here, as a sentence that says what to do; None if it can."""
+    if os.geteuid() != 0:
+        return "building the image needs root"
+    lacking = [
+        name
+        for name in ("buildah", "debootstrap")
+        if shutil.which(name, path=environ.get("PATH")) is None
+    ]
+    if lacking:
+        return (
+            f"building the image needs {' and '.join(lacking)}: apt-get install {' '.join(lacking)}"
+        )
+    return None
+
+
+def digest_of_sources(root: Path = ROOT) -> str:
+    """The digest of everything that the Dockerfile may copy, itself, and this module."""
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    for source in _SOURCES:
+        path = root / source
+        files = [path] if path.is_file() else sorted(path.rglob("*"))
+        for file in files:
+            if file.is_file() and "__pycache__" not in file.parts:
+                digest.update(f"{file.relative_to(root)}\0{file.stat().st_size}\0".encode())
+                digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where the base, the layers and the archives are kept."""
+    if chosen := environ.get("HOLDFAST_CACHE"):
+        cache = Path(chosen)
+    else:
+        cache = Path(environ.get("XDG_CACHE_HOME") or "~/.cache") / "holdfast"
+    return cache.expanduser().absolute() / "image"
+
+
+@dataclass(frozen=True, slots=True)
+class Buildah:
+    """buildah with a store of its own, so that nothing of the machine's is read or changed."""
+
+    store: Path
+    driver: str
+    environ: Mapping[str, str]
+
+    @classmethod
+    def here(cls, cache: Path, environ: Mapping[str, str] = os.environ) -> "Buildah":
+        """Look whether it can be used, and how.
+
+        Raises:
+            ImageUnavailable: not root, or a program is missing.
+        """
+        if (why := unavailable(environ)) is not None:
+            raise ImageUnavailable(why)
+        store = cache / "store"
+        store.mkdir(parents=True, exist_ok=True)
+        # Inside another container's overlay there can be no second one: copies work everywhere.
+        for driver in ("overlay", "vfs"):
+            found = cls(store, driver, environ)
+            if found._call(["info"]).returncode == 0:
+                return found
+        raise ImageUnavailable(f"buildah cannot keep images in {store}")
+
+    def base(self) -> str:
+        """The base image: Debian with Python, made once. Returns its name."""
+        name = f"localhost/holdfast-base:{SUITE}"
+        if self._call(["inspect", "--type", "image", name]).returncode == 0:
+            return name
+        print("making the base image, once (some minutes)", file=sys.stderr)
+        with tempfile.TemporaryDirectory(prefix="base-", dir=self.store.parent) as scratch:
+            tree = Path(scratch, "tree")
+            command = ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
+            done = _run([*command, SUITE, str(tree)], self.environ)
+            if done.returncode != 0:
+                raise ImageUnavailable(f"debootstrap failed:\n{_tail(done)}")
+            for rest in ("var/cache/apt/archives", "var/lib/apt/lists"):
+                shutil.rmtree(tree / rest)
+            container = self("from", "scratch").strip()
+            try:
+                self("add", "--quiet", container, str(tree), "/")
+                self("commit", "--quiet", container, name)
+            finally:
+                self("rm", container)
+        return name
+
+    def build(
+        self,
+        tag: str = REFERENCE,
+        *,
+        arguments: Mapping[str, str] | None = None,
+        layers: bool = True,
+    ) -> str:
+        """Build the Dockerfile of this work tree and return the image's name.
+
+        Args:
+            tag: the name.
+            arguments: build arguments over the tests' own.
+            layers: whether steps that ran before are taken from the cache.
+        """
+        given = {"BASE": self.base(), "SOURCE_DATE_EPOCH": EPOCH, **(arguments or {})}
+        with tempfile.TemporaryDirectory(prefix="pip-", dir=self.store.parent) as scratch:
+            configuration = Path(scratch, "pip.conf")
+            configuration.write_text(pip_configuration(self.environ), encoding="utf-8")
+            command = ["build", "--isolation=chroot", "--network=host", "--format=oci"]
+            command += [f"--timestamp={given['SOURCE_DATE_EPOCH']}", f"--tag={tag}"]
+            command += ["--layers" if layers else "--no-cache", "--pull-never"]
+            command += [f"--secret=id=pip,src={configuration}"]
+            command += [f"--secret=id=certificates,src={_CERTIFICATES}"]
+            command += [f"--build-arg={name}={value}" for name, value in given.items()]
+            self(*command, str(ROOT))
+        return tag
+
+    def save(self, name: str, archive: Path) -> None:
+        """Write an image as an OCI archive, in one step: nobody ever sees half a file."""
+        unfinished = archive.with_name(f".{archive.name}.unfinished")
+        self("push", "--quiet", name, f"oci-archive:{unfinished}:{REFERENCE}")
+        unfinished.replace(archive)
+
+    def __call__(self, *arguments: str) -> str:
+        """Run buildah and return what it printed; raises `ImageUnavailable` when it failed."""
+        done = self._call(arguments)
+        if done.returncode != 0:
+            raise ImageUnavailable(f"buildah {arguments[0]} failed:\n{_tail(done)}")
+        return done.stdout
+
+    def _call(self, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        where = ["--root", str(self.store / "root"), "--runroot", str(self.store / "run")]
+        return _run(["buildah", *where, "--storage-driver", self.driver, *arguments], self.environ)
+
+
+def pip_configuration(environ: Mapping[str, str] = os.environ) -> str:
+    """The machine's configuration of pip, files and variables, as a pip.conf for a container.
+
+    Only what says where packages are and how to reach it; the authority is the machine's, at the
+    place where the Dockerfile mounts it. It may hold credentials: it is a secret.
+    """
+    done = _run([sys.executable, "-m", "pip", "config", "list"], environ)
+    wanted = {"index-url", "extra-index-url", "trusted-host", "proxy", "timeout", "retries"}
+    found: dict[str, str] = {}
+    for line in done.stdout.splitlines():
+        key, _, value = line.partition("=")
+        option = key.rpartition(".")[2].removeprefix("default-")
+        if option in wanted:
+            # Values are printed as Python strings; a list is printed with its line breaks.
+            found[option] = value.strip("'\"").replace("\\n", "\n    ")
+    lines = [f"{option} = {value}" for option, value in sorted(found.items())]
+    return "\n".join(["[global]", "cert = /run/secrets/certificates", *lines, ""])
+
+
+@contextmanager
+def _locked(cache: Path) -> Iterator[None]:
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "lock").open("w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # closing the file gives it back
+        yield
+
+
+def _prune(cache: Path) -> None:
+    """Keep the archives that were used last: every change of a source makes another one."""
+    archives = sorted(cache.glob("holdfast-*.oci.tar"), key=lambda file: file.stat().st_mtime)
+    for archive in archives[:-_KEPT_ARCHIVES]:
+        archive.unlink(missing_ok=True)
+
+
+def _run(command: Sequence[str], environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, env=dict(environ), capture_output=True, text=True, check=False, cwd="/"
+    )
+
+
+def _tail(done: subprocess.CompletedProcess[str]) -> str:
+    return "\n".join((done.stdout + done.stderr).splitlines()[-30:])
+
+
+def main() -> None:
+    """Build and say where it is."""
+    if sys.argv[1:] != ["build"]:
+        sys.exit("usage: python -m tests.harness.image build")
+    try:
+        print(ensure().archive)
+    except ImageUnavailable as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
