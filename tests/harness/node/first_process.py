@@ -30,6 +30,7 @@ def main(directory: Path, bridge: str, address: str, services: str) -> None:
     _make_network(bridge, address, services)
     _make_folders(directory)
     _keep_tunables(directory / "tunables")
+    _make_cgroups(directory.name)
     (directory / "ready").touch()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
@@ -71,6 +72,22 @@ def _keep_tunables(folder: Path) -> None:
         stand_in = folder / name.replace("/", ".")
         stand_in.write_text(f"{value}\n", encoding="ascii")
         _run("mount", "--bind", str(stand_in), f"/proc/sys/{name}")
+
+
+def _make_cgroups(name: str) -> None:
+    """Make a cgroup of this name in every hierarchy: kubelet makes those of pods below."""
+    root = Path("/sys/fs/cgroup")
+    unified = (root / "cgroup.controllers").exists()
+    for hierarchy in (
+        [root] if unified else [path for path in root.iterdir() if not path.is_symlink()]
+    ):
+        group = hierarchy / name
+        group.mkdir()
+        for file in ("cpuset.cpus", "cpuset.mems"):
+            # Without them a group of the first version takes no process.
+            if not unified and (group / file).exists():
+                value = (hierarchy / file).read_text(encoding="ascii")
+                (group / file).write_text(value, encoding="ascii")
 
 
 def _run(*command: str) -> str:

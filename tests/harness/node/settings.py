@@ -121,7 +121,7 @@ def kubelet(files: Files, authority: Path, serving: KeyPair, names: Path) -> Map
         "clusterDNS": [NAME_SERVER],
         "clusterDomain": "cluster.local",
         "cgroupDriver": "cgroupfs",
-        "cgroupsPerQOS": False,
+        "cgroupsPerQOS": True,
         "cgroupRoot": f"/{files.name}",
         "enforceNodeAllocatable": [],
         "failCgroupV1": False,
