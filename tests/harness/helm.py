@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,8 @@ class Helm:
     def __init__(self, kubeconfig: Path | None = None, *, program: Path | None = None) -> None:
         self._program = program or ensure()
         self._kubeconfig = kubeconfig
-        self._home = tempfile.TemporaryDirectory(prefix="holdfast-helm-")
+        self._home = tempfile.mkdtemp(prefix="holdfast-helm-")
+        weakref.finalize(self, shutil.rmtree, self._home, ignore_errors=True)
 
     def run(self, *arguments: str, input: str | None = None, timeout: float = 600) -> str:
         """Run Helm and return its output. `timeout` is in seconds.
@@ -63,7 +65,7 @@ class Helm:
         Raises:
             HelmError: it ended with an error.
         """
-        home = self._home.name
+        home = self._home
         environ = {
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": home,
