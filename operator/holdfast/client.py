@@ -55,6 +55,7 @@ def connect(
     counter: TokenCounter | None = None,
     summarizer: "SummarizerLike | None" = None,
     observers: Sequence[Observer] = (),
+    holder: str | None = None,
 ) -> "Client":
     """Make a client. No I/O happens before the first call.
 
@@ -77,6 +78,7 @@ def connect(
             function of a `SummaryRequest` that returns the text, `async` or not.
         observers: are told of calls, counts and levels, such as `holdfast.metrics.PrometheusObserver()`
             and `holdfast.tracing.OpenTelemetryObserver()`.
+        holder: how turns name themselves to others; None is the host and the process.
 
     Raises:
         ConfigurationError: nothing says where to connect to, or it cannot be used.
@@ -93,6 +95,7 @@ def connect(
         counter=counter,
         summarizer=summarizer,
         observers=observers,
+        holder=holder,
     )
 
 
@@ -174,6 +177,8 @@ class Client:
         counter: counts tokens, whatever a policy says.
         observers: are told of calls, counts and levels. Of repetitions a `RedisStore` tells its own.
         binding: says which memories there are, and what may be done with them.
+        holder: how turns name themselves to others, at most the last 60 bytes; None is the host and the
+            process.
     """
 
     def __init__(
@@ -186,8 +191,10 @@ class Client:
         summarizer: "SummarizerLike | None" = None,
         observers: Sequence[Observer] = (),
         binding: Binding | None = None,
+        holder: str | None = None,
     ) -> None:
         self._store = store
+        self._holder = _short(holder or f"{socket.gethostname()}:{os.getpid()}")
         self._binding = binding
         self._observers = tuple(observers)
         self._namespace = namespace or _DEFAULT_NAMESPACE
@@ -242,6 +249,7 @@ class Client:
                 flusher=self._flusher,
                 fallback=self._fallbacks.setdefault(address, Fallback(address, feed, self._copies)),
                 fields=bound.fields if bound is not None else {},
+                holder=self._holder,
             )
             self._policies[address], self._memories[key] = feed, memory
         return memory
@@ -265,12 +273,14 @@ class Client:
             self._binding = self._binding.reread()
             return self._binding.memory(name)
 
-    async def aclose(self) -> None:
+    async def aclose(self, *, patience: float = _DRAINING) -> None:
         """End turns that are still open, finish what runs, and close the library's own connections.
 
-        A flush that runs has ten seconds to end; one that is cut off then has changed nothing.
+        Args:
+            patience: seconds that a flush which runs has to end; one that is cut off then has changed
+                nothing.
         """
-        await self._flusher.aclose(_DRAINING)
+        await self._flusher.aclose(patience)
         for feed in self._policies.values():
             await feed.aclose()
         await self._background.aclose(_CLOSING)
@@ -305,6 +315,7 @@ class Memory:
         flusher: Flusher,
         fallback: Fallback,
         fields: Mapping[str, str],
+        holder: str,
     ) -> None:
         self._flusher = flusher
         self._fallback = fallback
@@ -315,7 +326,7 @@ class Memory:
         self._store = store
         self._background = background
         self._preparer = Preparer(format)
-        self._holder = f"{socket.gethostname()}:{os.getpid()}"[-_HOLDER_BYTES:]
+        self._holder = holder
 
     async def erase(
         self, *, labels: Mapping[str, str], dry_run: bool = False, force: bool = False
@@ -411,6 +422,10 @@ class Memory:
         given = self.policies.given
         if given is not None:
             key_of(given.key_template)
+
+
+def _short(holder: str) -> str:
+    return holder.encode()[-_HOLDER_BYTES:].decode(errors="ignore")
 
 
 def _plain_key(template: str | None, id: str) -> str:

@@ -229,6 +229,15 @@ class PolicyFeed:
             self._follower = asyncio.create_task(self._follow())
         return self._current
 
+    async def refresh(self) -> None:
+        """Ask for the policy now. One round trip, so that it also tells whether the store answers.
+
+        Raises:
+            PolicyNotFound: there is none, or the memory is being deleted.
+            StoreUnavailable, AccessDenied: no answer.
+        """
+        await self._fetch()
+
     async def catch_up(self, revision: int) -> None:
         """Fetch until the policy is at least of that revision.
 

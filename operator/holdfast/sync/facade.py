@@ -519,7 +519,9 @@ class Client:
 
         The end of the program does so too.
 
-        A flush that runs has ten seconds to end; one that is cut off then has changed nothing.
+        Args:
+            patience: seconds that a flush which runs has to end; one that is cut off then has changed
+                nothing.
         """
         self._portal.close()
 
@@ -547,6 +549,7 @@ def connect(
     counter: TokenCounter | None = None,
     summarizer: "SummarizerLike | None" = None,
     observers: Sequence[Observer] = (),
+    holder: str | None = None,
 ) -> Client:
     """Make a client. No I/O happens and no thread starts before the first call.
 
@@ -570,6 +573,7 @@ def connect(
             function of a `SummaryRequest` that returns the text, `async` or not.
         observers: are told of calls, counts and levels, such as `holdfast.metrics.PrometheusObserver()`
             and `holdfast.tracing.OpenTelemetryObserver()`.
+        holder: how turns name themselves to others; None is the host and the process.
 
     Raises:
         ConfigurationError: nothing says where to connect to, or it cannot be used.
@@ -584,5 +588,6 @@ def connect(
         counter=counter,
         summarizer=summarizer,
         observers=observers,
+        holder=holder,
     )
     return Client(made)

@@ -1,0 +1,29 @@
+"""`holdfast-sidecar`: the library behind HTTP, for the containers of one pod."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from holdfast.errors import HoldfastError
+from holdfast_sidecar.options import options
+
+_EXTRA = frozenset({"uvicorn", "uvloop", "httptools", "prometheus_client"})
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    try:
+        found = options(arguments, os.environ)
+        from holdfast_sidecar.serving import run  # noqa: PLC0415 - loads the extra
+
+        sys.exit(run(found))
+    except HoldfastError as error:
+        sys.exit(f"holdfast-sidecar: {error}")
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRA:
+            raise
+        sys.exit("holdfast-sidecar: the sidecar is an extra: pip install 'holdfast[sidecar]'")
+
+
+if __name__ == "__main__":
+    main()

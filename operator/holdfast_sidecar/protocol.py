@@ -1,0 +1,202 @@
+"""Connections: HTTP/1.1 by httptools and uvicorn, with bounds that uvicorn does not have.
+
+uvicorn bounds neither the headers nor the time that they take, and lets a connection on which nobody ever
+asked stand for ever. Here a connection has a moment by which something has to have happened, and one look
+a second closes those whose moment has passed: that costs a request no timer.
+"""
+
+import asyncio
+import math
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any, Final, cast
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from holdfast_sidecar.answers import Answer, Refusal, of_refusal
+from holdfast_sidecar.limits import Limits
+
+_LOOK: Final = 1.0
+"""Seconds between looks at the connections."""
+_LINGER: Final = 1.0
+"""Seconds for which what a refused client still sends is dropped, so that it gets to read why."""
+
+
+class Connection(HttpToolsProtocol):
+    """One connection.
+
+    Attributes:
+        due: time of the loop by which something has to have happened; never while a request is in work.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        limits: Limits,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._limits = limits
+        self.due = math.inf
+        self._size = 0
+        self._in_head = False
+        self._in_message = False
+        self._answered = math.inf
+        self._over = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is in work."""
+        cycle = cast("RequestResponseCycle | None", self.cycle)  # none before the first request
+        return cycle is None or cycle.response_complete
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has come; one that is idle goes where there are too many."""
+        super().connection_made(transport)
+        self.due = self.loop.time() + self._limits.fresh_seconds
+        if len(self.connections) > self._limits.connections:
+            _make_room(self, self.connections)
+
+    def data_received(self, data: bytes) -> None:
+        """The client has sent something."""
+        if self._over:
+            return
+        self._unset_keepalive_if_required()
+        parser: httptools.HttpRequestParser = self.parser  # type: ignore[assignment] # None once closed
+        try:
+            parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self.cycle.keep_alive = False  # the request is answered as if it had not asked for that
+        except httptools.HttpParserError as error:
+            reason = error.__context__
+            self.refuse(
+                reason
+                if isinstance(reason, Refusal)
+                else Refusal("RequestInvalid", "this is no request of HTTP/1.1 that can be read")
+            )
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request is here."""
+        super().on_message_begin()
+        self._size, self._in_head, self._in_message = 0, True, True
+        self.due = self.loop.time() + self._limits.head_seconds
+
+    def on_url(self, url: bytes) -> None:
+        """A part of the request's path is here."""
+        self._grow(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header is here."""
+        self._grow(len(name) + len(value) + 4)
+        if len(self.headers) >= self._limits.fields:
+            raise Refusal("HeadersTooLarge", f"a request has at most {self._limits.fields} headers")
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """All headers are here."""
+        self._in_head, self.due = False, math.inf
+        if len(self.pipeline) >= self._limits.pipeline:
+            raise Refusal("RequestInvalid", "too many requests were sent before the first answer")
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The request is here with all of its body."""
+        self._in_message = False
+        super().on_message_complete()
+        if self.idle:
+            self.due = self.loop.time() + self._limits.idle_seconds
+
+    def on_response_complete(self) -> None:
+        """A request is answered; what is still to come of its body is dropped, for a while."""
+        super().on_response_complete()
+        if not self._in_head and not self.pipeline:
+            now = self._answered = self.loop.time()
+            limits = self._limits
+            self.due = now + (limits.body_seconds if self._in_message else limits.idle_seconds)
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Answer what is no request and close; say nothing in the middle of another answer."""
+        self._over = True
+        if self.transport.is_closing():
+            return
+        if not self.idle:
+            self.transport.abort()
+            return
+        self.transport.write(_bytes_of(of_refusal(refusal)))
+        self.loop.call_later(_LINGER, self.transport.close)
+
+    def look(self, now: float) -> None:
+        """Close the connection if its moment has passed."""
+        if now < self.due:
+            if self.idle and now > self._answered + self._limits.write_seconds and self._is_unread:
+                self.transport.abort()
+        elif not self.idle:
+            self.due = now + self._limits.head_seconds  # the head of the next one can wait
+        elif self._in_head:
+            seconds = self._limits.head_seconds
+            self.due = math.inf
+            self.refuse(
+                Refusal("RequestTooSlow", f"the headers did not arrive within {seconds:g} s")
+            )
+        else:
+            self.transport.close()
+
+    @property
+    def _is_unread(self) -> bool:
+        """Whether the client has not taken all that was sent."""
+        return self.transport.get_write_buffer_size() > 0
+
+    def _grow(self, size: int) -> None:
+        self._size += size
+        if self._size > self._limits.head:
+            raise Refusal(
+                "HeadersTooLarge",
+                f"path and headers may have {self._limits.head} bytes together",
+            )
+
+
+async def watch(connections: Iterable[object]) -> None:
+    """Look at all connections every second, until cancelled."""
+    loop = asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(_LOOK)
+        now = loop.time()
+        for one in list(connections):
+            if isinstance(one, Connection):
+                one.look(now)
+
+
+def _make_room(new: Connection, connections: Iterable[object]) -> None:
+    """Close what has been idle for longest; or the new one, where all are at work."""
+    idle = [
+        one
+        for one in connections
+        if isinstance(one, Connection)
+        and one.idle
+        and one is not new
+        and not one.transport.is_closing()
+    ]
+    if idle:
+        min(idle, key=lambda one: one.due).transport.abort()
+    else:
+        new.refuse(
+            Refusal("Overloaded", "too many connections are open: close some", retry_after=1)
+        )
+
+
+def _bytes_of(answer: Answer) -> bytes:
+    lines = [
+        b"HTTP/1.1 %d %s" % (answer.status, HTTPStatus(answer.status).phrase.encode()),
+        b"content-type: " + answer.kind,
+        b"content-length: %d" % len(answer.body),
+        b"connection: close",
+        *(name + b": " + value for name, value in answer.headers),
+    ]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + answer.body
