@@ -2,7 +2,9 @@
 
 Every option has an environment variable, for a Deployment: HOLDFAST_OPERATOR_NAMESPACES (separated by
 commas), KUBECONFIG, HOLDFAST_OPERATOR_CLUSTER_ID, HOLDFAST_OPERATOR_INTERVAL, HOLDFAST_OPERATOR_LOG_FORMAT,
-HOLDFAST_OPERATOR_ABANDON_AFTER,
+HOLDFAST_OPERATOR_ABANDON_AFTER, HOLDFAST_OPERATOR_WEBHOOK_CERTIFICATE_SECRET,
+HOLDFAST_OPERATOR_WEBHOOK_CONFIGURATION, HOLDFAST_OPERATOR_WEBHOOK_SERVICE,
+HOLDFAST_OPERATOR_WEBHOOK_LIFETIME,
 HOLDFAST_OPERATOR_LEADER_ELECTION, HOLDFAST_OPERATOR_LEADER_NAMESPACE, HOLDFAST_OPERATOR_LEASE_DURATION,
 HOLDFAST_OPERATOR_RENEW_DEADLINE, HOLDFAST_OPERATOR_RETRY_PERIOD and HOLDFAST_OPERATOR_HEALTH_PORT.
 """
@@ -18,11 +20,12 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from holdfast_operator.process import Options
+    from holdfast_operator.renewal import Webhook
 
 _log: Final = logging.getLogger("holdfast.operator")
 _FORMATS: Final = ("text", "json")
 _SWITCH: Final = {"true": True, "false": False}
-_EXTRA: Final = frozenset({"kopf", "kubernetes", "aiohttp", "prometheus_client"})
+_EXTRA: Final = frozenset({"kopf", "kubernetes", "aiohttp", "prometheus_client", "cryptography"})
 
 
 def parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
@@ -78,6 +81,7 @@ def parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         help="of /healthz, /readyz and /metrics; 0 for none (default: 8080 if it can be had)",
     )
     _add_leadership(parser, environ, prefix)
+    _add_webhook(parser, environ, prefix)
     return parser
 
 
@@ -109,6 +113,45 @@ def _add_leadership(
             default=environ.get(f"{prefix}{option.upper().replace('-', '_')}") or standard,
             help=f"{meaning} (default: {standard})",
         )
+
+
+def _add_webhook(parser: argparse.ArgumentParser, environ: Mapping[str, str], prefix: str) -> None:
+    group = parser.add_argument_group(
+        "webhook", "its certificate is made and renewed here when all of these are named"
+    )
+    for option, meaning in (
+        ("webhook-certificate-secret", "Secret with the certificate, in the operator's namespace"),
+        ("webhook-configuration", "MutatingWebhookConfiguration that is to trust it"),
+        ("webhook-service", "Service of the webhook, in the operator's namespace"),
+    ):
+        group.add_argument(
+            f"--{option}",
+            metavar="NAME",
+            default=environ.get(f"{prefix}{option.upper().replace('-', '_')}") or None,
+            help=meaning,
+        )
+    group.add_argument(
+        "--webhook-lifetime",
+        type=float,
+        metavar="SECONDS",
+        default=environ.get(f"{prefix}WEBHOOK_LIFETIME") or "7776000",
+        help="of a certificate, which is renewed at two thirds of it, 60 to 315360000 (default: 90 days)",
+    )
+
+
+def _webhook(found: argparse.Namespace, reader: argparse.ArgumentParser) -> "Webhook | None":
+    from holdfast_operator.renewal import Webhook  # noqa: PLC0415 - loads the extra
+
+    named = (found.webhook_certificate_secret, found.webhook_configuration, found.webhook_service)
+    if not any(named):
+        return None
+    if not all(named):
+        reader.error(
+            "--webhook-certificate-secret, --webhook-configuration and --webhook-service go together"
+        )
+    if not 60 <= found.webhook_lifetime <= 315_360_000:
+        reader.error("--webhook-lifetime is not between 60 and 315360000 seconds")
+    return Webhook(*named, lifetime=found.webhook_lifetime)
 
 
 def options(arguments: Sequence[str] | None, environ: Mapping[str, str]) -> "Options":
@@ -144,6 +187,7 @@ def options(arguments: Sequence[str] | None, environ: Mapping[str, str]) -> "Opt
         leader_namespace=found.leader_namespace,
         times=times,
         health_port=found.health_port,
+        webhook=_webhook(found, reader),
     )
 
 

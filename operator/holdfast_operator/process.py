@@ -25,8 +25,10 @@ from holdfast_operator.leadership import Times
 from holdfast_operator.logs import JsonLines, say_last
 from holdfast_operator.metrics import OperatorMetrics
 from holdfast_operator.probes import Probes, Role
+from holdfast_operator.renewal import Renewal, Webhook
 from holdfast_operator.services.ports import Leadership
 from holdfast_operator.storage.backends import ConnectionPool
+from holdfast_operator.storage.certificates import WebhookCertificates
 from holdfast_operator.storage.cluster import WatchedCluster
 from holdfast_operator.storage.definitions import wait_for_definitions
 from holdfast_operator.storage.kubernetes import Kubernetes
@@ -58,6 +60,7 @@ class Options:
         leader_namespace: where their lease is; None takes the pod's own, else `holdfast-system`.
         times: how the lease is kept.
         health_port: of the health server; 0 for none; None: 8080 if it can be had.
+        webhook: whose certificate is kept; None for none.
     """
 
     namespaces: tuple[str, ...] = ()
@@ -70,6 +73,7 @@ class Options:
     leader_namespace: str | None = None
     times: Times = field(default_factory=Times)
     health_port: int | None = None
+    webhook: Webhook | None = None
 
 
 def configure_logs(options: Options) -> None:
@@ -126,7 +130,7 @@ async def _serve(options: Options) -> None:
                     return
                 _log.info("This operator leads, with epoch %d.", leader.epoch)
             renewal = leader.keep() if isinstance(leader, Elector) else asyncio.sleep(0)
-            async with _task(renewal):
+            async with _task(renewal), _task(_keep_certificate(options, kubernetes)):
                 probes.role = Role.LEADER
                 await _act(
                     options,
@@ -192,6 +196,16 @@ async def _act(
         )
     finally:
         await connections.aclose()
+
+
+async def _keep_certificate(options: Options, kubernetes: Kubernetes) -> None:
+    """Keep the webhook's certificate, where this operator is the one who does."""
+    if options.webhook is None:
+        return
+    namespace = options.leader_namespace or own_namespace()
+    webhook = options.webhook
+    store = WebhookCertificates(kubernetes, namespace, webhook.secret, webhook.configuration)
+    await Renewal(store, webhook, namespace, interval=options.interval).keep()
 
 
 @contextlib.asynccontextmanager

@@ -29,6 +29,7 @@ _AT_ONCE: Final = 32
 no sign of an API server that does not answer."""
 _JSON: Final = "application/json"
 _JSON_PATCH: Final = "application/json-patch+json"
+_APPLY: Final = "application/apply-patch+yaml"
 _NOTHING: Final[Body] = MappingProxyType({})
 
 
@@ -127,6 +128,21 @@ class Kubernetes:
             ClusterForbidden, ClusterUnavailable: as `get`.
         """
         return await self._request("PUT", path, body, _JSON)
+
+    async def apply(self, path: str, body: Body, manager: str) -> Body | None:
+        """Apply fields of an object on the server side, and return the object; None when it is gone.
+
+        Args:
+            path: the object's.
+            body: the fields, and nothing else; with the resourceVersion that they were decided on.
+            manager: who owns them from then on.
+
+        Raises:
+            ClusterConflict: the object changed meanwhile; nothing was written.
+            ClusterForbidden, ClusterUnavailable: as `get`.
+        """
+        query = f"fieldManager={manager}&force=true"
+        return await self._request("PATCH", f"{path}?{query}", body, _APPLY)
 
     async def put_status(self, key: Key, version: str, status: Body) -> Body | None:
         """Write the whole status of an object and return the object; None when it is gone.
