@@ -123,10 +123,13 @@ class Node:
             place=Place(ADDRESS, self._namespaces.network, kubelets=True),
             deadline=deadline,
         )
-        serving = plane.certificates.server("kubelet", hosts=[ADDRESS])
+        serving = plane.certificates.server("kubelet-serving", hosts=[ADDRESS])
         settings.write(self._files, self._programs, authority=plane.authority, serving=serving)
-        self._start_parts(plane)
+        self._parts = parts = self._make_parts(plane)
+        parts.start("containerd")
         self._wait(end, "containerd answers", self._containerd_answers)
+        for part in _USERS:
+            parts.start(part)
         for image, program in (
             (settings.PAUSE_IMAGE, "pause"),
             (settings.NAMES_IMAGE, "coredns"),
@@ -141,7 +144,7 @@ class Node:
         self._wait(end, "the node is ready", self._ready)
         self._wait(end, "names are resolved", self._names_resolved)
 
-    def _start_parts(self, plane: ControlPlane) -> None:
+    def _make_parts(self, plane: ControlPlane) -> TiedProcesses:
         kubeconfigs = {
             part: plane.kubeconfig_of(part, user=user.format(name=self.name), groups=groups)
             for part, (user, groups) in _USERS.items()
@@ -155,11 +158,9 @@ class Node:
         )
         env = shutil.which("env") or "/usr/bin/env"
         inside = (*self._namespaces.inside, env, _PATH)
-        self._parts = TiedProcesses(
+        return TiedProcesses(
             self.directory, {part: [*inside, *command] for part, command in commands.items()}
         )
-        for part in commands:
-            self._parts.start(part)
 
     def _containerd_answers(self) -> bool:
         try:

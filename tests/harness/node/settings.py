@@ -194,10 +194,8 @@ def commands(
         f"--metrics-bind-address={_LOOPBACK}:10249",
     ]
     for name in ("kube-controller-manager", "kube-scheduler"):
-        config = kubeconfigs[name]
         kubernetes[name] += [
-            f"--authentication-kubeconfig={config}",
-            f"--authorization-kubeconfig={config}",
+            "--authentication-skip-lookup=true",
             f"--bind-address={_LOOPBACK}",
             "--leader-elect=false",
         ]

@@ -1,0 +1,98 @@
+"""Holdfast installed with Helm on the cluster of the run, and a server for its memories."""
+
+import contextlib
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.e2e import manifests
+from tests.harness import helm as helms
+from tests.harness.helm import Helm
+from tests.harness.node.cluster import Cluster, Namespace, wait
+
+RELEASE = "holdfast"
+HOME = "holdfast-system"
+PLATFORM = "platform"
+
+
+def helm_for(cluster: Cluster, directory: Path) -> Helm:
+    """Helm as it reaches the cluster: that of a node is not to be seen from this machine's network."""
+    program = helms.ensure()
+    if cluster.node is not None:
+        wrapper = directory / "helm"
+        command = shlex.join([*cluster.node.network, str(program)])
+        wrapper.write_text(f'#!/bin/sh\nexec {command} "$@"\n', encoding="utf-8")
+        wrapper.chmod(0o755)
+        program = wrapper
+    return Helm(cluster.kubeconfig, program=program)
+
+
+def values(cluster: Cluster, **more: Any) -> dict[str, Any]:
+    """The values of the stories: everything as the chart has it, but quick to look, in any namespace."""
+    repository, _, tag = cluster.images.holdfast.rpartition(":")
+    return {
+        "image": {"repository": repository, "tag": tag},
+        "rbac": {"secrets": "cluster"},
+        "operator": {"interval": 5},
+        **more,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """An installed Holdfast."""
+
+    cluster: Cluster
+    helm: Helm
+    home: Namespace
+    platform: Namespace
+
+    @classmethod
+    def install(cls, cluster: Cluster, directory: Path) -> "Product":
+        """Install the chart, and a Valkey in the namespace `platform`, and wait until both serve."""
+        product = cls(
+            cluster,
+            helm_for(cluster, directory),
+            cluster.make_namespace(HOME, manifests.RESTRICTED),
+            cluster.make_namespace(PLATFORM, manifests.RESTRICTED),
+        )
+        product.platform.apply(manifests.valkey(cluster.images))
+        product.helm.install(values(cluster), "--wait", "--timeout=5m")
+        tools = manifests.agent(cluster.images, "idle", account="default")
+        product.platform.apply(
+            [manifests.programs(), manifests.deployment("tools", tools, strategy="Recreate")]
+        )
+        product.platform.rolled_out("deploy/valkey")
+        product.platform.rolled_out("deploy/tools")
+        product.platform.apply(manifests.backend())
+        product.platform.ready("membackend/shared")
+        return product
+
+    def team(self, prefix: str = "team") -> Namespace:
+        """A namespace of a team, with the programs of its agents."""
+        team = self.cluster.namespace(prefix, manifests.RESTRICTED)
+        team.apply(manifests.programs())
+        return team
+
+    def redis(self, *command: str) -> str:
+        """Run a command on the server, as its administrator, and return the answer as Python writes it."""
+        url = f"redis://:{manifests.PASSWORD}@{manifests.SERVER}"
+        script = "import sys, redis; print(redis.Redis.from_url(sys.argv[1]).execute_command(*sys.argv[2:]))"
+        return self.platform.exec("deploy/tools", "python", "-c", script, url, *command).strip()
+
+    def restart_redis(self) -> None:
+        """End the server's process; its container comes back with its data."""
+        before = self._redis_restarts()
+        with contextlib.suppress(Exception):
+            self.redis("SHUTDOWN", "NOSAVE")
+        wait(lambda: self._redis_restarts() > before, "the server has restarted")
+
+    def operators(self) -> list[str]:
+        """The names of the operator's pods."""
+        pods = self.home.pods("app.kubernetes.io/component=operator")
+        return [pod["metadata"]["name"] for pod in pods]
+
+    def _redis_restarts(self) -> int:
+        (pod,) = self.platform.pods("app=valkey")
+        return pod["status"]["containerStatuses"][0]["restartCount"]
