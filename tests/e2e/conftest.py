@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.embedded import find_binary
+from tests.e2e.product import Product
 from tests.harness import image
 from tests.harness.image import ImageUnavailable
 from tests.harness.kubernetes_binaries import ControlPlaneUnavailable
@@ -55,6 +56,15 @@ def cluster(request: pytest.FixtureRequest) -> Generator[Cluster]:
         yield from _existing(Path(str(given[0])), str(given[1]))
     else:
         yield from _own(request.getfixturevalue("node_programs"))
+
+
+@pytest.fixture(scope="session")
+def product(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+    """Holdfast, installed with its chart, and a backend for every namespace."""
+    installed = Product.install(cluster, tmp_path_factory.mktemp("helm"))
+    yield installed
+    if cluster.node is None:
+        installed.remove()
 
 
 def _existing(kubeconfig: Path, holdfast: str) -> Iterator[Cluster]:

@@ -1,5 +1,6 @@
 """The objects of the stories: a Valkey, memories, bindings, and pods that use them."""
 
+import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,11 @@ def cron_job(name: str, spec: Object, *, injected: bool = False) -> Object:
 def job_spec(name: str, spec: Object, *, injected: bool) -> Object:
     run_once = {**spec, "restartPolicy": "Never"}
     return {"backoffLimit": 0, "template": template(name, run_once, injected=injected)}
+
+
+def decoded(text: str) -> str:
+    """An entry of a Secret."""
+    return base64.b64decode(text).decode()
 
 
 def named(version: str, kind: str, name: str, spec: Object) -> Object:

@@ -1,6 +1,7 @@
 """Holdfast installed with Helm on the cluster of the run, and a server for its memories."""
 
 import contextlib
+import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,17 +70,37 @@ class Product:
         product.platform.ready("membackend/shared")
         return product
 
+    def remove(self) -> None:
+        """Take everything of it out of a cluster that stays."""
+        self.cluster.close()
+        self.helm.uninstall("--wait")
+
     def team(self, prefix: str = "team") -> Namespace:
         """A namespace of a team, with the programs of its agents."""
         team = self.cluster.namespace(prefix, manifests.RESTRICTED)
         team.apply(manifests.programs())
         return team
 
-    def redis(self, *command: str) -> str:
-        """Run a command on the server, as its administrator, and return the answer as Python writes it."""
-        url = f"redis://:{manifests.PASSWORD}@{manifests.SERVER}"
-        script = "import sys, redis; print(redis.Redis.from_url(sys.argv[1]).execute_command(*sys.argv[2:]))"
-        return self.platform.exec("deploy/tools", "python", "-c", script, url, *command).strip()
+    def redis(self, *command: str, login: tuple[str, str] = ("default", manifests.PASSWORD)) -> str:
+        """Run a command on the server and return its answer as JSON.
+
+        Args:
+            command: and its arguments.
+            login: user and password; absent: the administrator's.
+
+        Raises:
+            KubectlError: the server refused; its word is in the message.
+        """
+        script = ("exec", "deploy/tools", "--", "python", "/programs/redis_command.py")
+        return self.platform.kubectl(*script, manifests.SERVER, *login, *command).strip()
+
+    def conversation(self, team: Namespace, memory: str, session: str) -> list[Any]:
+        """What is stored of a session, oldest first, as an administrator finds it."""
+        key = f"mem:{{{team.name}/{memory}/{session}}}:log"
+        # A record ends with what the agent said.
+        return [
+            json.loads(record)[-1] for record in json.loads(self.redis("LRANGE", key, "0", "-1"))
+        ]
 
     def restart_redis(self) -> None:
         """End the server's process; its container comes back with its data."""
