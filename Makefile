@@ -55,7 +55,7 @@ test-servers: $(READY)
 		$(patsubst %,--ignore %,$(HANDS))
 
 test-operator: $(READY) control-plane
-	$(PYTEST) --numprocesses 2 --dist loadfile tests/cluster tests/chaos
+	$(PYTEST) --numprocesses 2 --dist loadfile tests/cluster tests/chaos tests/chart
 
 verify: $(READY) ## a quarter of an hour of faults, checked: conformance, model, planted faults, histories (DURATION, SEED)
 	@mkdir -p .verify
@@ -105,7 +105,7 @@ $(PEERS)/.ready: requirements/peers.txt
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/peers.txt
 	@touch $@
 
-crds: $(READY) ## generate crds/ and docs/reasons.md from the models
+crds: $(READY) ## generate crds/, the chart's copies and docs/reasons.md from the models
 	$(BIN)/python -m holdfast_operator.crds write
 
 facade: $(READY) ## generate the synchronous library from the asynchronous one
@@ -115,8 +115,14 @@ facade: $(READY) ## generate the synchronous library from the asynchronous one
 crds-check: $(READY)
 	$(BIN)/python -m holdfast_operator.crds check
 
-control-plane: $(READY) ## find or build the Kubernetes control plane for tests (about 4 minutes, once)
+control-plane: $(READY) ## find or build the Kubernetes control plane and Helm for tests (about 5 minutes, once)
 	@$(BIN)/python -m tests.harness.control_plane build || test "$$HOLDFAST_REQUIRE" != all
+	@$(BIN)/python -m tests.harness.helm build || test "$$HOLDFAST_REQUIRE" != all
+
+.PHONY: chart
+chart: $(READY) ## check the Helm chart and package it into dist/
+	@mkdir -p dist
+	@helm=$$($(BIN)/python -m tests.harness.helm build) && $$helm lint --strict charts/holdfast && $$helm package charts/holdfast --destination dist
 
 lock: ## resolve the packages anew, with hashes
 	$(COMPILE) --all-extras --group dev pyproject.toml --output-file requirements/dev.txt

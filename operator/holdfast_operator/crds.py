@@ -1,6 +1,6 @@
 """The CustomResourceDefinitions, made from the models.
 
-python -m holdfast_operator.crds write     writes `crds/*.yaml` and `docs/reasons.md`
+python -m holdfast_operator.crds write     writes `crds/*.yaml`, the chart's copies, and `docs/reasons.md`
 python -m holdfast_operator.crds check     says which of them differ from the models, and fails
 """
 
@@ -27,6 +27,7 @@ from holdfast_operator.status import PENDING
 
 GROUP: Final = "holdfast.dev"
 VERSION: Final = "v1alpha1"
+CHART: Final = Path("charts/holdfast/files/crds")
 HEADER: Final = "# Written by `python -m holdfast_operator.crds write`; do not edit.\n"
 
 
@@ -196,15 +197,17 @@ def crd_text(definition: Definition) -> str:
     return HEADER + text
 
 
-def generated_files(directory: Path, docs: Path) -> Mapping[Path, str]:
+def generated_files(directory: Path, docs: Path, chart: Path) -> Mapping[Path, str]:
     """Return the files made from the models and their texts.
 
     Args:
         directory: the folder of the CRDs.
         docs: the folder of the documentation.
+        chart: the folder of the chart's CRDs: a chart can use no file from outside.
     """
     crds = {
-        directory / f"{GROUP}_{definition.plural}.yaml": crd_text(definition)
+        folder / f"{GROUP}_{definition.plural}.yaml": crd_text(definition)
+        for folder in (directory, chart)
         for definition in DEFINITIONS
     }
     return {**crds, docs / "reasons.md": reasons_document()}
@@ -241,8 +244,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("command", choices=("write", "check"))
     parser.add_argument("--directory", type=Path, default=Path("crds"), help="default: crds")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="default: docs")
+    parser.add_argument("--chart", type=Path, default=CHART, help=f"default: {CHART}")
     options = parser.parse_args(arguments)
-    files = generated_files(options.directory, options.docs)
+    files = generated_files(options.directory, options.docs, options.chart)
     if options.command == "write":
         write(files)
         return 0

@@ -103,7 +103,7 @@ def test_the_operator_takes_the_arguments_that_it_is_given(render: Callable[...,
     found = options(render(values).container(OPERATOR)["args"], {})
     assert (found.cluster_id, found.interval, found.abandon_after) == ("east-1", 30, 60)
     assert (found.json_logs, found.election, found.health_port) == (True, True, 9000)
-    assert (found.times.lease, found.times.renew, found.times.retry) == (30, 20, 5)
+    assert (found.times.lease, found.times.deadline, found.times.retry) == (30, 20, 5)
     some = render({"watchNamespaces": ["team-a", "team-b"]}).container(OPERATOR)["args"]
     assert options(some, {}).namespaces == ("team-a", "team-b")
 
@@ -124,12 +124,26 @@ def test_the_webhook_is_nobody_and_is_always_there(default: Rendered):
     [term] = pod["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
     selector = term["podAffinityTerm"]["labelSelector"]["matchLabels"]
     assert selector == spec["selector"]["matchLabels"]
-    assert default.container(WEBHOOK)["args"] == [
-        "--listen=:9443",
-        "--status=:8081",
+
+
+def test_the_webhook_takes_the_arguments_that_it_is_given(render: Callable[..., Rendered]):
+    from holdfast_webhook.__main__ import options
+
+    values = {"port": 10443, "statusPort": 10081, "logFormat": "text"}
+    rendered = render({"injection": {"webhook": values}})
+    container = rendered.container(WEBHOOK)
+    assert container["command"] == ["holdfast-webhook"]
+    assert container["args"] == [
+        "--listen=:10443",
+        "--status=:10081",
         "--certificates=/certificates",
         "--settings=/etc/holdfast/injection.yaml",
+        "--log-format=text",
     ]
+    options(container["args"], {})
+    assert [port["containerPort"] for port in container["ports"]] == [10443, 10081]
+    mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert {"/certificates", "/etc/holdfast"} <= mounted
 
 
 def test_only_pods_that_asked_can_be_held_up(default: Rendered, render: Callable[..., Rendered]):
@@ -172,7 +186,9 @@ def test_the_webhook_takes_the_settings_that_it_is_given(render: Callable[..., R
 
 
 def test_every_name_follows_the_release(render: Callable[..., Rendered]):
-    """Names of the plain files are placeholders; none of them is left but the lease's, which is fixed."""
+    """Names of the plain files are placeholders; none of them is left."""
+    operator = "memory-holdfast-operator"
+    fixed = {("Deployment", operator), ("Role", f"{operator}-leader")}
     rendered = render(EVERYTHING, release="memory", namespace="agents")
     for each in rendered:
         if each["kind"] == "ConfigMap" or each["metadata"]["name"] in KINDS:
@@ -182,9 +198,8 @@ def test_every_name_follows_the_release(render: Callable[..., Rendered]):
         text = yaml.safe_dump(each)
         assert "holdfast-system" not in text, name
         left = text.replace("memory-holdfast-operator", "").count("holdfast-operator")
-        assert left == (
-            1 if name == "memory-holdfast-operator-leader" and each["kind"] == "Role" else 0
-        ), name
+        # The program, and the lease, of which there is one in a namespace.
+        assert left == ((each["kind"], name) in fixed), (each["kind"], name)
     policy = rendered.one("ValidatingAdmissionPolicy", "memory-holdfast-operator-secrets")
     [condition] = policy["spec"]["matchConditions"]
     assert "'system:serviceaccount:agents:memory-holdfast-operator'" in condition["expression"]
@@ -581,38 +596,6 @@ def test_the_server_for_trying_out_is_off_and_keeps_nothing(
     open_one = render({"tryout": {"enabled": True}}).container("holdfast-tryout")
     assert "--requirepass" not in open_one["args"]
     assert "env" not in open_one
-
-
-# --- notes
-
-
-def notes(helm: Helm, *settings: str) -> str:
-    options = [f"--set={setting}" for setting in settings]
-    said = helm.run(
-        *("install", "holdfast", str(CHART), "--namespace=holdfast-system", "--dry-run=client"),
-        *options,
-    )
-    return said.partition("NOTES:\n")[2]
-
-
-def test_notes_say_what_next(helm: Helm):
-    said = notes(helm)
-    assert "helm --namespace holdfast-system test holdfast" in said
-    assert "no namespace so far" in said
-    assert 'holdfast.dev/inject: "true"' in said
-    block = said.partition("<<EOF\n")[2].partition("  EOF")[0]
-    kinds = [each["kind"] for each in yaml.safe_load_all(block)]
-    assert kinds == ["MemoryBackend", "MemoryResource", "MemoryBinding"]
-
-
-def test_notes_say_what_is_off(helm: Helm):
-    said = notes(helm, "watchNamespaces={team-a}", "tryout.enabled=true")
-    assert "Injection and admission policies are off" in said
-    assert 'holdfast.dev/inject: "true"' not in said
-    assert "It is not for production." in said
-    assert "holdfast-tryout.holdfast-system.svc:6379" in said
-    assert "no namespace so far" not in notes(helm, "rbac.secrets=cluster")
-    assert "definitions are not part of this release" in notes(helm, "crds.install=false")
 
 
 # --- contradictions

@@ -193,13 +193,14 @@ def test_any_value_in_a_field_is_read_or_refused(value: Any) -> None:
 
 
 def test_what_is_committed_is_what_the_models_say() -> None:
-    files = crds.generated_files(ROOT / "crds", ROOT / "docs")
-    assert len(files) == len(crds.DEFINITIONS) + 1
+    files = crds.generated_files(ROOT / "crds", ROOT / "docs", ROOT / crds.CHART)
+    assert len(files) == 2 * len(crds.DEFINITIONS) + 1
     assert "\n".join(crds.differences(files)) == ""
 
 
 def test_writing_twice_gives_the_same_files(tmp_path: Path) -> None:
-    where = ["--directory", str(tmp_path / "crds"), "--docs", str(tmp_path / "docs")]
+    folders = ("--directory", "--docs", "--chart")
+    where = [part for name in folders for part in (name, str(tmp_path / name))]
     assert crds.main(["check", *where]) == 1
     assert crds.main(["write", *where]) == 0
     first = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -209,7 +210,7 @@ def test_writing_twice_gives_the_same_files(tmp_path: Path) -> None:
 
 
 def test_a_difference_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    where = ["--directory", str(tmp_path), "--docs", str(tmp_path)]
+    where = ["--directory", str(tmp_path), "--docs", str(tmp_path), "--chart", str(tmp_path)]
     crds.main(["write", *where])
     path = tmp_path / "holdfast.dev_memorybackends.yaml"
     path.write_text(path.read_text().replace("maximum: 1023", "maximum: 15"))
