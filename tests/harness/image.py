@@ -20,11 +20,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.harness import image_bases
+
 ROOT = Path(__file__).parents[2]
-SUITE = "bookworm"
-PACKAGES = ("ca-certificates", "python3", "python3-venv")
 REFERENCE = "localhost/holdfast:test"
-EPOCH = "1767225600"
+ARGUMENTS: Mapping[str, str] = {
+    "SOURCE_DATE_EPOCH": "1767225600",
+    "VERSION": "0.0.0-test",
+    "REVISION": "0" * 40,
+    "SOURCE": "https://example.org/holdfast",
+    "LICENSES": "Apache-2.0",
+}
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 _SOURCES = (
     *("Dockerfile", ".dockerignore", "pyproject.toml", "hatch_build.py", "README.md", "LICENSE"),
@@ -58,11 +64,10 @@ def ensure(environ: Mapping[str, str] = os.environ) -> Image:
     if archive.is_file():
         archive.touch()
         return Image(archive)
-    with _locked(cache):
+    with opened(cache, environ) as buildah:
         if not archive.is_file():
-            buildah = Buildah.here(cache, environ)
-            name = buildah.build()
-            buildah.save(name, archive)
+            buildah.build()
+            buildah.save(REFERENCE, archive)
             _prune(cache)
     return Image(archive)
 
@@ -84,8 +89,9 @@ def unavailable(environ: Mapping[str, str] = os.environ) -> str | None:
 
 
 def digest_of_sources(root: Path = ROOT) -> str:
-    """The digest of everything that the Dockerfile may copy, itself, and this module."""
-    digest = hashlib.sha256(Path(__file__).read_bytes())
+    """The digest of everything that the Dockerfile may copy, itself, and what makes its bases."""
+    digest = hashlib.sha256(Path(image_bases.__file__).read_bytes())
+    digest.update(Path(__file__).read_bytes())
     for source in _SOURCES:
         path = root / source
         files = [path] if path.is_file() else sorted(path.rglob("*"))
@@ -107,78 +113,60 @@ def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Buildah:
-    """buildah with a store of its own, so that nothing of the machine's is read or changed."""
+    """buildah with a store of its own, so that nothing of the machine's is read or changed.
+
+    Made by `opened`; when its block ends, nothing of it is mounted.
+    """
 
     store: Path
     driver: str
     environ: Mapping[str, str]
 
-    @classmethod
-    def here(cls, cache: Path, environ: Mapping[str, str] = os.environ) -> "Buildah":
-        """Look whether it can be used, and how.
-
-        Raises:
-            ImageUnavailable: not root, or a program is missing.
-        """
-        if (why := unavailable(environ)) is not None:
-            raise ImageUnavailable(why)
-        store = cache / "store"
-        store.mkdir(parents=True, exist_ok=True)
-        # Inside another container's overlay there can be no second one: copies work everywhere.
-        for driver in ("overlay", "vfs"):
-            found = cls(store, driver, environ)
-            if found._call(["info"]).returncode == 0:
-                return found
-        raise ImageUnavailable(f"buildah cannot keep images in {store}")
-
-    def base(self) -> str:
-        """The base image: Debian with Python, made once. Returns its name."""
-        name = f"localhost/holdfast-base:{SUITE}"
-        if self._call(["inspect", "--type", "image", name]).returncode == 0:
-            return name
-        print("making the base image, once (some minutes)", file=sys.stderr)
-        with tempfile.TemporaryDirectory(prefix="base-", dir=self.store.parent) as scratch:
-            tree = Path(scratch, "tree")
-            command = ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
-            done = _run([*command, SUITE, str(tree)], self.environ)
-            if done.returncode != 0:
-                raise ImageUnavailable(f"debootstrap failed:\n{_tail(done)}")
-            for rest in ("var/cache/apt/archives", "var/lib/apt/lists"):
-                shutil.rmtree(tree / rest)
-            container = self("from", "scratch").strip()
-            try:
-                self("add", "--quiet", container, str(tree), "/")
-                self("commit", "--quiet", container, name)
-            finally:
-                self("rm", container)
-        return name
+    def bases(self) -> dict[str, str]:
+        """The build arguments that name the two bases, which are made once."""
+        made = hashlib.sha256(Path(image_bases.__file__).read_bytes()).hexdigest()[:12]
+        full, small = (f"localhost/holdfast-{kind}:{made}" for kind in ("full", "small"))
+        if not all(self._has(name) for name in (full, small)):
+            print("making the base images, once (some minutes)", file=sys.stderr)
+            with tempfile.TemporaryDirectory(prefix="base-", dir=self.store.parent) as scratch:
+                trees = Path(scratch, "full"), Path(scratch, "small")
+                try:
+                    image_bases.make_full(trees[0], self.environ)
+                except image_bases.BaseUnavailable as error:
+                    raise ImageUnavailable(str(error)) from None
+                image_bases.make_small(*trees)
+                for name, tree in zip((full, small), trees, strict=True):
+                    self._import(name, tree)
+        return {"BASE": full, "RUNTIME": small}
 
     def build(
         self,
-        tag: str = REFERENCE,
+        name: str = REFERENCE,
         *,
         arguments: Mapping[str, str] | None = None,
+        secret: str = "",
         layers: bool = True,
-    ) -> str:
-        """Build the Dockerfile of this work tree and return the image's name.
+    ) -> None:
+        """Build the Dockerfile of this work tree.
 
         Args:
-            tag: the name.
+            name: the image's name.
             arguments: build arguments over the tests' own.
+            secret: text that the pip.conf of the build has besides what is needed, as a comment.
             layers: whether steps that ran before are taken from the cache.
         """
-        given = {"BASE": self.base(), "SOURCE_DATE_EPOCH": EPOCH, **(arguments or {})}
+        given = {**self.bases(), **ARGUMENTS, **(arguments or {})}
         with tempfile.TemporaryDirectory(prefix="pip-", dir=self.store.parent) as scratch:
             configuration = Path(scratch, "pip.conf")
-            configuration.write_text(pip_configuration(self.environ), encoding="utf-8")
+            text = f"{pip_configuration(self.environ)}# {secret}\n"
+            configuration.write_text(text, encoding="utf-8")
             command = ["build", "--isolation=chroot", "--network=host", "--format=oci"]
-            command += [f"--timestamp={given['SOURCE_DATE_EPOCH']}", f"--tag={tag}"]
+            command += [f"--timestamp={given['SOURCE_DATE_EPOCH']}", f"--tag={name}"]
             command += ["--layers" if layers else "--no-cache", "--pull-never"]
             command += [f"--secret=id=pip,src={configuration}"]
             command += [f"--secret=id=certificates,src={_CERTIFICATES}"]
-            command += [f"--build-arg={name}={value}" for name, value in given.items()]
+            command += [f"--build-arg={key}={value}" for key, value in given.items()]
             self(*command, str(ROOT))
-        return tag
 
     def save(self, name: str, archive: Path) -> None:
         """Write an image as an OCI archive, in one step: nobody ever sees half a file."""
@@ -188,14 +176,49 @@ class Buildah:
 
     def __call__(self, *arguments: str) -> str:
         """Run buildah and return what it printed; raises `ImageUnavailable` when it failed."""
-        done = self._call(arguments)
+        done = self.call(*arguments)
         if done.returncode != 0:
-            raise ImageUnavailable(f"buildah {arguments[0]} failed:\n{_tail(done)}")
+            lines = "\n".join((done.stdout + done.stderr).splitlines()[-30:])
+            raise ImageUnavailable(f"buildah {arguments[0]} failed:\n{lines}")
         return done.stdout
 
-    def _call(self, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run buildah and return how it ended."""
         where = ["--root", str(self.store / "root"), "--runroot", str(self.store / "run")]
         return _run(["buildah", *where, "--storage-driver", self.driver, *arguments], self.environ)
+
+    def _has(self, name: str) -> bool:
+        return self.call("inspect", "--type", "image", name).returncode == 0
+
+    def _import(self, name: str, tree: Path) -> None:
+        container = self("from", "scratch").strip()
+        self("add", "--quiet", container, str(tree), "/")
+        self("commit", "--quiet", "--rm", container, name)
+
+
+@contextmanager
+def opened(cache: Path, environ: Mapping[str, str] = os.environ) -> Iterator[Buildah]:
+    """Have buildah with the store in `cache` for oneself: others wait until the block ends.
+
+    Raises:
+        ImageUnavailable: not root, or a program is missing.
+    """
+    if (why := unavailable(environ)) is not None:
+        raise ImageUnavailable(why)
+    store = cache / "store"
+    store.mkdir(parents=True, exist_ok=True)
+    with (cache / "lock").open("w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # closing the file gives it back
+        # Inside another container's overlay there can be no second one: copies work everywhere.
+        candidates = [Buildah(store, driver, environ) for driver in ("overlay", "vfs")]
+        usable = [one for one in candidates if one.call("info").returncode == 0]
+        if not usable:
+            raise ImageUnavailable(f"buildah cannot keep images in {store}")
+        try:
+            yield usable[0]
+        finally:
+            # A build in stages, or one that was stopped, leaves containers, and they are mounted.
+            usable[0].call("rm", "--all")
 
 
 def pip_configuration(environ: Mapping[str, str] = os.environ) -> str:
@@ -217,14 +240,6 @@ def pip_configuration(environ: Mapping[str, str] = os.environ) -> str:
     return "\n".join(["[global]", "cert = /run/secrets/certificates", *lines, ""])
 
 
-@contextmanager
-def _locked(cache: Path) -> Iterator[None]:
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / "lock").open("w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # closing the file gives it back
-        yield
-
-
 def _prune(cache: Path) -> None:
     """Keep the archives that were used last: every change of a source makes another one."""
     archives = sorted(cache.glob("holdfast-*.oci.tar"), key=lambda file: file.stat().st_mtime)
@@ -236,10 +251,6 @@ def _run(command: Sequence[str], environ: Mapping[str, str]) -> subprocess.Compl
     return subprocess.run(
         command, env=dict(environ), capture_output=True, text=True, check=False, cwd="/"
     )
-
-
-def _tail(done: subprocess.CompletedProcess[str]) -> str:
-    return "\n".join((done.stdout + done.stderr).splitlines()[-30:])
 
 
 def main() -> None:
