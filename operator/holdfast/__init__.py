@@ -47,7 +47,8 @@ from holdfast.values import (
 )
 
 if TYPE_CHECKING:
-    from holdfast.client import Client, Memory, connect
+    from holdfast.client import Client, Memory
+    from holdfast.connecting import connect
     from holdfast.log import MessageLog
     from holdfast.policy import Policy
     from holdfast.session import Session
@@ -114,7 +115,7 @@ _LAZY = {
     "Session": "session",
     "TokenCounter": "tokens",
     "Turn": "turn",
-    "connect": "client",
+    "connect": "connecting",
 }
 
 

@@ -1,18 +1,17 @@
-"""Where a program begins: a client, its memories, their sessions."""
+"""A client, its memories, their sessions."""
 
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
-from urllib.parse import parse_qs, urlsplit
 
 from holdfast.background import Background
 from holdfast.breaker import Breaker, Guarded
 from holdfast.copies import Copies
 from holdfast.counting import OwnCounter
 from holdfast.erasure import LabelledErasure
-from holdfast.errors import ConfigurationError, MemoryNotFound, SessionKeyError
+from holdfast.errors import MemoryNotFound, SessionKeyError
 from holdfast.fallback import Fallback
 from holdfast.flushing import Flusher
 from holdfast.keys import label_digests, memory_address, session_key, template_key
@@ -22,148 +21,19 @@ from holdfast.policies import PolicyFeed
 from holdfast.policy import Policy, PolicySource, load_policy
 from holdfast.session import Session
 from holdfast.store import MemoryStore, SessionStore
-from holdfast.store.addresses import OPTIONS
-from holdfast.store.bindings import ROOT, Binding, BoundMemory, find_binding
-from holdfast.store.in_memory import InMemoryStore
+from holdfast.store.bindings import Binding, BoundMemory
 from holdfast.store.read_only import ReadOnlyStore
-from holdfast.store.refusals import unreadable_address
 from holdfast.telemetry import Observer, Telemetry
 from holdfast.tokens import TokenCounter
-from holdfast.values import Durability, MemoryAddress, Receipt
+from holdfast.values import MemoryAddress, Receipt
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis
-    from redis.asyncio.cluster import RedisCluster
-
     from holdfast.summaries import SummarizerLike
 
 _HOLDER_BYTES = 60
 _DEFAULT_NAMESPACE = "local"
-_DEFAULT_PREFIX = "mem"
-_OPTIONS = ("namespace", "prefix", "replicas", "wait", *OPTIONS)
 _DRAINING = 10.0  # seconds that closing waits for flushes
 _CLOSING = 2.0  # seconds that closing waits for leases that are being given back
-
-
-def connect(
-    url: str | None = None,
-    *,
-    namespace: str | None = None,
-    policy: PolicySource | None = None,
-    client: "Redis | RedisCluster | None" = None,
-    durability: Durability | None = None,
-    counter: TokenCounter | None = None,
-    summarizer: "SummarizerLike | None" = None,
-    observers: Sequence[Observer] = (),
-    holder: str | None = None,
-) -> "Client":
-    """Make a client. No I/O happens before the first call.
-
-    Args:
-        url: `redis://host:port/0?namespace=team-a&prefix=mem`, `redis+cluster://host:port,host:port`,
-            `redis+sentinel://host:port,host:port/primary`, each with TLS as `rediss` instead of
-            `redis` (options ca, cert, key, server-name), `unix:///path/of/socket`, or `memory://` for
-            a store in this process. None takes the variable `HOLDFAST_URL`, or else the one binding
-            under `SERVICE_BINDING_ROOT`, whose memories have their names there.
-        namespace: of the memories; instead of the URL's, else `local`.
-        policy: what holds where no operator wrote a policy: the path of a MemoryResource manifest, a
-            mapping in its form, or a `Policy`.
-        client: your own redis-py client, of a server, of a Cluster, or made by a `Sentinel`; it is
-            never closed. For the last two, connections of our own are made with its settings.
-        durability: how many replicas confirm appends and turns; instead of the URL's
-            `replicas=1&wait=100ms`, else none is asked.
-        counter: your own token counter, for all memories and whatever their policies say. It is asked
-            on a thread of its own, 30 s for each message.
-        summarizer: writes summaries, whatever the policies say: an object with `summarize`, or a
-            function of a `SummaryRequest` that returns the text, `async` or not.
-        observers: are told of calls, counts and levels, such as `holdfast.metrics.PrometheusObserver()`
-            and `holdfast.tracing.OpenTelemetryObserver()`.
-        holder: how turns name themselves to others; None is the host and the process.
-
-    Raises:
-        ConfigurationError: nothing says where to connect to, or it cannot be used.
-        PolicyInvalid: the policy breaks a rule; names file, line, field and reason.
-    """
-    address = url or os.environ.get("HOLDFAST_URL") if client is None else url
-    binding = _binding(namespace) if not address and client is None else None
-    options = _options(address) if address else {}
-    return Client(
-        _store(address, options, client or binding, durability=durability, observers=observers),
-        binding=binding,
-        namespace=namespace or options.get("namespace"),
-        policy=policy,
-        counter=counter,
-        summarizer=summarizer,
-        observers=observers,
-        holder=holder,
-    )
-
-
-def _binding(namespace: str | None) -> Binding:
-    root = os.environ.get(ROOT)
-    if not root:
-        raise ConfigurationError(
-            "nothing says where the memory is: give a url to connect(), such as "
-            "'redis://localhost:6379' or 'memory://', set HOLDFAST_URL, or mount a binding. Tried: the "
-            f"argument (not given), HOLDFAST_URL (not set), {ROOT} (not set)"
-        )
-    if namespace is not None:
-        raise ConfigurationError(
-            f"the memories of a binding have their namespace: leave it out, or give a url. Tried: {ROOT}"
-        )
-    return find_binding(root)
-
-
-def _store(
-    address: str | None,
-    options: Mapping[str, str],
-    client: "Redis | RedisCluster | Binding | None",
-    *,
-    durability: Durability | None,
-    observers: Sequence[Observer],
-) -> MemoryStore:
-    if client is None and address is not None and urlsplit(address).scheme == "memory":
-        return InMemoryStore()
-    from holdfast.store.redis import RedisStore  # noqa: PLC0415 - loads the redis client
-
-    prefix = options.get("prefix", _DEFAULT_PREFIX)
-    confirmed = durability or _durability(options)
-    if isinstance(client, Binding):
-        return RedisStore.at(
-            client.address, prefix=client.prefix, durability=confirmed, observers=observers
-        )
-    if client is not None:
-        return RedisStore.from_client(
-            client, prefix=prefix, durability=confirmed, observers=observers
-        )
-    assert address is not None
-    return RedisStore.from_url(address, prefix=prefix, durability=confirmed, observers=observers)
-
-
-def _options(url: str) -> dict[str, str]:
-    try:
-        address = urlsplit(url)
-    except ValueError:
-        raise unreadable_address() from None
-    if "@" in address.query or address.fragment:
-        raise unreadable_address()  # it cuts a password in two: show neither half
-    parts = parse_qs(address.query, keep_blank_values=True)
-    unknown = sorted(parts.keys() - set(_OPTIONS))
-    if unknown:
-        raise ConfigurationError(
-            f"the url has the unknown option {unknown[0]!r}; there are {', '.join(_OPTIONS)}"
-        )
-    return {name: values[-1] for name, values in parts.items()}
-
-
-def _durability(options: Mapping[str, str]) -> Durability | None:
-    if "replicas" not in options:
-        return None
-    replicas = options["replicas"]
-    return Durability(
-        replicas=int(replicas) if replicas.isascii() and replicas.isdigit() else -1,
-        timeout=options.get("wait", Durability().timeout),
-    )
 
 
 class Client:
@@ -273,14 +143,20 @@ class Client:
             self._binding = self._binding.reread()
             return self._binding.memory(name)
 
-    async def aclose(self, *, patience: float = _DRAINING) -> None:
-        """End turns that are still open, finish what runs, and close the library's own connections.
+    async def drain(self, seconds: float) -> None:
+        """Start no more flushes, and let those that run end; before `aclose`, where time is short.
 
         Args:
-            patience: seconds that a flush which runs has to end; one that is cut off then has changed
-                nothing.
+            seconds: that a flush has to end; one that is cut off then has changed nothing.
         """
-        await self._flusher.aclose(patience)
+        await self._flusher.aclose(seconds)
+
+    async def aclose(self) -> None:
+        """End turns that are still open, finish what runs, and close the library's own connections.
+
+        A flush that runs has ten seconds to end; one that is cut off then has changed nothing.
+        """
+        await self.drain(_DRAINING)
         for feed in self._policies.values():
             await feed.aclose()
         await self._background.aclose(_CLOSING)

@@ -185,15 +185,32 @@ class Place:
         error.session = error.session or self._key
 
 
+class Nameable(Protocol):
+    """What a call is about."""
+
+    @property
+    def telemetry(self) -> Telemetry:
+        """Tells observers what happens in the memory."""
+        ...
+
+    def name(self, error: HoldfastError) -> None:
+        """Say in an error which memory and session it is about, unless it does."""
+        ...
+
+
 class Naming:
     """A call, or a part of one; made by `Place.naming`.
 
     A class, because it stands around every call: a generator takes several times as long.
+
+    Args:
+        place: what the call is about.
+        call: what observers are told of; None for a part of a call.
     """
 
     __slots__ = ("_call", "_place", "_watch")
 
-    def __init__(self, place: Place, call: Call | None) -> None:
+    def __init__(self, place: Nameable, call: Call | None) -> None:
         self._place = place
         self._call = call
         self._watch: Watch | None = None

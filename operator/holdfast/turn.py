@@ -16,9 +16,42 @@ from holdfast.store.refusals import lease_lost, turn_interrupted
 from holdfast.telemetry import Call, outcome_of
 from holdfast.values import AppendResult, Caller, Messages, Page, Status
 
-__all__ = ["Signal", "Turn"]
+__all__ = ["Body", "Signal", "Turn"]
 
 T = TypeVar("T")
+
+
+class Body:
+    """The task that holds a turn, and the cancellation with which an interrupted turn may end it.
+
+    Args:
+        cancels: an interruption cancels it.
+    """
+
+    def __init__(self, *, cancels: bool) -> None:
+        self._cancels = cancels
+        self._task: asyncio.Task[Any] | None = None
+        self._cancelling = 0
+        self._cancelled = False
+
+    def begin(self) -> None:
+        """The current task holds the turn from now on."""
+        self._task = asyncio.current_task()
+        self._cancelling = self._task.cancelling() if self._task is not None else 0
+
+    def interrupt(self) -> None:
+        """The turn was interrupted."""
+        # A call of the body itself raises, and need not be told twice.
+        if self._cancels and self._task is not None and self._task is not asyncio.current_task():
+            self._cancelled = self._task.cancel()
+
+    def end(self, error: BaseException | None) -> bool:
+        """Whether the body ended because it was cancelled, by nobody but this turn."""
+        if not self._cancelled or self._task is None:
+            return False
+        self._cancelled = False
+        ours = self._task.uncancel() <= self._cancelling
+        return ours and isinstance(error, asyncio.CancelledError)
 
 
 class Turn(MessageLog):
@@ -40,18 +73,15 @@ class Turn(MessageLog):
         cancels: bool = False,
     ) -> None:
         super().__init__(place)
+        self._body = Body(cancels=cancels)
         self._lease = HeldLease(
             place,
             wait=wait,
             ttl=ttl,
             holder=holder,
             background=background,
-            on_interrupt=self._cancel_body,
+            on_interrupt=self._body.interrupt,
         )
-        self._cancels = cancels
-        self._body: asyncio.Task[Any] | None = None
-        self._cancelling = 0
-        self._cancelled = False
         self._written: set[int] = set()
         self._since = 0.0
 
@@ -84,8 +114,7 @@ class Turn(MessageLog):
         with self._place.naming(Call.WAIT):
             await self._lease.acquire()
         self._since = time.monotonic()
-        self._body = asyncio.current_task()
-        self._cancelling = self._body.cancelling() if self._body is not None else 0
+        self._body.begin()
         return self
 
     async def __aexit__(
@@ -104,8 +133,8 @@ class Turn(MessageLog):
         try:
             await self._lease.release()
         finally:
-            ours = self._take_back_cancellation()
-        if ours and isinstance(error, asyncio.CancelledError):
+            ours = self._body.end(error)
+        if ours:
             with self._place.naming():
                 raise turn_interrupted() from error
 
@@ -185,22 +214,10 @@ class Turn(MessageLog):
         if not self._holds(status) or status.epoch != self._lease.epoch:
             raise lease_lost()
 
-    def _cancel_body(self) -> None:
-        # A call of the body itself raises, and need not be told twice.
-        if self._cancels and self._body is not None and self._body is not asyncio.current_task():
-            self._cancelled = self._body.cancel()
-
     def _tell_of_the_end(self) -> None:
         lost = turn_interrupted() if self.interrupted else lease_lost() if self.lost else None
         seconds = time.monotonic() - self._since
         self._place.telemetry.timed(Call.HOLD, outcome_of(lost), seconds)
-
-    def _take_back_cancellation(self) -> bool:
-        """Whether the body was cancelled by nobody but this turn."""
-        if not self._cancelled or self._body is None:
-            return False
-        self._cancelled = False
-        return self._body.uncancel() <= self._cancelling
 
     def _cleared(self, epoch: int) -> None:
         self._lease.epoch = epoch

@@ -188,7 +188,8 @@ class GivenMemories(Memories):
 
     async def aclose(self, patience: float) -> None:
         """Close the client."""
-        await self._client.aclose(patience=patience)
+        await self._client.drain(patience)
+        await self._client.aclose()
 
 
 class MakesClient(Protocol):
@@ -270,7 +271,8 @@ class BoundMemories(Memories):
             task.cancel()
         await asyncio.gather(*self._retired, return_exceptions=True)
         if self._client is not None:
-            await self._client.aclose(patience=patience)
+            await self._client.drain(patience)
+            await self._client.aclose()
 
     def _bound(self) -> tuple[Binding, Client]:
         if self._binding is None or self._client is None:
@@ -351,4 +353,5 @@ async def _close_later(client: Client) -> None:
     try:
         await asyncio.sleep(_RETIRED)
     finally:
-        await client.aclose(patience=0.0)
+        await client.drain(0.0)
+        await client.aclose()

@@ -13,7 +13,8 @@ import uvicorn
 import uvloop
 from prometheus_client import CollectorRegistry, generate_latest
 
-from holdfast.client import Client, connect
+from holdfast.client import Client
+from holdfast.connecting import connect
 from holdfast.metrics import PrometheusObserver
 from holdfast.store.bindings import Binding
 from holdfast.store.redis import RedisStore

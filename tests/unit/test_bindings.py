@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from holdfast.client import Client, connect
+from holdfast.client import Client
+from holdfast.connecting import connect
 from holdfast.errors import AccessDenied, ConfigurationError, MemoryNotFound, SessionKeyError
 from holdfast.store.addresses import Login, Mode, Tls
 from holdfast.store.bindings import ROOT, find_binding

@@ -11,7 +11,8 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 import holdfast
-from holdfast.client import Client, Memory, connect
+from holdfast.client import Client, Memory
+from holdfast.connecting import connect
 from holdfast.errors import (
     BudgetTooSmall,
     ConfigurationError,

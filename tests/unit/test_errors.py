@@ -33,7 +33,8 @@ from redis.exceptions import (
 import holdfast
 from holdfast import errors
 from holdfast.breaker import Breaker
-from holdfast.client import Client, connect
+from holdfast.client import Client
+from holdfast.connecting import connect
 from holdfast.counting import MOST_HANGING, OwnCounter
 from holdfast.errors import HoldfastError
 from holdfast.formats import read_facts

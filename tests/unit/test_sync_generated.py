@@ -153,6 +153,9 @@ class Memory:
 
 class Client:
     """A client."""
+''',
+    "connecting": '''
+from holdfast.client import Client
 
 def connect() -> Client:
     """Connect; `async with holdfast.connect()`; `await client.call()`."""

@@ -11,7 +11,8 @@ import pytest
 from redis.exceptions import BusyLoadingError, NoScriptError
 
 from holdfast import errors
-from holdfast.client import Client, connect
+from holdfast.client import Client
+from holdfast.connecting import connect
 from holdfast.errors import HoldfastError, LeaseLost, StoreUnavailable, TokenCountFailed
 from holdfast.store.in_memory import InMemoryStore
 from holdfast.store.redis.carrier import Broken

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import holdfast.client
+import holdfast.connecting
 import holdfast.log
 import holdfast.session
 import holdfast.turn
@@ -514,14 +515,20 @@ class Client:
         memory = self._portal.direct(self._client.memory, name, format=format)
         return Memory(self._portal, memory)
 
+    def drain(self, seconds: float) -> None:
+        """Start no more flushes, and let those that run end; before `aclose`, where time is short.
+
+        Args:
+            seconds: that a flush has to end; one that is cut off then has changed nothing.
+        """
+        self._portal.run(self._client.drain, seconds)
+
     def close(self) -> None:
         """End turns that are still open, cancel calls that still run, and close connections.
 
         The end of the program does so too.
 
-        Args:
-            patience: seconds that a flush which runs has to end; one that is cut off then has changed
-                nothing.
+        A flush that runs has ten seconds to end; one that is cut off then has changed nothing.
         """
         self._portal.close()
 
@@ -579,7 +586,7 @@ def connect(
         ConfigurationError: nothing says where to connect to, or it cannot be used.
         PolicyInvalid: the policy breaks a rule; names file, line, field and reason.
     """
-    made = holdfast.client.connect(
+    made = holdfast.connecting.connect(
         url,
         namespace=namespace,
         policy=policy,

@@ -108,6 +108,7 @@ def facade_text() -> str:
     imports = Imports(local={facade.name for facade in FACADES})
     for facade in FACADES:
         imports.module(facade.module)
+    imports.module("holdfast.connecting")
     imports.name("holdfast.sync.portal", "Portal")
     classes = [_class(facade, imports) for facade in FACADES]
     text = "\n\n\n".join([*classes, _connect(imports)])
@@ -256,11 +257,11 @@ def _passed_on(function: Function, imports: Imports) -> list[str]:
 
 
 def _connect(imports: Imports) -> str:
-    source = Source("holdfast.client")
+    source = Source("holdfast.connecting")
     function = source.function("connect")
     head = _spread("def connect(", _parameters("connect", function, imports), ") -> Client:")
     docstring = _docstring("connect", function.docstring, 4)
-    call = _spread("    made = holdfast.client.connect(", function.arguments(), ")")
+    call = _spread("    made = holdfast.connecting.connect(", function.arguments(), ")")
     return f"{head}\n{docstring}\n{call}\n    return Client(made)"
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
-from holdfast.client import connect
+from holdfast.connecting import connect
 from holdfast.errors import ConfigurationError
 
 _HIDDEN = "***"
