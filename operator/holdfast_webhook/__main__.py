@@ -25,10 +25,11 @@ _FORMATS: Final = ("text", "json")
 _SEVERITIES: Final = {"WARNING": "warn", "CRITICAL": "fatal"}
 
 
-class _JsonLines(logging.Formatter):
+class JsonLines(logging.Formatter):
     """One JSON object a line: `timestamp`, `severity`, `logger`, `message`, perhaps `exception`."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
         fields = {
             "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(),
             "severity": _SEVERITIES.get(record.levelname, record.levelname.lower()),
@@ -97,7 +98,7 @@ def configure_logs(*, json_lines: bool) -> None:
     """Set up the logs of the process."""
     handler = logging.StreamHandler()
     text = logging.Formatter("[%(asctime)s] %(name)-20.20s [%(levelname)-8.8s] %(message)s")
-    handler.setFormatter(_JsonLines() if json_lines else text)
+    handler.setFormatter(JsonLines() if json_lines else text)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.captureWarnings(True)
 

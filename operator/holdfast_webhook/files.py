@@ -70,15 +70,15 @@ class Reread(Generic[T]):
         except (Unusable, OSError) as error:
             if str(error) != self._fault:
                 self._fault = str(error)
-                later = "" if self._value is None else " Those of before go on being used."
-                _log.error("The %s cannot be used: %s.%s", self._name, error, later)
+                later = "" if self._value is None else " The files of before go on being used."
+                _log.error("The files of the %s cannot be used: %s.%s", self._name, error, later)
             self._noted(self._name, False)
             return False
         again = self._value is not None
         self._value, self._digest, self._fault = value, digest, ""
         self._noted(self._name, True)
         if again:
-            _log.info("The %s changed and are used from now on.", self._name)
+            _log.info("New files are used from now on: the %s.", self._name)
         return True
 
 

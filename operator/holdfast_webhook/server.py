@@ -24,7 +24,7 @@ from holdfast_webhook.files import (
     settings_of,
 )
 from holdfast_webhook.metrics import WebhookMetrics
-from holdfast_webhook.settings import Settings, SettingsUnusable
+from holdfast_webhook.settings import Settings, load_settings
 
 _log: Final = logging.getLogger("holdfast.webhook")
 
@@ -90,19 +90,17 @@ async def serve(options: Options) -> None:
         SettingsUnusable: there are no usable settings at the start.
         NoPort: an address cannot be listened on.
     """
+    started = load_settings(options.settings)
     metrics, stop = WebhookMetrics(), asyncio.Event()
     settings = Reread("settings", lambda: (options.settings,), settings_of, metrics.usable)
     certificate = Reread(
         "certificate", certificate_paths(options.certificates), certificate_of, metrics.usable
     )
     settings.look()
-    if settings.value is None:
-        raise SettingsUnusable(f"{settings.fault}.")
     certificate.look()
 
     def current() -> Settings:
-        assert settings.value is not None, "it is there from the start"
-        return settings.value
+        return settings.value or started
 
     def ready() -> str:
         shown = certificate.value

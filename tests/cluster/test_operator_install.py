@@ -109,6 +109,7 @@ def test_the_roles_hold_no_more_than_the_code_uses():
     verbs: dict[tuple[str, str], set[str]] = {}
     for name in (
         *("discovery", "operator", "backend-secrets", "binding-secrets", "namespaced", "leader"),
+        "certificates",
     ):
         documents = yaml.safe_load_all((RBAC / f"{name}.yaml").read_text(encoding="utf-8"))
         for document in documents:
@@ -134,4 +135,5 @@ def test_the_roles_hold_no_more_than_the_code_uses():
         ("", "configmaps"): {"get"},
         ("apiextensions.k8s.io", "customresourcedefinitions"): {"get"},
         ("coordination.k8s.io", "leases"): {"get", "create", "update"},
+        ("admissionregistration.k8s.io", "mutatingwebhookconfigurations"): {"get", "patch"},
     }
