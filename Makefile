@@ -15,7 +15,7 @@ IMAGE := $(patsubst %,--extra %,cli operator webhook sidecar mcp summaries) $(pa
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-cluster test test-fast test-pythons test-cluster verify verify-operator lint format types bench bench-operator bench-peers crds facade lock control-plane clean
+.PHONY: help setup demo demo-cluster test test-fast test-pythons test-cluster test-e2e verify verify-operator lint format types bench bench-operator bench-peers crds facade lock control-plane clean
 
 help: ## list what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -76,6 +76,9 @@ test-fast: $(READY) ## the tests that need no server, in under a minute
 
 test-cluster: $(READY) control-plane ## only the tests on the Kubernetes API server
 	$(PYTEST) tests/cluster
+
+test-e2e: $(READY) ## stories with real pods, on a whole node that is brought up here (KUBECONFIG and HOLDFAST_IMAGE: on a cluster of yours)
+	$(PYTEST) tests/e2e $(if $(SECONDS),--story-seconds $(SECONDS))
 
 test-pythons: ## unit and conformance tests on every other supported interpreter found here
 	.ci/pythons

@@ -43,10 +43,9 @@ def valkey(images: Images) -> list[Object]:
         "volumeMounts": [{"name": "data", "mountPath": "/data"}],
     }
     pod = pod_spec([container], volumes=[{"name": "data", "emptyDir": {}}])
-    port = {"port": 6379}
     return [
         deployment("valkey", pod, strategy="Recreate"),
-        named("v1", "Service", "valkey", {"selector": {"app": "valkey"}, "ports": [port]}),
+        service("valkey", 6379),
         {
             "apiVersion": "v1",
             "kind": "Secret",
@@ -155,6 +154,10 @@ def deployment(
             "template": template(name, spec, injected=injected),
         },
     )
+
+
+def service(name: str, port: int) -> Object:
+    return named("v1", "Service", name, {"selector": {"app": name}, "ports": [{"port": port}]})
 
 
 def pod(name: str, spec: Object, *, injected: bool = False, **annotations: str) -> Object:

@@ -5,7 +5,7 @@ import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.e2e import manifests
 from tests.harness import helm as helms
@@ -38,6 +38,13 @@ def values(cluster: Cluster, **more: Any) -> dict[str, Any]:
         "operator": {"interval": 5},
         **more,
     }
+
+
+class Record(NamedTuple):
+    """A stored message, and its place in the log."""
+
+    seq: int
+    item: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +101,11 @@ class Product:
         script = ("exec", "deploy/tools", "--", "python", "/programs/redis_command.py")
         return self.platform.kubectl(*script, manifests.SERVER, *login, *command).strip()
 
-    def conversation(self, team: Namespace, memory: str, session: str) -> list[Any]:
+    def records(self, team: Namespace, memory: str, session: str) -> list[Record]:
         """What is stored of a session, oldest first, as an administrator finds it."""
         key = f"mem:{{{team.name}/{memory}/{session}}}:log"
-        # A record ends with what the agent said.
-        return [
-            json.loads(record)[-1] for record in json.loads(self.redis("LRANGE", key, "0", "-1"))
-        ]
+        stored = json.loads(self.redis("LRANGE", key, "0", "-1"))
+        return [Record(seq=record[2], item=record[-1]) for record in map(json.loads, stored)]
 
     def restart_redis(self) -> None:
         """End the server's process; its container comes back with its data."""
@@ -113,6 +118,11 @@ class Product:
         """The names of the operator's pods."""
         pods = self.home.pods("app.kubernetes.io/component=operator")
         return [pod["metadata"]["name"] for pod in pods]
+
+    def kill_operators(self) -> None:
+        """End all pods of the operator at once, with no time for goodbyes."""
+        for name in self.operators():
+            self.home.kill(name)
 
     def _redis_restarts(self) -> int:
         (pod,) = self.platform.pods("app=valkey")

@@ -19,7 +19,5 @@ def test_a_job_and_a_cron_job_complete_and_their_last_append_is_kept(product: Pr
     for pod in pods:
         (sidecar,) = pod["status"]["initContainerStatuses"]
         assert sidecar["state"]["terminated"]["exitCode"] == 0, sidecar
-    said = product.conversation(team, "support", "shared")
-    assert sorted(message["content"] for message in said) == sorted(
-        f"hello from {pod['metadata']['name']}" for pod in pods
-    )
+    said = [record.item["content"] for record in product.records(team, "support", "shared")]
+    assert sorted(said) == sorted(f"hello from {pod['metadata']['name']}" for pod in pods)
