@@ -35,7 +35,7 @@ def values(cluster: Cluster, **more: Any) -> dict[str, Any]:
     return {
         "image": {"repository": repository, "tag": tag},
         "rbac": {"secrets": "cluster"},
-        "operator": {"interval": 5},
+        "operator": {"interval": 5, "abandonAfter": 20},
         **more,
     }
 
@@ -100,6 +100,11 @@ class Product:
         """
         script = ("exec", "deploy/tools", "--", "python", "/programs/redis_command.py")
         return self.platform.kubectl(*script, manifests.SERVER, *login, *command).strip()
+
+    def credentials(self, team: Namespace, binding: str) -> tuple[str, str]:
+        """User and password of a binding, as whoever may read its Secret has them."""
+        data = team.get(f"secret/{binding}-holdfast")["data"]
+        return manifests.decoded(data["username"]), manifests.decoded(data["password"])
 
     def records(self, team: Namespace, memory: str, session: str) -> list[Record]:
         """What is stored of a session, oldest first, as an administrator finds it."""

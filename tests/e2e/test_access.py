@@ -28,12 +28,6 @@ def ask(team: Namespace, pod: str, memory: str, *what: str) -> dict[str, Any]:
     return json.loads(said)
 
 
-def credentials(team: Namespace, binding: str) -> tuple[str, str]:
-    """User and password of a binding, as whoever may read its Secret has them."""
-    data = team.get(f"secret/{binding}-holdfast")["data"]
-    return manifests.decoded(data["username"]), manifests.decoded(data["password"])
-
-
 def test_a_read_only_pod_reads_and_cannot_write(product: Product):
     team = product.team()
     images = product.cluster.images
@@ -51,7 +45,7 @@ def test_a_read_only_pod_reads_and_cannot_write(product: Product):
     assert refused["refused"] == 403, refused
     # Nor with the credentials in hand: it is the server that says no.
     key = f"mem:{{{team.name}/support/shared}}:log"
-    reader = credentials(team, "reader")
+    reader = product.credentials(team, "reader")
     assert "kept" in product.redis("LRANGE", key, "0", "-1", login=reader)
     for command in (["RPUSH", key, "mine"], ["DEL", key], ["EXPIRE", key, "1"]):
         with pytest.raises(Exception, match=r"(?i)no ?perm"):
@@ -75,7 +69,7 @@ def test_a_pod_of_another_namespace_reaches_nothing(product: Product):
     assert ask(others, "agent", "support", "read") == {"answer": []}
     for name in (f"{ours.name}/support", "another"):
         assert ask(others, "agent", name, "read")["refused"] == 404
-    login = credentials(others, "agent")
+    login = product.credentials(others, "agent")
     for suffix in (":log", ":meta"):
         with pytest.raises(Exception, match=r"(?i)no ?perm"):
             product.redis("TYPE", f"mem:{{{ours.name}/support/shared}}{suffix}", login=login)
