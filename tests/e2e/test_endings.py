@@ -6,12 +6,11 @@ from tests.e2e import manifests
 from tests.e2e.load import Load, check_history
 from tests.e2e.product import Product
 from tests.harness.node.cluster import wait
-from tests.harness.node.node import Node
 
 
 def test_a_drained_node_loses_nothing_and_the_last_of_us_stays(product: Product):
     node = product.cluster.node
-    if not isinstance(node, Node):
+    if node is None:
         pytest.skip("a node of somebody's own cluster is not drained")
     kubectl = product.cluster.kubectl
     team = product.team()
