@@ -32,7 +32,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=certi
 # cannot change any more, so they are not compared with their sources; the library's are. The Kubernetes client's code
 # for each kind of object is never loaded.
 ARG SOURCE_DATE_EPOCH=1767225600
-RUN export PYTHONHASHSEED=0 PYTHONPYCACHEPREFIX=/opt/holdfast/pycache \
+RUN export PYTHONDONTWRITEBYTECODE=1 PYTHONHASHSEED=0 PYTHONPYCACHEPREFIX=/opt/holdfast/pycache \
  && library=$(/opt/holdfast/bin/python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))') \
  && /opt/holdfast/bin/python -m compileall -q -j 1 --invalidation-mode unchecked-hash \
         -x '/kubernetes/(aio/)?client/(api|models)/(?!__init__)' /opt/holdfast/lib \

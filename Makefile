@@ -18,7 +18,7 @@ PYTEST := $(BIN)/python -m pytest
 .PHONY: help setup demo demo-cluster test test-fast test-pythons test-cluster test-e2e verify verify-operator lint format types bench bench-operator bench-peers crds facade lock control-plane clean
 
 help: ## list what there is
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 setup: $(READY) ## make the environment, with locked packages, and the vocabularies
 
@@ -99,6 +99,10 @@ bench: $(READY) ## measure against floors in the same run; writes benchmarks/res
 bench-operator: $(READY) control-plane ## measure the operator on a real API server; writes benchmarks/results-operator.json
 	PYTHONPATH=. $(BIN)/python benchmarks/bench_operator.py
 
+.PHONY: bench-image image test-e2e
+bench-image: $(READY) ## measure the image and its programs' start, as root; writes benchmarks/results-image.json
+	PYTHONPATH=. $(BIN)/python benchmarks/image.py
+
 bench-peers: $(READY) $(PEERS)/.ready ## the same beside other libraries; writes benchmarks/peers.json
 	PYTHONPATH=operator $(PEERS)/bin/python benchmarks/peers.py
 
@@ -117,6 +121,10 @@ facade: $(READY) ## generate the synchronous library from the asynchronous one
 .PHONY: crds-check
 crds-check: $(READY)
 	$(BIN)/python -m holdfast_operator.crds check
+
+image: ## build the image (ENGINE=buildah, TAG=..., SOURCE=..., IMAGE_FLAGS='--secret id=pip,src=pip.conf')
+	$(or $(ENGINE),docker) build --tag $(or $(TAG),holdfast) $(IMAGE_FLAGS) --build-arg REVISION=$(shell git rev-parse HEAD) --build-arg SOURCE=$(SOURCE) \
+		--build-arg VERSION=$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' operator/holdfast/_version.py) .
 
 control-plane: $(READY) ## find or build the Kubernetes control plane and Helm for tests (about 5 minutes, once)
 	@$(BIN)/python -m tests.harness.control_plane build || test "$$HOLDFAST_REQUIRE" != all

@@ -8,10 +8,12 @@ layers, and the finished archives.
 prints the path of the archive.
 """
 
+import ast
 import fcntl
 import hashlib
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -31,7 +33,7 @@ ARGUMENTS: Mapping[str, str] = {
     "SOURCE": "https://example.org/holdfast",
     "LICENSES": "Apache-2.0",
 }
-_CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+_CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 _SOURCES = (
     *("Dockerfile", ".dockerignore", "pyproject.toml", "hatch_build.py", "README.md", "LICENSE"),
     *("requirements/build.txt", "requirements/image.txt", "image", "operator"),
@@ -145,28 +147,31 @@ class Buildah:
         *,
         arguments: Mapping[str, str] | None = None,
         secret: str = "",
+        context: Path = ROOT,
         layers: bool = True,
     ) -> None:
-        """Build the Dockerfile of this work tree.
+        """Build the Dockerfile.
 
         Args:
             name: the image's name.
+            context: a work tree, or a copy of what is needed of it (`copy_sources`).
             arguments: build arguments over the tests' own.
             secret: text that the pip.conf of the build has besides what is needed, as a comment.
             layers: whether steps that ran before are taken from the cache.
         """
         given = {**self.bases(), **ARGUMENTS, **(arguments or {})}
         with tempfile.TemporaryDirectory(prefix="pip-", dir=self.store.parent) as scratch:
-            configuration = Path(scratch, "pip.conf")
-            text = f"{pip_configuration(self.environ)}# {secret}\n"
-            configuration.write_text(text, encoding="utf-8")
+            configuration, authority = Path(scratch, "pip.conf"), Path(scratch, "ca.pem")
+            text, certificates = pip_configuration(self.environ)
+            configuration.write_text(f"{text}# {secret}\n", encoding="utf-8")
+            authority.write_bytes(certificates)
             command = ["build", "--isolation=chroot", "--network=host", "--format=oci"]
             command += [f"--timestamp={given['SOURCE_DATE_EPOCH']}", f"--tag={name}"]
             command += ["--layers" if layers else "--no-cache", "--pull-never"]
             command += [f"--secret=id=pip,src={configuration}"]
-            command += [f"--secret=id=certificates,src={_CERTIFICATES}"]
+            command += [f"--secret=id=certificates,src={authority}"]
             command += [f"--build-arg={key}={value}" for key, value in given.items()]
-            self(*command, str(ROOT))
+            self(*command, str(context))
 
     def save(self, name: str, archive: Path) -> None:
         """Write an image as an OCI archive, in one step: nobody ever sees half a file."""
@@ -221,23 +226,45 @@ def opened(cache: Path, environ: Mapping[str, str] = os.environ) -> Iterator[Bui
             usable[0].call("rm", "--all")
 
 
-def pip_configuration(environ: Mapping[str, str] = os.environ) -> str:
-    """The machine's configuration of pip, files and variables, as a pip.conf for a container.
+def pip_configuration(environ: Mapping[str, str] = os.environ) -> tuple[str, bytes]:
+    """The machine's configuration of pip for a container, and the authorities it believes.
 
-    Only what says where packages are and how to reach it; the authority is the machine's, at the
-    place where the Dockerfile mounts it. It may hold credentials: it is a secret.
+    Of files and variables only what says where packages are and how they are reached. It may hold
+    credentials: it is a secret.
     """
     done = _run([sys.executable, "-m", "pip", "config", "list"], environ)
-    wanted = {"index-url", "extra-index-url", "trusted-host", "proxy", "timeout", "retries"}
     found: dict[str, str] = {}
     for line in done.stdout.splitlines():
         key, _, value = line.partition("=")
-        option = key.rpartition(".")[2].removeprefix("default-")
-        if option in wanted:
-            # Values are printed as Python strings; a list is printed with its line breaks.
-            found[option] = value.strip("'\"").replace("\\n", "\n    ")
-    lines = [f"{option} = {value}" for option, value in sorted(found.items())]
-    return "\n".join(["[global]", "cert = /run/secrets/certificates", *lines, ""])
+        # Values are printed as Python strings; variables come last, and they win.
+        found[key.rpartition(".")[2].removeprefix("default-")] = str(ast.literal_eval(value))
+    wanted = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout", "retries")
+    lines = ["[global]", "cert = /run/secrets/certificates"]
+    lines += [
+        f"{option} = " + "\n    ".join(found[option].split())
+        for option in wanted
+        if option in found
+    ]
+    authority = found.get("cert") or ssl.get_default_verify_paths().cafile or _CERTIFICATES
+    return "\n".join([*lines, ""]), Path(authority).read_bytes()
+
+
+def copy_sources(target: Path) -> None:
+    """Copy what the Dockerfile needs into a folder to be made, as another checkout might have it.
+
+    Times and modes are others, and the vocabularies are not there yet.
+    """
+    leave = shutil.ignore_patterns("__pycache__", "vocabularies")
+    for source in _SOURCES:
+        path = target / source
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / source).is_dir():
+            shutil.copytree(ROOT / source, path, ignore=leave)
+        else:
+            shutil.copyfile(ROOT / source, path)
+    for path in (target, *target.rglob("*")):
+        path.chmod(0o775 if path.is_dir() else 0o664)
+        os.utime(path, (1_600_000_000, 1_600_000_000))
 
 
 def _prune(cache: Path) -> None:
