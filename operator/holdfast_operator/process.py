@@ -43,6 +43,7 @@ PORT: Final = 8080
 """Of the health server where none is named."""
 _ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _HOME: Final = "holdfast-system"
+_NAME: Final = "holdfast-operator"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +161,7 @@ async def _act(
     keeper = Keeper(
         compose(
             cluster,
-            BindingSecrets(kubernetes),
+            BindingSecrets(kubernetes, own_account()),
             connections,
             leader=leader,
             observer=metrics,
@@ -239,6 +240,11 @@ def own_namespace() -> str:
     with contextlib.suppress(OSError):
         return _ACCOUNT.read_text(encoding="utf-8").strip()
     return _HOME
+
+
+def own_account() -> str:
+    """Return the ServiceAccount of this pod as `namespace:name`; without a pod, that of the files."""
+    return f"{own_namespace()}:{os.environ.get('POD_SERVICE_ACCOUNT') or _NAME}"
 
 
 def _end(reason: str) -> NoReturn:

@@ -45,7 +45,7 @@ class Reread(Generic[T]):
         self._paths = paths
         self._make = make
         self._noted = noted
-        self._digest = b""
+        self._read: bytes = b""
         self._fault = ""
         self._value: T | None = None
 
@@ -64,7 +64,7 @@ class Reread(Generic[T]):
         try:
             paths = self._paths()
             digest = _digest(paths)
-            if digest == self._digest and not self._fault:
+            if digest == self._read and not self._fault:
                 return False
             value = self._make(paths)
         except (Unusable, OSError) as error:
@@ -75,7 +75,7 @@ class Reread(Generic[T]):
             self._noted(self._name, False)
             return False
         again = self._value is not None
-        self._value, self._digest, self._fault = value, digest, ""
+        self._value, self._read, self._fault = value, digest, ""
         self._noted(self._name, True)
         if again:
             _log.info("New files are used from now on: the %s.", self._name)

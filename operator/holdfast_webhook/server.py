@@ -7,7 +7,7 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -151,6 +151,13 @@ class _Listening:
         secure: ssl.SSLContext | None,
     ) -> None:
         self._socket = stack.enter_context(_bound(address))
+
+        def context(
+            _config: uvicorn.Config, _default: Callable[[], ssl.SSLContext]
+        ) -> ssl.SSLContext:
+            assert secure is not None, "asked for only then"
+            return secure
+
         config = uvicorn.Config(
             app,
             http="httptools",
@@ -163,7 +170,7 @@ class _Listening:
             proxy_headers=False,
             timeout_keep_alive=_IDLE,
             timeout_graceful_shutdown=_FINISH,
-            ssl_context_factory=None if secure is None else lambda *_: secure,
+            ssl_context_factory=None if secure is None else context,
         )
         self._server = _Server(config)
 

@@ -1,6 +1,7 @@
 """The real Helm, and a control plane on which nothing of ours is unless a test installs it."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,8 +14,10 @@ from tests.harness.parts import missing
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give whichever test comes first the time to build Helm."""
+    here = Path(__file__).parent
     for item in items:
-        if not helm_program.built() and not item.get_closest_marker("timeout"):
+        of_chart = here in item.path.parents
+        if of_chart and not helm_program.built() and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(3600))
 
 
@@ -28,7 +31,7 @@ def helm() -> Helm:
 
 
 @pytest.fixture(scope="session")
-def chart_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+def chart_plane(helm: Helm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """A control plane for releases of the chart, apart from the one where tests apply plain files."""
     try:
         programs = kubernetes_binaries.ensure()

@@ -9,6 +9,7 @@ import yaml
 
 from tests.harness.control_plane import ControlPlane, KubectlError
 from tests.harness.helm import CHART, Helm
+from tests.harness.markdown import Document
 
 pytestmark = pytest.mark.cluster
 
@@ -62,6 +63,7 @@ SETS: dict[str, dict[str, Any]] = {
         }
     },
     "cert-manager": {"injection": {"webhook": {"certificates": {"mode": "certManager"}}}},
+    "a policy injects": {"injection": {"mode": "policy"}},
     "test with a sidecar of its own": {"tryout": {"enabled": True}},
     "nothing that can be left out": {
         "crds": {"install": False},
@@ -77,7 +79,9 @@ SETS: dict[str, dict[str, Any]] = {
 def accepts(chart_plane: ControlPlane) -> Callable[[list[dict[str, Any]]], str]:
     """Ask the server about objects without storing them; a field that it does not know is refused."""
     for namespace in (HOME, "team-a", "platform"):
-        chart_plane.apply(f"{{apiVersion: v1, kind: Namespace, metadata: {{name: {namespace}}}}}")
+        labels = "{pod-security.kubernetes.io/enforce: restricted}"
+        metadata = f"{{name: {namespace}, labels: {labels}}}"
+        chart_plane.apply(f"{{apiVersion: v1, kind: Namespace, metadata: {metadata}}}")
         for account in ("holdfast-test", "holdfast-operator"):
             # A pod is accepted only with its ServiceAccount there.
             metadata = f"{{name: {account}, namespace: {namespace}}}"
@@ -99,7 +103,9 @@ def test_the_api_server_accepts_it(
     helm: Helm, accepts: Callable[[list[dict[str, Any]]], str], name: str
 ):
     objects = [
-        each for each in helm.template(SETS[name], namespace=HOME) if each["kind"] not in ELSEWHERE
+        each
+        for each in helm.template(SETS[name], "--kube-version=1.36.3", namespace=HOME)
+        if each["kind"] not in ELSEWHERE
     ]
     assert len(accepts(objects).splitlines()) == len(objects)
 
@@ -118,9 +124,56 @@ def test_a_field_that_the_server_does_not_know_would_be_refused(
         accepts([deployment])
 
 
+def test_every_pod_is_let_into_a_restricted_namespace(
+    helm: Helm, accepts: Callable[[list[dict[str, Any]]], str]
+):
+    """Of a Deployment's template the server only warns: its pods are asked about as they would come."""
+    pods = [
+        each for each in helm.template(SETS["everything"], namespace=HOME) if each["kind"] == "Pod"
+    ]
+    for each in helm.template(SETS["everything"], namespace=HOME):
+        if each["kind"] == "Deployment":
+            spec = {**each["spec"]["template"]["spec"], "serviceAccountName": "holdfast-operator"}
+            spec.pop("priorityClassName", None)  # that of the system wants a quota
+            metadata = {"name": each["metadata"]["name"], "namespace": HOME}
+            pods.append({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+    assert len(pods) == 7
+    assert len(accepts(pods).splitlines()) == 7
+    [one, *_] = pods
+    one["spec"]["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = True
+    with pytest.raises(KubectlError, match="violates PodSecurity"):
+        accepts([one])
+
+
+def test_what_the_document_shows_is_accepted_and_names_what_is_rendered(
+    helm: Helm, accepts: Callable[[list[dict[str, Any]]], str]
+):
+    document = Document.read(CHART.parents[1] / "docs/install.md")
+    shown = {
+        each["kind"]: each
+        for block in document.blocks
+        if block.language == "yaml"
+        for each in yaml.safe_load_all(block.text)
+    }
+    assert set(shown) == {"Application", "NetworkPolicy"}
+    assert accepts([shown["NetworkPolicy"]])
+    [ignored] = shown["Application"]["spec"]["ignoreDifferences"]
+    [configuration] = [
+        each["metadata"]["name"] for each in helm.template() if each["kind"] == ignored["kind"]
+    ]
+    assert ignored["name"] == configuration
+
+
 def notes(plane: ControlPlane, *settings: str) -> str:
     said = Helm(plane.admin_kubeconfig).run(
-        *("install", "holdfast", str(CHART), "--namespace=noted", "--dry-run=client"),
+        *(
+            "install",
+            "holdfast",
+            str(CHART),
+            "--namespace=noted",
+            "--dry-run=client",
+            "--take-ownership",
+        ),
         *(f"--set={setting}" for setting in settings),
     )
     return said.partition("NOTES:\n")[2]

@@ -43,6 +43,9 @@ def place(chart_plane: ControlPlane) -> Iterator[Place]:
     for release in ("holdfast", "other"):
         for namespace in (HOME, "elsewhere"):
             place.helm.uninstall("--ignore-not-found", release=release, namespace=namespace)
+    # The definitions stay, as those of a release of the usual name.
+    owner = ("meta.helm.sh/release-name=holdfast", f"meta.helm.sh/release-namespace={HOME}")
+    place.kubectl("annotate", "crd", "--all", "--overwrite", *owner)
 
 
 @pytest_asyncio.fixture
@@ -185,6 +188,55 @@ async def test_only_pods_that_ask_are_held_up_by_a_webhook_that_is_away(place: P
     asks = "inject.holdfast.dev"
     await until(lambda: asks in create(place, ASKING), "the webhook is asked")
     assert create(place, {**ASKING, "metadata": {"name": "does-not-ask"}}) == ""
+
+
+async def test_what_the_notes_tell_people_to_apply_is_accepted(place: Place):
+    place.helm.install(values(place), "--create-namespace")
+    place.plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+    told = place.helm.run("get", "notes", "holdfast", f"--namespace={HOME}")
+    block = told.partition("<<EOF\n")[2].partition("\nEOF\n")[0]
+    said = place.plane.kubectl(
+        *("apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-"), input=block
+    )
+    assert len(said.splitlines()) == 3
+
+
+async def test_the_policies_confine_the_operator_of_a_release_by_another_name(place: Place):
+    """With Secrets of the whole cluster: RBAC lets it write any, and the policy does not."""
+    place.plane.apply("{apiVersion: v1, kind: Namespace, metadata: {name: elsewhere}}")
+    place.helm.install(
+        {"rbac": {"secrets": "cluster"}},
+        "--take-ownership",
+        release="other",
+        namespace="elsewhere",
+    )
+
+    def refusal(namespace: str, name: str, kind: str) -> str:
+        secret = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": name},
+            "type": kind,
+            "stringData": {"tls.crt": "", "tls.key": ""},
+        }
+        account = "--as=system:serviceaccount:elsewhere:other-holdfast-operator"
+        try:
+            place.plane.kubectl(
+                *(f"--namespace={namespace}", account, "create", "--dry-run=server", "-f", "-"),
+                input=json.dumps(secret),
+            )
+        except KubectlError as error:
+            return str(error)
+        return ""
+
+    certificate, writes_no = (
+        "other-holdfast-webhook-certificate",
+        "the operator writes no Secret but",
+    )
+    await until(lambda: writes_no in refusal(place.namespace, "any", "Opaque"), "in force")
+    assert writes_no in refusal("elsewhere", "any", "kubernetes.io/tls")
+    assert writes_no in refusal(place.namespace, certificate, "kubernetes.io/tls")
+    assert refusal("elsewhere", certificate, "kubernetes.io/tls") == ""
 
 
 async def test_the_programs_of_helm_test_do_what_they_say(

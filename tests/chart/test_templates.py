@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
+import holdfast
+from holdfast_operator.crds import DEFINITIONS
 from tests.chart.rendered import Object, Rendered
 from tests.harness.helm import CHART, Helm, HelmError
 
@@ -81,6 +83,7 @@ def test_the_operator_is_two_of_which_one_acts(default: Rendered):
     assert names == {
         "POD_NAME": {"fieldPath": "metadata.name"},
         "POD_NAMESPACE": {"fieldPath": "metadata.namespace"},
+        "POD_SERVICE_ACCOUNT": {"fieldPath": "spec.serviceAccountName"},
     }
     assert default.pod(OPERATOR)["serviceAccountName"] == OPERATOR
     assert default.pod(OPERATOR)["automountServiceAccountToken"] is True
@@ -503,6 +506,80 @@ def test_certificates_that_are_given(render: Callable[..., Rendered]):
     assert not [each for each in rendered.container(OPERATOR)["args"] if "webhook" in each]
 
 
+POLICY = {"injection": {"mode": "policy"}}
+NEW = "--kube-version=1.36.0"
+
+
+def test_injection_by_a_policy_needs_no_server(render: Callable[..., Rendered]):
+    values = {
+        "image": {"repository": "registry.example/holdfast"},
+        "injection": {
+            "mode": "policy",
+            "excludedNamespaces": ["mesh"],
+            "sidecar": {
+                "drain": "5s",
+                "imagePullSecrets": [{"name": "a"}, {"name": "b"}],
+                "resources": {"limits": {"cpu": 2}},
+            },
+        },
+    }
+    rendered = render(values, NEW, release="memory", namespace="agents")
+    assert {key.partition("/")[2] for key in rendered.of("Deployment")} == {
+        "memory-holdfast-operator"
+    }
+    assert not rendered.names("MutatingWebhookConfiguration")
+    assert not [each for each in rendered if each["kind"] == "Role" and "certificate" in str(each)]
+    policy = rendered.one("MutatingAdmissionPolicy", "memory-holdfast-injection")
+    binding = rendered.one("MutatingAdmissionPolicyBinding", "memory-holdfast-injection")["spec"]
+    assert binding["policyName"] == "memory-holdfast-injection"
+    assert binding["paramRef"] == {
+        "name": "memory-holdfast-injection",
+        "namespace": "agents",
+        "parameterNotFoundAction": "Deny",
+    }
+    selector = policy["spec"]["matchConstraints"]["namespaceSelector"]
+    assert selector["matchExpressions"][0]["values"] == ["kube-system", "agents", "mesh"]
+    settings = rendered.one("ConfigMap", "agents/memory-holdfast-injection")["data"]
+    # Exactly the settings that the policy was written for.
+    plain = yaml.safe_load((CHART / "files/injection/settings.yaml").read_text(encoding="utf-8"))
+    assert set(settings) == set(plain["data"])
+    assert settings == plain["data"] | {
+        "image": "registry.example/holdfast:0.1.0",
+        "imagePullSecrets": "a,b",
+        "limits.cpu": "2",
+        "drain": "5",
+    }
+
+
+def test_by_default_the_policy_injects_what_the_webhook_does(
+    helm: Helm, render: Callable[..., Rendered], default: Rendered
+):
+    by_policy = render(POLICY, NEW).one("ConfigMap", "holdfast-injection")["data"]
+    plain = yaml.safe_load((CHART / "files/injection/settings.yaml").read_text(encoding="utf-8"))
+    assert by_policy == plain["data"]
+    by_webhook = yaml.safe_load(default.one("ConfigMap", WEBHOOK)["data"]["injection.yaml"])
+    resources = {
+        f"{kind}.{name}": quantity
+        for kind, quantities in by_webhook.pop("resources").items()
+        for name, quantity in quantities.items()
+    }
+    assert resources.items() <= by_policy.items()
+    assert by_webhook == {
+        "image": by_policy["image"],
+        "imagePullPolicy": by_policy["imagePullPolicy"],
+        "imagePullSecrets": [],
+        "drain": f"{by_policy['drain']}s",
+        "statusHost": by_policy["statusHost"],
+    }
+
+
+def test_the_policy_knows_two_resources_and_needs_both(helm: Helm):
+    for limits in ({"cpu": None}, {"ephemeral-storage": "1Gi"}):
+        values = {"injection": {"mode": "policy", "sidecar": {"resources": {"limits": limits}}}}
+        with pytest.raises(HelmError, match="write both and no others"):
+            helm.template(values, NEW)
+
+
 def test_without_injection_there_is_no_webhook(render: Callable[..., Rendered]):
     rendered = render({"injection": {"mode": "none"}})
     assert not rendered.names("MutatingWebhookConfiguration")
@@ -635,6 +712,17 @@ def test_an_older_cluster_is_refused(helm: Helm):
     assert helm.template(None, "--kube-version=1.30.0")
     with pytest.raises(HelmError, match=r"needs Kubernetes 1\.36 or newer, and this is v1\.35\.2"):
         helm.template({"injection": {"mode": "policy"}}, "--kube-version=1.35.2")
+
+
+def test_the_chart_says_which_version_it_installs_and_what_it_brings():
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
+    assert chart["appVersion"] == holdfast.__version__
+    annotations = chart["annotations"]
+    listed = {each["name"] for each in yaml.safe_load(annotations["artifacthub.io/crds"])}
+    assert listed == KINDS
+    models = {definition.kind: definition.model for definition in DEFINITIONS}
+    for example in yaml.safe_load(annotations["artifacthub.io/crdsExamples"]):
+        models[example["kind"]].model_validate(example)
 
 
 def test_the_chart_is_linted_and_packaged(helm: Helm, tmp_path: Path):

@@ -229,6 +229,8 @@ class BindingWorld(World):
 class WorldSecrets:
     """Writes Secrets of the world."""
 
+    account = "agents:memory-operator"
+
     def __init__(self, world: BindingWorld) -> None:
         self._world = world
 

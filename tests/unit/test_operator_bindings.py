@@ -570,6 +570,7 @@ async def test_without_permission_nothing_is_made_and_the_command_is_told(world:
     found = condition(binding, "CredentialsReady")
     assert found is not None
     assert "create role" in found["message"]
+    assert "--serviceaccount=agents:memory-operator" in found["message"], "whoever we are here"
     assert world.access.held == {}
     world.forbidden.clear()
     await world.look(binding)

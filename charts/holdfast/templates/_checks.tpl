@@ -28,6 +28,14 @@
 {{- if and (eq (include "holdfast.injectionMode" .) "policy") (semverCompare "<1.36.0-0" .Capabilities.KubeVersion.Version) -}}
 {{- fail (printf "injection.mode: policy needs Kubernetes 1.36 or newer, and this is %s: write injection.mode: webhook." .Capabilities.KubeVersion.Version) -}}
 {{- end -}}
+{{- if eq (include "holdfast.injectionMode" .) "policy" -}}
+{{- range $kind := list "requests" "limits" -}}
+{{- $names := keys (index $values.injection.sidecar.resources $kind | default dict) | sortAlpha | join " and " -}}
+{{- if ne $names "cpu and memory" -}}
+{{- fail (printf "injection.mode: policy sets cpu and memory of the sidecar, requests and limits, and injection.sidecar.resources.%s has %s: write both and no others, or injection.mode: webhook." $kind (default "neither" $names)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- $certificates := $values.injection.webhook.certificates -}}
 {{- if eq $certificates.mode "given" -}}
 {{- if not (and $certificates.existingSecret $certificates.caBundle) -}}

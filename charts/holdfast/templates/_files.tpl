@@ -69,6 +69,12 @@ The objects of a file as a list, in the key `items` of YAML. Arguments, as a dic
 {{- if and $object.spec $object.spec.policyName -}}
 {{- $_ := set $object.spec "policyName" (include "holdfast.renamed" (list $root $object.spec.policyName)) -}}
 {{- end -}}
+{{- with ($object.spec | default dict).paramRef -}}
+{{- if .name -}}
+{{- $_ := set . "name" (include "holdfast.renamed" (list $root .name)) -}}
+{{- $_ := set . "namespace" $root.Release.Namespace -}}
+{{- end -}}
+{{- end -}}
 {{- $items = append $items $object -}}
 {{- end -}}
 {{- end -}}

@@ -146,7 +146,7 @@ class CertificateService:
                 "another one with --webhook-certificate-secret, or leave that option out to use it."
             )
         held = _read(secret)
-        wanted = self._hosts | (registration.hosts if registration is not None else frozenset())
+        wanted = self._hosts if registration is None else self._hosts | registration.hosts
         draft = self._step(held, wanted, registration, now)
         if draft is not None:
             await self._store.write(draft, secret.version if secret is not None else None)

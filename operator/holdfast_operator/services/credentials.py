@@ -268,7 +268,7 @@ class CredentialsService:
         try:
             return await self._cluster.secret(namespace, name)
         except ClusterForbidden:
-            raise no_permission(namespace) from None
+            raise no_permission(namespace, self._secrets.account) from None
 
     async def _leave_others(
         self, binding: MemoryBinding, place: Place, secret: Secret | None
@@ -314,7 +314,7 @@ class CredentialsService:
         except ClusterForbidden:
             if secret is None:  # a password that nobody was told is of no use
                 await self._users.remove(binding, place.reference)
-            raise no_permission(home) from None
+            raise no_permission(home, self._secrets.account) from None
 
 
 class Unprovided(Exception):
@@ -357,8 +357,13 @@ def name_taken(binding: MemoryBinding) -> Obstacle:
     )
 
 
-def no_permission(namespace: str) -> Obstacle:
-    """Return the obstacle of a namespace whose Secrets we may not write, with what grants it."""
+def no_permission(namespace: str, account: str) -> Obstacle:
+    """Return the obstacle of a namespace whose Secrets we may not write, with what grants it.
+
+    Args:
+        namespace: the binding's.
+        account: the operator's ServiceAccount, as `namespace:name`.
+    """
     role = "holdfast-operator-binding-secrets"
     where = f"kubectl --namespace={namespace}"
     return Obstacle(
@@ -366,7 +371,7 @@ def no_permission(namespace: str) -> Obstacle:
         "The operator may not write Secrets in this namespace. This grants it: "
         f"{where} create role {role} --verb=get,create,update,delete --resource=secrets && "
         f"{where} create rolebinding {role} --role={role} "
-        "--serviceaccount=holdfast-system:holdfast-operator",
+        f"--serviceaccount={account}",
     )
 
 

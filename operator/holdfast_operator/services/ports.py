@@ -198,6 +198,11 @@ class Secrets(Protocol):
     `ClusterForbidden`, `ClusterUnavailable`.
     """
 
+    @property
+    def account(self) -> str:
+        """Who writes: the namespace and the name of a ServiceAccount, with a colon between them."""
+        ...
+
     async def create(self, draft: SecretDraft) -> None:
         """Make the Secret. One of that name that is there already is a conflict."""
         ...

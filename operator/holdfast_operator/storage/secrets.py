@@ -20,10 +20,17 @@ class BindingSecrets:
 
     Args:
         kubernetes: the API server.
+        account: who it is that writes: namespace and name of a ServiceAccount, with a colon between.
     """
 
-    def __init__(self, kubernetes: Kubernetes) -> None:
+    def __init__(self, kubernetes: Kubernetes, account: str) -> None:
         self._kubernetes = kubernetes
+        self._account = account
+
+    @property
+    def account(self) -> str:
+        """Who writes."""
+        return self._account
 
     async def create(self, draft: SecretDraft) -> None:
         """Make the Secret. One of that name that is there already is a conflict. One request."""
