@@ -15,7 +15,7 @@ IMAGE := $(patsubst %,--extra %,cli operator webhook sidecar mcp summaries) $(pa
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-cluster test test-fast test-pythons test-cluster test-e2e verify verify-operator lint format types bench bench-operator bench-peers crds facade lock control-plane clean
+.PHONY: help setup demo demo-cluster test test-fast test-pythons test-cluster test-e2e verify verify-operator lint format types bench bench-operator bench-peers crds openapi facade lock control-plane clean
 
 help: ## list what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -115,12 +115,16 @@ $(PEERS)/.ready: requirements/peers.txt
 crds: $(READY) ## generate crds/, the chart's copies and docs/reasons.md from the models
 	$(BIN)/python -m holdfast_operator.crds write
 
+openapi: $(READY) ## generate the sidecar's OpenAPI document from its routes
+	$(BIN)/python -m holdfast_sidecar.openapi write
+
 facade: $(READY) ## generate the synchronous library from the asynchronous one
 	$(BIN)/python -m holdfast.sync.generate write
 
 .PHONY: crds-check
 crds-check: $(READY)
 	$(BIN)/python -m holdfast_operator.crds check
+	$(BIN)/python -m holdfast_sidecar.openapi check
 
 image: ## build the image (ENGINE=buildah, TAG=..., SOURCE=..., IMAGE_FLAGS='--secret id=pip,src=pip.conf')
 	$(or $(ENGINE),docker) build --tag $(or $(TAG),holdfast) $(IMAGE_FLAGS) --build-arg REVISION=$(shell git rev-parse HEAD) --build-arg SOURCE=$(SOURCE) \

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from holdfast.summaries import SummarizerLike
 
 _DEFAULT_PREFIX = "mem"
+_SIDECAR = ("http", "http+unix")
 _OPTIONS = ("namespace", "prefix", "replicas", "wait", *OPTIONS)
 
 
@@ -44,8 +45,10 @@ def connect(
     Args:
         url: `redis://host:port/0?namespace=team-a&prefix=mem`, `redis+cluster://host:port,host:port`,
             `redis+sentinel://host:port,host:port/primary`, each with TLS as `rediss` instead of
-            `redis` (options ca, cert, key, server-name), `unix:///path/of/socket`, or `memory://` for
-            a store in this process. None takes the variable `HOLDFAST_URL`, or else the one binding
+            `redis` (options ca, cert, key, server-name), `unix:///path/of/socket`, `memory://` for a
+            store in this process; or a sidecar's `http+unix:///path/of/socket` or
+            `http://127.0.0.1:7070`, which alone decides: then only `observers` may be given besides.
+            None takes the variable `HOLDFAST_URL`, or else the one binding
             under `SERVICE_BINDING_ROOT`, whose memories have their names there.
         namespace: of the memories; instead of the URL's, else `local`.
         policy: what holds where no operator wrote a policy: the path of a MemoryResource manifest, a
@@ -67,6 +70,17 @@ def connect(
         PolicyInvalid: the policy breaks a rule; names file, line, field and reason.
     """
     address = url or os.environ.get("HOLDFAST_URL") if client is None else url
+    if address and address.partition(":")[0] in _SIDECAR:
+        given = {
+            "namespace": namespace,
+            "policy": policy,
+            "client": client,
+            "durability": durability,
+            "counter": counter,
+            "summarizer": summarizer,
+            "holder": holder,
+        }
+        return _sidecar(address, given, observers)
     binding = _binding(namespace) if not address and client is None else None
     options = _options(address) if address else {}
     return Client(
@@ -79,6 +93,25 @@ def connect(
         observers=observers,
         holder=holder,
     )
+
+
+def _sidecar(url: str, given: Mapping[str, object], observers: Sequence[Observer]) -> Client:
+    """Return a client of a sidecar, which decides what a program decides elsewhere."""
+    meant = [name for name, value in given.items() if value is not None]
+    if meant:
+        raise ConfigurationError(
+            f"{meant[0]}= is not for a program that reaches its memories through a sidecar, which decides "
+            "that for all of them: leave it out, and set it where the sidecar is started"
+        )
+    try:
+        from holdfast.remote import RemoteClient  # noqa: PLC0415 - loads aiohttp
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "aiohttp":
+            raise
+        raise ConfigurationError(
+            "a sidecar is reached with another package: pip install 'holdfast[http]'"
+        ) from None
+    return RemoteClient(url, observers=observers)
 
 
 def _binding(namespace: str | None) -> Binding:

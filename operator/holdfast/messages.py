@@ -81,6 +81,22 @@ def encode_item(item: JSON) -> bytes:
     return body
 
 
+def encode_items(items: Sequence[JSON], *, id: str | None, group: int | None) -> list[bytes]:
+    """Encode the messages of one call, whose options are checked before.
+
+    Raises:
+        MessageInvalid: a message is no JSON value, the id cannot be one, or the group is no number.
+        BudgetExceeded: there are more than 1,000.
+    """
+    if id is not None:
+        _require_id(id)
+    if group is not None and group < 1:
+        raise MessageInvalid("group is the sequence number of an earlier record: 1 or more")
+    if len(items) > MAX_ITEMS:
+        raise BudgetExceeded(f"a call takes at most {MAX_ITEMS} messages: split it")
+    return [encode_item(item) for item in items]
+
+
 def _is_too_deep(body: bytes) -> bool:
     """Tell whether JSON text has more than `MAX_DEPTH` levels of lists and dicts."""
     # Each has two brackets; most messages are too short for so many, or have too few.
@@ -232,13 +248,7 @@ class Preparer:
             MessageInvalid, MessageTooLarge, BudgetExceeded, TokenCountFailed, ConfigurationError: before
                 anything is sent.
         """
-        if id is not None:
-            _require_id(id)
-        if group is not None and group < 1:
-            raise MessageInvalid("group is the sequence number of an earlier record: 1 or more")
-        if len(items) > MAX_ITEMS:
-            raise BudgetExceeded(f"a call takes at most {MAX_ITEMS} messages: split it")
-        bodies = [encode_item(item) for item in items]
+        bodies = encode_items(items, id=id, group=group)
         if privacy is not None and not privacy.persist:
             return Draft(Batch(()), withheld=len(items))
         screening = redactor.screening(privacy) if redactor is not None else None
@@ -279,7 +289,7 @@ class Preparer:
         max_bytes: int,
     ) -> _Screened:
         """Return what may be stored of the messages, each within its size; long texts in a thread."""
-        size = _require_total(bodies)
+        size = require_total(bodies)
         if screening is None:
             _require_sizes(bodies, max_bytes)
             return self._unchanged(items, bodies, role)
@@ -289,7 +299,7 @@ class Preparer:
             screened = self._screen(screening, bodies, role)
         changed = [each.body for each in screened.kept]
         _require_sizes(changed, max_bytes)
-        _require_total(changed)
+        require_total(changed)
         return screened
 
     def _unchanged(
@@ -370,7 +380,12 @@ def _parted() -> ConfigurationError:
     )
 
 
-def _require_total(bodies: Sequence[bytes]) -> int:
+def require_total(bodies: Sequence[bytes]) -> int:
+    """Return how many bytes the messages of one call have.
+
+    Raises:
+        BudgetExceeded: more than a call may have.
+    """
     total = sum(map(len, bodies))
     if total > MAX_BYTES:
         raise BudgetExceeded(f"a call takes at most {MAX_BYTES} bytes of JSON: split it")

@@ -193,6 +193,9 @@ class PrometheusObserver:
                 )
                 for what, metric in GAUGES.items()
             }
+            # Looking a series up by its labels takes longer than counting.
+            self._series: dict[tuple[Call, MemoryAddress, str], Histogram] = {}
+            self._counts: dict[tuple[Counted, MemoryAddress | None, str], Counter] = {}
         except ValueError:
             raise ConfigurationError(
                 "the registry has these metrics already: make one PrometheusObserver and give it to all "
@@ -212,18 +215,27 @@ class PrometheusObserver:
         /,
     ) -> None:
         """Observe how long a call took."""
-        turns = self._turns.get(call)
-        if turns is not None:
-            turns.labels(str(memory), outcome).observe(seconds)
-        else:
-            self._calls.labels(str(memory), call.value, outcome).observe(seconds)
+        key = (call, memory, outcome)
+        series = self._series.get(key)
+        if series is None:
+            turns = self._turns.get(call)
+            series = self._series[key] = (
+                turns.labels(str(memory), outcome)
+                if turns is not None
+                else self._calls.labels(str(memory), call.value, outcome)
+            )
+        series.observe(seconds)
 
     def counted(
         self, what: Counted, memory: MemoryAddress | None, amount: int, label: str, /
     ) -> None:
         """Raise a counter."""
-        counter, values = self._counters[what], _values(memory, label)
-        (counter.labels(*values) if values else counter).inc(amount)
+        key = (what, memory, label)
+        counter = self._counts.get(key)
+        if counter is None:
+            counter, values = self._counters[what], _values(memory, label)
+            counter = self._counts[key] = counter.labels(*values) if values else counter
+        counter.inc(amount)
 
     def measured(
         self, what: Measured, memory: MemoryAddress | None, value: float | None, label: str, /
@@ -248,6 +260,10 @@ def _values(memory: MemoryAddress | None, label: str) -> list[str]:
 
 PART: Final = "\n<!-- What follows is the operator's: this program leaves it as it is. -->\n"
 """Where the library's part of the document ends."""
+SIDECAR_PART: Final = (
+    "\n<!-- What follows is the sidecar's: other programs leave it as it is. -->\n"
+)
+"""Where the operator's part ends."""
 
 _HEAD: Final = """\
 # Metrics and spans

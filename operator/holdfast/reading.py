@@ -79,12 +79,16 @@ class Reading(ABC):
             self._guard()
             return await self._answer(("read", limit, max_tokens, after), ask, MESSAGES)
 
-    async def read_page(self, *, after: int | None = None, limit: int = 100) -> Page:
+    async def read_page(
+        self, *, after: int | None = None, limit: int = 100, used: bool = True
+    ) -> Page:
         """Return a part of exactly what is stored, oldest first.
 
         Args:
             after: the page before's `next`.
             limit: 1..1,000.
+            used: False only looks through it: where the policy keeps what is used, this is no use, and
+                no copy is kept for when the store does not answer, nor is one given.
         """
         if not 0 < limit <= MAX_PAGE:
             raise ValueError(f"limit is 1..{MAX_PAGE}")
@@ -92,12 +96,15 @@ class Reading(ABC):
         async def ask(agreed: Agreement) -> Answer[Page]:
             section = await self._place.store.page(agreed.terms, after=after or 0, limit=limit + 1)
             self._check_window(section.status)
-            await self._used(section.records[:limit])
+            if used:
+                await self._used(section.records[:limit])
             status = section.status
             return Answer(self._page(section, limit), status.epoch, empty=not status.messages)
 
         with self._place.naming(Call.READ_PAGE):
             self._guard()
+            if not used:
+                return (await ask(await self._place.agreed())).value
             return await self._answer(("read_page", limit, None, after), ask, PAGE)
 
     def _page(self, section: Section, limit: int) -> Page:

@@ -1,7 +1,7 @@
 """A session: one conversation of a memory."""
 
 from datetime import timedelta
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 from holdfast.background import Background
 from holdfast.copies import Question
@@ -53,21 +53,14 @@ class Session(Erasure, Transfer):
                 its task, within about a second, and leaving the turn raises `TurnInterrupted`; None
                 leaves it to the next call, which raises it, and to `turn.interrupted`.
         """
-        if on_interrupt not in (None, "cancel"):
-            raise ConfigurationError("on_interrupt is 'cancel' or None")
-        life = None if ttl is None else _milliseconds(ttl)
-        if life is not None and life < _SHORTEST_LEASE:
-            raise ConfigurationError("a turn's ttl is at least 3s")
-        patience = None if wait is None else _milliseconds(wait)
-        if patience is not None and patience > _LONGEST_WAIT:
-            raise ConfigurationError("a turn is waited for at most 24h")
+        asked = asked_turn(wait, ttl, on_interrupt)
         return Turn(
             self._place.again(),
-            wait=patience,
-            ttl=life,
+            wait=asked.wait,
+            ttl=asked.ttl,
             holder=self._holder,
             background=self._background,
-            cancels=on_interrupt == "cancel",
+            cancels=asked.cancels,
         )
 
     async def _answer(self, question: Question, ask: Ask[T], form: Form[T]) -> T:
@@ -75,6 +68,39 @@ class Session(Erasure, Transfer):
 
     def _caller(self) -> Caller:
         return Caller("", self._place.epoch, self._place.seen)
+
+
+class AskedTurn(NamedTuple):
+    """How a turn is asked for.
+
+    Attributes:
+        wait: milliseconds in line; None is the policy's.
+        ttl: milliseconds of life between renewals; None is the policy's.
+        cancels: an interruption cancels the body.
+    """
+
+    wait: int | None
+    ttl: int | None
+    cancels: bool
+
+
+def asked_turn(
+    wait: str | timedelta | None, ttl: str | timedelta | None, on_interrupt: str | None
+) -> AskedTurn:
+    """Read the arguments of `Session.turn`.
+
+    Raises:
+        ConfigurationError: one of them cannot be.
+    """
+    if on_interrupt not in (None, "cancel"):
+        raise ConfigurationError("on_interrupt is 'cancel' or None")
+    life = None if ttl is None else _milliseconds(ttl)
+    if life is not None and life < _SHORTEST_LEASE:
+        raise ConfigurationError("a turn's ttl is at least 3s")
+    patience = None if wait is None else _milliseconds(wait)
+    if patience is not None and patience > _LONGEST_WAIT:
+        raise ConfigurationError("a turn is waited for at most 24h")
+    return AskedTurn(patience, life, on_interrupt == "cancel")
 
 
 def _milliseconds(value: str | timedelta) -> int:

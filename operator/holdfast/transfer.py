@@ -369,13 +369,14 @@ def _kind(error: Exception) -> str:
 async def _numbered(lines: Lines) -> AsyncIterator[tuple[int, str]]:
     """Number the lines from 1, and leave blank ones out."""
     number = 0
-    async for line in _each(lines):
+    async for line in each_line(lines):
         number += 1
         if line.strip():
             yield number, line
 
 
-async def _each(lines: Lines) -> AsyncIterator[str]:
+async def each_line(lines: Lines) -> AsyncIterator[str]:
+    """Give lines one by one, however they are given."""
     if isinstance(lines, AsyncIterable):
         async for line in lines:
             yield line

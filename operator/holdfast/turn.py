@@ -159,9 +159,12 @@ class Turn(MessageLog):
         call = partial(super().read, limit=limit, max_tokens=max_tokens, after=after)
         return await self._beside_others(call)
 
-    async def read_page(self, *, after: int | None = None, limit: int = 100) -> Page:
+    async def read_page(
+        self, *, after: int | None = None, limit: int = 100, used: bool = True
+    ) -> Page:
         """Return a part of exactly what is stored; see `MessageLog.read_page`."""
-        return await self._beside_others(partial(super().read_page, after=after, limit=limit))
+        call = partial(super().read_page, after=after, limit=limit, used=used)
+        return await self._beside_others(call)
 
     async def pop(self) -> Any | None:
         """Take the newest message out; see `MessageLog.pop`."""

@@ -6,6 +6,7 @@ import typer
 
 from holdfast import __version__
 from holdfast_cli.dev import dev
+from holdfast_cli.sidecar import sidecar
 
 app = typer.Typer(
     name="holdfast",
@@ -15,6 +16,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(dev)
+app.command(
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)(sidecar)
 
 
 def _version(asked: bool) -> None:

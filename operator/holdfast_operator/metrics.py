@@ -22,7 +22,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from holdfast.metrics import PART
+from holdfast.metrics import PART, SIDECAR_PART
 from holdfast.store.maintenance import ServerInfo, Totals
 from holdfast_operator import instruments as of
 from holdfast_operator.instruments import INSTRUMENTS, Instrument, Type
@@ -283,9 +283,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="default: docs")
     options = parser.parse_args(arguments)
     path: Path = options.docs / "metrics.md"
-    library, mark, found = path.read_text(encoding="utf-8").partition(PART)
+    library, mark, rest = path.read_text(encoding="utf-8").partition(PART)
+    found, *others = rest.partition(SIDECAR_PART)
     if options.command == "write":
-        path.write_text(library + PART + document(), encoding="utf-8")
+        path.write_text(library + PART + document() + "".join(others), encoding="utf-8")
         return 0
     if mark and found == document():
         return 0

@@ -5,8 +5,8 @@ import logging
 import re
 import time
 import traceback
-from collections.abc import Mapping
-from contextlib import aclosing
+from collections.abc import Generator, Mapping
+from contextlib import aclosing, contextmanager
 from typing import Any, Final, Protocol, cast
 
 from holdfast.errors import AmbiguousWrite, HoldfastError
@@ -18,7 +18,7 @@ from holdfast_sidecar.answers import (
     of_error,
     of_refusal,
 )
-from holdfast_sidecar.asgi import Application, Receive, Scope, Send
+from holdfast_sidecar.asgi import Application, Message, Receive, Scope, Send
 from holdfast_sidecar.requests import Budget, Request, read_query
 from holdfast_sidecar.routes import ROUTES, Route
 from holdfast_sidecar.routing import Router
@@ -64,6 +64,7 @@ class Api:
         self._mounts = dict(mounts or {})
         self._router: Router[Route] = Router(ROUTES)
         self._budget = Budget(self._limits.bodies)
+        self._answers = Budget(self._limits.answers)
         self._active = 0
         self._streams = 0
 
@@ -75,7 +76,7 @@ class Api:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         began = time.perf_counter()
-        route: Route | None = None
+        operation = OTHER
         headers = dict(cast("list[tuple[bytes, bytes]]", scope["headers"]))
         status = 499
         try:
@@ -83,17 +84,36 @@ class Api:
             raw_path: bytes = scope["raw_path"]
             mounted = self._mounts.get(raw_path.split(b"/", 2)[1]) if self._mounts else None
             if mounted is not None:
-                status = 200
-                await mounted(scope, receive, send)
+                operation = raw_path.split(b"/", 2)[1].decode()
+
+                async def noting(message: Message) -> None:
+                    nonlocal status
+                    status = message.get("status", status)
+                    await send(message)
+
+                await mounted(scope, receive, noting)
                 return
             route, segments = self._router.find(scope["method"], raw_path)
-            answer = await self._answer(route, segments, headers, scope, receive)
-            if isinstance(answer, Stream):
+            operation = route.operation
+            accept = headers.get(b"accept")
+            if accept is not None and accept not in _ANYTHING:
+                _require_acceptable(accept, route)
+            request = Request(
+                scope,
+                receive,
+                headers=headers,
+                segments=segments,
+                query=read_query(scope["query_string"], route.query),
+                limits=self._limits,
+                budget=self._budget,
+            )
+            with self._place(route):
+                answer = await self._answer(route, request)
                 status = answer.status
-                await self._stream(answer, send)
-            else:
-                status = answer.status
-                await _send(answer, send)
+                if isinstance(answer, Stream):
+                    await self._stream(answer, send)
+                else:
+                    await self._send(answer, send, route)
         except (HoldfastError, Refusal) as error:
             answer = of_refusal(error) if isinstance(error, Refusal) else of_error(error)
             status = answer.status
@@ -102,34 +122,24 @@ class Api:
             return
         finally:
             if self._instruments is not None:
-                operation = route.operation if route is not None else OTHER
                 self._instruments.answered(operation, status, time.perf_counter() - began)
 
-    async def _answer(
-        self,
-        route: Route,
-        segments: tuple[bytes, ...],
-        headers: Mapping[bytes, bytes],
-        scope: Scope,
-        receive: Receive,
-    ) -> Answer | Stream:
+    @contextmanager
+    def _place(self, route: Route) -> Generator[None]:
+        """Take a place among the requests at work, until the client has taken the answer."""
+        if route.waits:
+            yield
+            return
+        if self._active >= self._limits.requests:
+            raise Refusal("Overloaded", "too many requests at once: try again", retry_after=1)
+        self._active += 1
+        try:
+            yield
+        finally:
+            self._active -= 1
+
+    async def _answer(self, route: Route, request: Request) -> Answer | Stream:
         """Have the handler answer; what nobody expected is logged, and nothing of it is told."""
-        accept = headers.get(b"accept")
-        if accept is not None and accept not in _ANYTHING:
-            _require_acceptable(accept, route)
-        request = Request(
-            scope,
-            receive,
-            headers=headers,
-            segments=segments,
-            query=read_query(scope["query_string"], route.query),
-            limits=self._limits,
-            budget=self._budget,
-        )
-        if not route.waits:
-            if self._active >= self._limits.requests:
-                raise Refusal("Overloaded", "too many requests at once: try again", retry_after=1)
-            self._active += 1
         try:
             return await route.handler(self._service, request)
         except (HoldfastError, Refusal, Vanished):
@@ -145,8 +155,28 @@ class Api:
             ) from None
         finally:
             request.end()
-            if not route.waits:
-                self._active -= 1
+
+    async def _send(self, answer: Answer, send: Send, route: Route) -> None:
+        """Send an answer; a large one in parts, as fast as the client takes them.
+
+        What is read may be asked for again, so it is refused where too much waits for clients already.
+        """
+        size = len(answer.body)
+        if size <= self._limits.small:
+            await _send(answer, send)
+            return
+        read = route.method == "GET"
+        if read:
+            self._answers.take(size)
+        try:
+            await send(_start(answer))
+            step = self._limits.small
+            for first in range(0, size, step):
+                await self._part(answer.body[first : first + step], send)
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            if read:
+                self._answers.give(size)
 
     async def _stream(self, stream: Stream, send: Send) -> None:
         """Send an answer in parts, as fast as the client takes them."""
@@ -199,16 +229,15 @@ def _require_acceptable(accept: bytes, route: Route) -> None:
 
 
 async def _send(answer: Answer, send: Send) -> None:
-    if answer.status == 204:
-        headers = [*answer.headers]
-    else:
-        headers = [
-            (b"content-type", answer.kind),
-            (b"content-length", b"%d" % len(answer.body)),
-            *answer.headers,
-        ]
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send(_start(answer))
     await send({"type": "http.response.body", "body": answer.body})
+
+
+def _start(answer: Answer) -> Message:
+    headers = [*answer.headers]
+    if answer.status != 204:
+        headers += [(b"content-type", answer.kind), (b"content-length", b"%d" % len(answer.body))]
+    return {"type": "http.response.start", "status": answer.status, "headers": headers}
 
 
 def _log_unexpected(route: Route, error: Exception) -> None:

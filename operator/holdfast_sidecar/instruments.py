@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from holdfast.metrics import SECONDS, Metric
+from holdfast.metrics import SECONDS, SIDECAR_PART, Metric
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Histogram
@@ -62,10 +62,6 @@ class HttpInstruments:
         )
 
 
-MARK: Final = "\n<!-- The sidecar's part: `python -m holdfast_sidecar.instruments write`. -->\n"
-END: Final = "\n<!-- The end of the sidecar's part. -->\n"
-
-
 def document() -> str:
     """Return the sidecar's part of `docs/metrics.md`."""
     rows = [
@@ -76,7 +72,7 @@ def document() -> str:
         [
             "\n## The sidecar's metrics\n",
             "The status listener of a sidecar shows the library's metrics, and these. `operation` is",
-            "an `operationId` of the OpenAPI document, or `other`; `status` is HTTP's.\n",
+            "an `operationId` of the OpenAPI document, `mcp`, or `other`; `status` is HTTP's.\n",
             "| metric | type | labels | meaning |\n|---|---|---|---|",
             *rows,
             "",
@@ -91,11 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="default: docs")
     options = parser.parse_args(arguments)
     path: Path = options.docs / "metrics.md"
-    text = path.read_text(encoding="utf-8")
-    before, mark, rest = text.partition(MARK)
-    found, _, after = rest.partition(END)
+    before, mark, found = path.read_text(encoding="utf-8").partition(SIDECAR_PART)
     if options.command == "write":
-        path.write_text(before + MARK + document() + END + after, encoding="utf-8")
+        path.write_text(before + SIDECAR_PART + document(), encoding="utf-8")
         return 0
     if mark and found == document():
         return 0

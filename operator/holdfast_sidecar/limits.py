@@ -19,7 +19,8 @@ class Limits:
         body: bytes of a body, but for an import's.
         line: bytes of a line of an import.
         bodies: bytes of all bodies above `small` that are being read or worked on.
-        small: bytes of a body that count for nothing.
+        answers: bytes of all answers above `small` that clients have not taken yet.
+        small: bytes of a body or an answer that count for nothing.
         head_seconds: for a request's line and headers to arrive.
         body_seconds: for a body to arrive; for each part of an import.
         write_seconds: for a client to take what is sent.
@@ -37,6 +38,7 @@ class Limits:
     body: int = MAX_BODY
     line: int = 5 * 1024 * 1024
     bodies: int = 32 * 1024 * 1024
+    answers: int = 32 * 1024 * 1024
     small: int = 64 * 1024
     head_seconds: float = 10.0
     body_seconds: float = 30.0

@@ -6,6 +6,7 @@ a second closes those whose moment has passed: that costs a request no timer.
 """
 
 import asyncio
+import heapq
 import math
 from collections.abc import Iterable
 from http import HTTPStatus
@@ -21,6 +22,12 @@ from holdfast_sidecar.limits import Limits
 
 _LOOK: Final = 1.0
 """Seconds between looks at the connections."""
+_READ: Final = 256 * 1024
+"""Bytes that come in one piece, at most."""
+_CHUNKED: Final = 8
+"""Bytes around a byte of a body, at most: chunks may be of one byte, which takes five."""
+_LEAVE: Final = 16
+"""One in so many connections is closed where there are too many: looking for them takes a while."""
 _LINGER: Final = 1.0
 """Seconds for which what a refused client still sends is dropped, so that it gets to read why."""
 
@@ -44,7 +51,10 @@ class Connection(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._limits = limits
         self.due = math.inf
-        self._size = 0
+        self._size = 0  # bytes of the head that were parsed
+        self._around = 0  # bytes since the request began, or before the first, that are no body
+        self._body = 0  # bytes of the request's body
+        self._bodies = 0  # bytes of all bodies
         self._in_head = False
         self._in_message = False
         self._answered = math.inf
@@ -69,10 +79,16 @@ class Connection(HttpToolsProtocol):
             return
         self._unset_keepalive_if_required()
         parser: httptools.HttpRequestParser = self.parser  # type: ignore[assignment] # None once closed
+        bodies = self._bodies
         try:
             parser.feed_data(data)
+            self._around += len(data) - (self._bodies - bodies)
+            if self._around > self._limits.head + _READ + _CHUNKED * self._body:
+                raise self._too_large()
         except httptools.HttpParserUpgrade:
             self.cycle.keep_alive = False  # the request is answered as if it had not asked for that
+        except Refusal as refusal:
+            self.refuse(refusal)
         except httptools.HttpParserError as error:
             reason = error.__context__
             self.refuse(
@@ -84,7 +100,8 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first byte of a request is here."""
         super().on_message_begin()
-        self._size, self._in_head, self._in_message = 0, True, True
+        self._size = self._around = self._body = 0
+        self._in_head = self._in_message = True
         self.due = self.loop.time() + self._limits.head_seconds
 
     def on_url(self, url: bytes) -> None:
@@ -106,6 +123,12 @@ class Connection(HttpToolsProtocol):
             raise Refusal("RequestInvalid", "too many requests were sent before the first answer")
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        """A part of the body is here."""
+        self._body += len(body)
+        self._bodies += len(body)
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """The request is here with all of its body."""
         self._in_message = False
@@ -123,7 +146,7 @@ class Connection(HttpToolsProtocol):
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer what is no request and close; say nothing in the middle of another answer."""
-        self._over = True
+        self._over, self.due = True, math.inf
         if self.transport.is_closing():
             return
         if not self.idle:
@@ -141,7 +164,6 @@ class Connection(HttpToolsProtocol):
             self.due = now + self._limits.head_seconds  # the head of the next one can wait
         elif self._in_head:
             seconds = self._limits.head_seconds
-            self.due = math.inf
             self.refuse(
                 Refusal("RequestTooSlow", f"the headers did not arrive within {seconds:g} s")
             )
@@ -154,12 +176,15 @@ class Connection(HttpToolsProtocol):
         return self.transport.get_write_buffer_size() > 0
 
     def _grow(self, size: int) -> None:
+        """Count what was parsed of a head."""
         self._size += size
         if self._size > self._limits.head:
-            raise Refusal(
-                "HeadersTooLarge",
-                f"path and headers may have {self._limits.head} bytes together",
-            )
+            raise self._too_large()
+
+    def _too_large(self) -> Refusal:
+        return Refusal(
+            "HeadersTooLarge", f"path and headers may have {self._limits.head} bytes together"
+        )
 
 
 async def watch(connections: Iterable[object]) -> None:
@@ -174,7 +199,7 @@ async def watch(connections: Iterable[object]) -> None:
 
 
 def _make_room(new: Connection, connections: Iterable[object]) -> None:
-    """Close what has been idle for longest; or the new one, where all are at work."""
+    """Close those that have been idle for longest; or the new one, where all are at work."""
     idle = [
         one
         for one in connections
@@ -183,12 +208,12 @@ def _make_room(new: Connection, connections: Iterable[object]) -> None:
         and one is not new
         and not one.transport.is_closing()
     ]
-    if idle:
-        min(idle, key=lambda one: one.due).transport.abort()
-    else:
+    if not idle:
         new.refuse(
             Refusal("Overloaded", "too many connections are open: close some", retry_after=1)
         )
+    for one in heapq.nsmallest(1 + len(idle) // _LEAVE, idle, key=lambda one: one.due):
+        one.transport.abort()
 
 
 def _bytes_of(answer: Answer) -> bytes:

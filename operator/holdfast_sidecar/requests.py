@@ -48,7 +48,7 @@ class Query(NamedTuple):
 
 
 class Budget:
-    """Bytes of large bodies that are being read or worked on, over all requests.
+    """Bytes of large bodies, or of large answers, over all requests.
 
     Args:
         most: how many there may be.
@@ -66,7 +66,11 @@ class Budget:
             Refusal: there are too many already.
         """
         if size > self._left:
-            raise Refusal("Overloaded", "too many large bodies at once: try again", retry_after=1)
+            raise Refusal(
+                "Overloaded",
+                "too much is under way to or from clients at once: try again",
+                retry_after=1,
+            )
         self._left -= size
 
     def give(self, size: int) -> None:
@@ -161,7 +165,7 @@ class Request:
             Refusal: too large, too slow, of another type, or not as it should be.
             Vanished: the client went away meanwhile.
         """
-        body = await self._body()
+        body = await self.body()
         if not body and default is not None:
             return default
         self._require_kind(JSON)
@@ -206,7 +210,13 @@ class Request:
             self._budget.give(self._held)
             self._held = 0
 
-    async def _body(self) -> bytes:
+    async def body(self) -> bytes:
+        """Read the body, whatever its type.
+
+        Raises:
+            Refusal: too large or too slow.
+            Vanished: the client went away meanwhile.
+        """
         declared = self.headers.get(b"content-length")
         if declared is not None and int(declared) > self._limits.body:
             raise self._too_large()

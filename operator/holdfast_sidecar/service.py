@@ -1,16 +1,14 @@
 """What handlers work with: the memories, the turns, and how a call finds its session."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-from holdfast.errors import MemoryNotFound, StoreUnavailable
 from holdfast.log import MessageLog
 from holdfast.session import Session
-from holdfast.turn import Turn
 from holdfast.wire import NAMED_BY, TURN_HEADER
 from holdfast_sidecar.answers import Refusal
 from holdfast_sidecar.limits import Limits
-from holdfast_sidecar.memories import Found, Memories, Offer
+from holdfast_sidecar.memories import Found, Memories
 from holdfast_sidecar.requests import Request
 from holdfast_sidecar.turns import Turns
 
@@ -72,49 +70,3 @@ class Service:
             return await call(found.session)
         with self.turns.using(token.decode("ascii", "replace"), found.where) as held:
             return await call(held.turn)
-
-
-class Conversations:
-    """The same memories and turns for callers of another protocol than HTTP's.
-
-    Args:
-        service: the parts that answer.
-    """
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
-
-    def offered(self) -> Sequence[Offer]:
-        """Return the memories that are served; none while they are not known yet."""
-        try:
-            return self._service.memories.offers()
-        except Refusal:
-            return ()
-
-    async def open(self, memory: str | None, session: str, turn: str | None) -> Session | Turn:
-        """Return a session, or a turn of it.
-
-        Args:
-            memory: its name; None for the only one.
-            session: as in a path, decoded.
-            turn: its token, if any.
-
-        Raises:
-            HoldfastError: there is none of these.
-        """
-        try:
-            name = memory if memory is not None else self._only()
-            found = await self._service.memories.find(name, session)
-        except Refusal as refusal:
-            raise StoreUnavailable(refusal.problem.detail, retry_after=1) from None
-        if turn is None:
-            return found.session
-        with self._service.turns.using(turn, found.where) as held:
-            return held.turn
-
-    def _only(self) -> str:
-        offers = self._service.memories.offers()
-        if len(offers) != 1:
-            there = ", ".join(offer.name for offer in offers) or "none"
-            raise MemoryNotFound(f"name the memory: there are {there}")
-        return offers[0].name

@@ -22,6 +22,7 @@ from holdfast_sidecar.app import Api
 from holdfast_sidecar.instruments import ACTIVE, CONNECTIONS, HELD, WAITING, HttpInstruments
 from holdfast_sidecar.limits import Limits
 from holdfast_sidecar.logs import set_up
+from holdfast_sidecar.mcp import McpApp
 from holdfast_sidecar.memories import BoundMemories, GivenMemories, Memories
 from holdfast_sidecar.options import Options
 from holdfast_sidecar.protocol import Connection, watch
@@ -35,6 +36,8 @@ _TICK: Final = 1.0
 _LOOK: Final = 0.02
 _LAST: Final = 2.0
 """Seconds of the time to drain that are kept for giving turns back and for closing connections."""
+_BACKLOG: Final = 4096
+"""Connections that may wait to be taken in: beyond that a Unix socket refuses at once."""
 _STOPS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -45,6 +48,9 @@ class HttpServer(uvicorn.Server):
         app: an ASGI application.
         sockets: bound ones.
         limits: how much of everything.
+
+    Attributes:
+        listening: happens once it serves.
     """
 
     def __init__(self, app: object, sockets: Sequence[socket.socket], limits: Limits) -> None:
@@ -58,12 +64,14 @@ class HttpServer(uvicorn.Server):
             access_log=False,
             proxy_headers=False,
             server_header=False,
+            backlog=_BACKLOG,
             timeout_keep_alive=int(limits.idle_seconds),
             timeout_graceful_shutdown=int(_LAST),
         )
         super().__init__(config)
         self._sockets = list(sockets)
         self._stopped = asyncio.Event()
+        self.listening = asyncio.Event()
 
     async def run_until_stopped(self) -> None:
         """Serve until `stop`, then finish what is in work, for two seconds at most."""
@@ -85,6 +93,7 @@ class HttpServer(uvicorn.Server):
 
     async def main_loop(self) -> None:
         """Renew the date of the answers every second until stopped."""
+        self.listening.set()
         while not await self.on_tick(0):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_TICK):
@@ -106,7 +115,8 @@ class Sidecar:
         self.memories = self._memories()
         self.service = Service(self.memories, limits)
         instruments = HttpInstruments(self._registry)
-        self.api = Api(self.service, instruments=instruments)
+        self.mcp = McpApp(self.service)
+        self.api = Api(self.service, instruments=instruments, mounts={b"mcp": self.mcp})
         self.readiness = Readiness(self.memories.reach)
         instruments.watch(ACTIVE, lambda: self.api.active)
         instruments.watch(HELD, lambda: self.service.turns.held)
@@ -183,7 +193,13 @@ async def _run(
         follower = asyncio.create_task(sidecar.memories.follow())
     servers = [asyncio.create_task(one.run_until_stopped()) for one in (data, status)]
     stopping = asyncio.create_task(stop.wait())
-    _log.info("listening on %s", ", ".join(_names(data_sockets)))
+    begun = asyncio.gather(data.listening.wait(), status.listening.wait())
+    await asyncio.wait([begun, stopping, *servers], return_when=asyncio.FIRST_COMPLETED)
+    _log.info(
+        "listening on %s; status on %s",
+        ", ".join(_names(data_sockets)),
+        ", ".join(_names(status_sockets)) or "no port",
+    )
     try:
         await asyncio.wait([*servers, stopping], return_when=asyncio.FIRST_COMPLETED)
         for one in servers:
@@ -191,11 +207,13 @@ async def _run(
                 one.result()
         await _drain(sidecar, options.drain)
     finally:
+        begun.cancel()
         stopping.cancel()
         if follower is not None:
             follower.cancel()
         data.stop()
         await asyncio.gather(servers[0], return_exceptions=True)
+        await sidecar.mcp.aclose()
         await sidecar.memories.aclose(patience=_LAST)
         status.stop()
         await asyncio.gather(servers[1], return_exceptions=True)

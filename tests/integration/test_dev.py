@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
+import httpx
 import pytest
 
 import holdfast
@@ -534,3 +535,20 @@ def test_bad_manifests_are_listed_and_nothing_is_started(tmp_path: Path) -> None
         "b.yaml:6: spec.limits.maxToken: unknown field (FieldValueForbidden)",
     ]
     assert not (tmp_path / ".holdfast").exists()
+
+
+@pytest.mark.asyncio
+async def test_the_sidecars_api_is_served_beside_it(tmp_path: Path) -> None:
+    for name, namespace in (("support", "team-a"), ("sales", "team-b")):
+        (tmp_path / f"{name}.yaml").write_text(memory(name, namespace=namespace))
+    async with running(tmp_path, "-f", ".", "--ephemeral") as dev:
+        await dev.ready()
+        line = await dev.until("^Over HTTP")
+        async with httpx.AsyncClient() as http:
+            served = (await http.get(line.rpartition(" ")[2])).json()["memories"]
+            assert [one["name"] for one in served] == ["support", "team-b.sales"]
+            for one in served:
+                url = f"{line.rpartition(' ')[2]}/{one['name']}/sessions/1/messages"
+                assert (await http.post(url, json={"message": message(1)})).json()["seq"] == 1
+        async with holdfast.connect(dev.url) as client:
+            assert await client.memory("support").session("1").length() == 1

@@ -191,16 +191,6 @@ def test_what_is_no_address(url: str) -> None:
         connect(url)
 
 
-@pytest.mark.parametrize("scheme", ["http", "http+unix"])
-@pytest.mark.parametrize("rest", ["host", f"user:{SECRET}@host:1/0?namespace=a"])
-def test_what_is_not_supported_yet_is_refused_in_the_same_words(scheme: str, rest: str) -> None:
-    with pytest.raises(ConfigurationError) as refusal:
-        connect(f"{scheme}://{rest}")
-    assert str(refusal.value) == (
-        f"{scheme}:// is not supported yet by this version: use a Redis or Valkey server"
-    )
-
-
 @pytest.mark.parametrize(
     "url",
     [

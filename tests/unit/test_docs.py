@@ -14,7 +14,15 @@ ROOT = Path(__file__).parents[2]
 FILES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 BASES = [Path(), Path("operator"), Path("operator/holdfast")]
 """What a path in a document may be relative to, besides the document's folder."""
-MADE = {".holdfast/", "/healthz", "/readyz", "/metrics"}
+MADE = {
+    ".holdfast/",
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/mcp",
+    "/openapi.json",
+    "/run/holdfast/api.sock",
+}
 """Paths that are there only when something runs."""
 SUFFIXES = {".json", ".lua", ".md", ".py", ".toml", ".txt", ".yaml", ".yml"}
 

@@ -9,7 +9,7 @@ import pytest
 import holdfast
 
 SOURCE = Path(__file__).parents[2] / "operator"
-HEAVY = ("pydantic", "redis", "hiredis", "tiktoken", "yaml", "re2")
+HEAVY = ("aiohttp", "pydantic", "redis", "hiredis", "tiktoken", "yaml", "re2")
 
 
 def loaded(program: str) -> set[str]:
@@ -53,8 +53,12 @@ asyncio.run(main())
             "import holdfast; holdfast.connect('redis://127.0.0.1:1')",
             {"pydantic", "redis", "hiredis"},
         ),
+        ("import holdfast; holdfast.connect('http://127.0.0.1:1')", {"pydantic", "aiohttp"}),
     ],
-    ids=["the package", "names", "values", "connecting", "in this process", "to a server"],
+    ids=[
+        *("the package", "names", "values", "connecting", "in this process", "to a server"),
+        "to a sidecar",
+    ],
 )
 def test_what_is_loaded(program: str, modules: set[str]) -> None:
     assert loaded(program) == modules

@@ -20,7 +20,6 @@ _URL = re.compile(r"([a-z+]+)://([^/?#]*)([^?#]*)(?:\?([^#]*))?")
 _DATABASE = re.compile(r"/?|/([0-9]{1,9})/?")
 _PRIMARY = re.compile(r"/([^/]+)(?:/([0-9]{1,9}))?/?")
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([-_.%A-Za-z0-9]+))(?::([0-9]{1,5}))?")
-_LATER = ("http", "http+unix")
 _OF_TLS = ("ca", "cert", "key", "server-name")
 _OF_SENTINEL = ("sentinel-username", "sentinel-password")
 
@@ -118,10 +117,6 @@ def read_address(url: str) -> Address:
     options = {name: values[-1] for name, values in parse_qs(query).items() if name in OPTIONS}
     if scheme == "unix":
         return _socket(place, path, options)
-    if scheme in _LATER:
-        raise ConfigurationError(
-            f"{scheme}:// is not supported yet by this version: use a Redis or Valkey server"
-        )
     secure, mode = scheme.startswith("rediss"), _mode(scheme)
     account, at, hosts = place.rpartition("@")
     _require(options, _OF_TLS, secure, "rediss://")

@@ -180,14 +180,16 @@ class MessageLog:
         """
         return self._portal.run(self._log.read, limit=limit, max_tokens=max_tokens, after=after)
 
-    def read_page(self, *, after: int | None = None, limit: int = 100) -> Page:
+    def read_page(self, *, after: int | None = None, limit: int = 100, used: bool = True) -> Page:
         """Return a part of exactly what is stored, oldest first.
 
         Args:
             after: the page before's `next`.
             limit: 1..1,000.
+            used: False only looks through it: where the policy keeps what is used, this is no use, and
+                no copy is kept for when the store does not answer, nor is one given.
         """
-        return self._portal.run(self._log.read_page, after=after, limit=limit)
+        return self._portal.run(self._log.read_page, after=after, limit=limit, used=used)
 
     def length(self) -> int:
         """Return the number of messages."""
@@ -563,8 +565,10 @@ def connect(
     Args:
         url: `redis://host:port/0?namespace=team-a&prefix=mem`, `redis+cluster://host:port,host:port`,
             `redis+sentinel://host:port,host:port/primary`, each with TLS as `rediss` instead of
-            `redis` (options ca, cert, key, server-name), `unix:///path/of/socket`, or `memory://` for
-            a store in this process. None takes the variable `HOLDFAST_URL`, or else the one binding
+            `redis` (options ca, cert, key, server-name), `unix:///path/of/socket`, `memory://` for a
+            store in this process; or a sidecar's `http+unix:///path/of/socket` or
+            `http://127.0.0.1:7070`, which alone decides: then only `observers` may be given besides.
+            None takes the variable `HOLDFAST_URL`, or else the one binding
             under `SERVICE_BINDING_ROOT`, whose memories have their names there.
         namespace: of the memories; instead of the URL's, else `local`.
         policy: what holds where no operator wrote a policy: the path of a MemoryResource manifest, a

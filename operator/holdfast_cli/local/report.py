@@ -49,7 +49,12 @@ class Reporter:
         self._started = False
 
     def ready(
-        self, objects: Objects, later: Sequence[Manifest], server: ServerAddress, kept: str
+        self,
+        objects: Objects,
+        later: Sequence[Manifest],
+        server: ServerAddress,
+        kept: str,
+        http: str | None,
     ) -> None:
         """Say how to connect and what there is; from now on every change gets a line.
 
@@ -58,11 +63,17 @@ class Reporter:
             later: objects that are left out.
             server: which one it is.
             kept: where its data are, as the end of a sentence.
+            http: where the sidecar's API is; None without it.
         """
         memories = [(key, body) for key, body in objects.bodies().items() if key.kind == RESOURCE]
         self._say(f"{_product(objects)} on {server.endpoint}, {kept}. Ctrl-C ends it.")
         self._say("")
         self._lines_to_paste(memories, objects, server)
+        self._say(
+            f"Over HTTP, in any language: {http}/v1/memories"
+            if http is not None
+            else "Not over HTTP: pip install 'holdfast[sidecar]' for that"
+        )
         rows = [_row(key, body) for key, body in sorted(memories, key=lambda pair: pair[0])]
         self._say("")
         self._table(rows)
@@ -164,14 +175,16 @@ class Reporter:
 
 def ways(objects: Objects) -> list[Way]:
     """Return the ways to all memories: the namespace `local` first, then by name."""
-    found: set[Way] = set()
-    for key, body in objects.bodies().items():
-        if key.kind == RESOURCE:
-            ref = MemoryResource.from_body(body).spec.backend_ref
-            backend = objects.backend(ref.namespace or key.namespace, ref.name)
-            assert backend is not None, "a backend lives as long as a memory names it"
-            found.add(Way(key.namespace, backend["spec"].get("keyPrefix", "mem")))
+    found = {way_of(objects, key) for key in objects.bodies() if key.kind == RESOURCE}
     return sorted(found, key=lambda way: (way.namespace != "local", way.namespace, way.prefix))
+
+
+def way_of(objects: Objects, key: Key) -> Way:
+    """Return the way to a memory."""
+    ref = MemoryResource.from_body(objects.bodies()[key]).spec.backend_ref
+    backend = objects.backend(ref.namespace or key.namespace, ref.name)
+    assert backend is not None, "a backend lives as long as a memory names it"
+    return Way(key.namespace, backend["spec"].get("keyPrefix", "mem"))
 
 
 def limits_text(policy: Policy) -> str:

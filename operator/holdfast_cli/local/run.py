@@ -2,7 +2,8 @@
 
 import asyncio
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Final
 
 from holdfast.errors import ConfigurationError
@@ -17,6 +18,7 @@ from holdfast_operator.services.outcome import Event
 from holdfast_operator.services.ports import Body, SystemClock
 from holdfast_operator.storage.backends import ConnectionPool
 
+_EXTRA: Final = frozenset({"uvicorn", "uvloop", "httptools", "prometheus_client"})
 READY: Final = 15.0
 """Seconds after which it is said what there is, Ready or not."""
 
@@ -71,9 +73,12 @@ class Run:
                 self._apply()
                 engine = group.create_task(self._engine.run())
                 await self._readiness()
-                self._reporter.ready(self._objects, self._manifests.later, self._server, self._kept)
-                follow = group.create_task(self._follow())
-                code = await self._until_end()
+                async with _api_of(self._objects, self._server) as http:
+                    self._reporter.ready(
+                        self._objects, self._manifests.later, self._server, self._kept, http
+                    )
+                    follow = group.create_task(self._follow())
+                    code = await self._until_end()
                 follow.cancel()
                 engine.cancel()
         finally:
@@ -151,3 +156,17 @@ class Run:
     def _signalled(self, number: signal.Signals) -> None:
         self._signal = number
         self._stop.set()
+
+
+@asynccontextmanager
+async def _api_of(objects: Objects, server: ServerAddress) -> AsyncGenerator[str | None]:
+    """Serve the sidecar's API for the length of a block; None where its packages are not installed."""
+    try:
+        from holdfast_cli.local.api import serving
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRA:
+            raise
+        yield None
+        return
+    async with serving(objects, server) as url:
+        yield url
