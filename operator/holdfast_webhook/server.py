@@ -16,6 +16,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from holdfast_webhook.app import injecting, status
+from holdfast_webhook.connections import Connection
 from holdfast_webhook.files import (
     Reread,
     certificate_of,
@@ -160,7 +161,7 @@ class _Listening:
 
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=Connection,
             ws="none",
             lifespan="off",
             log_config=None,
