@@ -17,16 +17,19 @@ HOME = "holdfast-system"
 PLATFORM = "platform"
 
 
+def helm_command(cluster: Cluster) -> list[str]:
+    """What a command line of Helm begins with: a node is not to be seen from this machine's network."""
+    program = str(helms.ensure())
+    return [program] if cluster.node is None else [*cluster.node.network, program]
+
+
 def helm_for(cluster: Cluster, directory: Path) -> Helm:
-    """Helm as it reaches the cluster: that of a node is not to be seen from this machine's network."""
-    program = helms.ensure()
-    if cluster.node is not None:
-        wrapper = directory / "helm"
-        command = shlex.join([*cluster.node.network, str(program)])
-        wrapper.write_text(f'#!/bin/sh\nexec {command} "$@"\n', encoding="utf-8")
-        wrapper.chmod(0o755)
-        program = wrapper
-    return Helm(cluster.kubeconfig, program=program)
+    """Helm as it reaches the cluster."""
+    wrapper = directory / "helm"
+    command = shlex.join(helm_command(cluster))
+    wrapper.write_text(f'#!/bin/sh\nexec {command} "$@"\n', encoding="utf-8")
+    wrapper.chmod(0o755)
+    return Helm(cluster.kubeconfig, program=wrapper)
 
 
 def values(cluster: Cluster, **more: Any) -> dict[str, Any]:
@@ -76,6 +79,11 @@ class Product:
         product.platform.apply(manifests.backend())
         product.platform.ready("membackend/shared")
         return product
+
+    @property
+    def helm_command(self) -> list[str]:
+        """What a command line of Helm begins with."""
+        return helm_command(self.cluster)
 
     def remove(self) -> None:
         """Take everything of it out of a cluster that stays."""

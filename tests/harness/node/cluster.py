@@ -37,7 +37,7 @@ class Cluster:
     """A cluster through kubectl.
 
     Args:
-        kubectl: what a command line begins with.
+        kubectl: what a command line of kubectl begins with.
         kubeconfig: whom it asks, and as whom.
         images: what pods run; the cluster has them.
         node: the node of the tests, if it is that.
@@ -46,7 +46,7 @@ class Cluster:
     def __init__(
         self, kubectl: Sequence[str], kubeconfig: Path, images: Images, node: Node | None = None
     ) -> None:
-        self._kubectl = [*kubectl, f"--kubeconfig={kubeconfig}"]
+        self.kubectl_command = [*kubectl, f"--kubeconfig={kubeconfig}"]
         self._home = tempfile.TemporaryDirectory(prefix="holdfast-kubectl-")
         self._used: list[str] = []
         self.kubeconfig = kubeconfig
@@ -60,7 +60,7 @@ class Cluster:
             KubectlError: it ended with an error.
         """
         done = subprocess.run(
-            [*self._kubectl, *arguments],
+            [*self.kubectl_command, *arguments],
             env={"PATH": os.environ.get("PATH", os.defpath), "HOME": self._home.name},
             input=input or "",
             capture_output=True,
