@@ -39,9 +39,7 @@ def test_it_needs_root_on_linux(
 
 @pytest.mark.usefixtures("as_root_on_linux")
 def test_what_is_not_installed_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(
-        "shutil.which", lambda name, path: None if name == "ctr" else f"/bin/{name}"
-    )
+    monkeypatch.setattr("shutil.which", lambda name, **_: None if name == "ctr" else f"/bin/{name}")
     monkeypatch.setattr(programs, "_PLUGIN_FOLDERS", ("/nowhere",))
     assert said().startswith(
         "a whole node needs more programs: apt-get install --no-install-recommends containerd"
