@@ -18,7 +18,7 @@ PYTEST := $(BIN)/python -m pytest
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-cluster test test-fast test-pythons test-cluster verify verify-operator verify-sidecar lint format types bench bench-operator bench-sidecar bench-peers crds openapi facade lock control-plane clean
+.PHONY: help setup demo demo-cluster test test-fast test-pythons test-cluster test-e2e verify verify-operator verify-sidecar lint format types bench bench-operator bench-sidecar bench-peers crds openapi facade lock control-plane clean
 
 help: ## list what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -93,11 +93,11 @@ test-fast: $(READY) ## the tests that need no server, in under a minute
 test-cluster: $(READY) control-plane ## only the tests on the Kubernetes API server
 	$(PYTEST) tests/cluster
 
+test-e2e: $(READY) ## stories with real pods, on a whole node that is brought up here (KUBECONFIG and HOLDFAST_IMAGE: on a cluster of yours)
+	$(PYTEST) tests/e2e $(if $(SECONDS),--story-seconds $(SECONDS))
+
 test-pythons: ## unit and conformance tests on every other supported interpreter found here
 	.ci/pythons
-
-test-e2e: $(READY) control-plane ## the image, built and run; needs root and what .ci/packages lists
-	$(PYTEST) tests/e2e
 
 lint: $(READY) ## format, rules, types, layers
 	$(BIN)/ruff format --check .

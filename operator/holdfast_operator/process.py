@@ -193,6 +193,8 @@ async def _act(
             namespaces=options.namespaces,
             clusterwide=not options.namespaces,
             standalone=True,
+            # Kopf would else look up this process's user, and in an image it may be a bare number.
+            identity=_own_name(),  # pyright: ignore[reportArgumentType] - its type is private to Kopf
             stop_flag=stop,
         )
     finally:
@@ -209,6 +211,10 @@ async def _keep_certificate(options: Options, kubernetes: Kubernetes) -> None:
     await Renewal(store, webhook, namespace, interval=options.interval).keep()
 
 
+def _own_name() -> str:
+    return os.environ.get("POD_NAME") or socket.gethostname()
+
+
 @contextlib.asynccontextmanager
 async def _leadership(options: Options) -> AsyncGenerator[Elector | Alone]:
     """Give what this process knows of its leadership; at the end, another one may lead at once."""
@@ -216,7 +222,7 @@ async def _leadership(options: Options) -> AsyncGenerator[Elector | Alone]:
         yield Alone(minutes_since_1970())
         return
     namespace = options.leader_namespace or own_namespace()
-    name = f"{os.environ.get('POD_NAME') or socket.gethostname()}_{secrets.token_hex(4)}"
+    name = f"{_own_name()}_{secrets.token_hex(4)}"
     # Connections of its own: a renewal waits for no other request.
     async with Kubernetes(options.kubeconfig) as kubernetes:
         elector = Elector(Leases(kubernetes, namespace, LEASE), name, options.times, end=_end)

@@ -16,7 +16,6 @@ import yaml
 
 __all__ = ["Administrator", "NoSuchObject", "Refused"]
 
-_HOST: Final = "127.0.0.1"
 _GROUP: Final = "/apis/holdfast.dev/v1alpha1"
 _KINDS: Final = {
     "configmap": ("/api/v1", "configmaps"),
@@ -58,13 +57,17 @@ class Administrator:
     """Requests of the administrator; any thread may ask.
 
     Args:
-        port: of the API server on 127.0.0.1.
+        port: of the API server.
+        host: where it listens.
         authority: file of the authority that signed its certificate.
         certificate: file of the administrator's certificate.
         key: file of its key.
     """
 
-    def __init__(self, port: int, *, authority: Path, certificate: Path, key: Path) -> None:
+    def __init__(
+        self, port: int, *, host: str, authority: Path, certificate: Path, key: Path
+    ) -> None:
+        self._host = host
         self._port = port
         self._context = ssl.create_default_context(cafile=str(authority))
         self._context.load_cert_chain(certificate, key)
@@ -172,7 +175,7 @@ class Administrator:
             connection = self._idle.pop() if self._idle else None
         if connection is None:
             connection = http.client.HTTPSConnection(
-                _HOST, self._port, context=self._context, timeout=60
+                self._host, self._port, context=self._context, timeout=60
             )
         with contextlib.ExitStack() as unless_it_is_fine:
             unless_it_is_fine.callback(connection.close)

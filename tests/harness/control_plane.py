@@ -1,7 +1,8 @@
-"""A real Kubernetes API for the tests: kube-apiserver and etcd on 127.0.0.1, nothing else.
+"""A real Kubernetes API for the tests: kube-apiserver and etcd, nothing else.
 
 There is no controller manager, so nobody acts on objects: a deleted namespace stays Terminating,
-owner references collect no garbage, and no ServiceAccount exists until a test creates it.
+owner references collect no garbage, and no ServiceAccount exists until a test creates it. A whole
+node, with everything, is in `tests/harness/node`.
 Tests share one control plane and take a namespace each.
 
     python -m tests.harness.control_plane build
@@ -16,7 +17,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -31,12 +31,20 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.harness import kubernetes_binaries
 from tests.harness.administrator import Administrator
 from tests.harness.certificates import CertificateAuthority, KeyPair, write_private_key
+from tests.harness.control_plane_commands import (
+    LOOPBACK,
+    Place,
+    api_server_command,
+    etcd_command,
+    free_ports,
+    kubelet_client_options,
+)
 from tests.harness.kubernetes_binaries import ControlPlaneUnavailable, KubernetesBinaries
 from tests.harness.tied_processes import TiedProcesses
 
 __all__ = ["ControlPlane", "ControlPlaneError", "ControlPlaneUnavailable", "KubectlError"]
 
-_HOST = "127.0.0.1"
+_TOKEN_KEY = "service-accounts.key"
 
 
 class ControlPlaneError(Exception):
@@ -55,17 +63,22 @@ class KubectlError(Exception):
 class _Connection:
     """How a client reaches the API server and believes it."""
 
-    url: str
+    place: Place
     port: int
     authority: Path
     admin: KeyPair
+
+    @property
+    def url(self) -> str:
+        return f"https://{self.place.address}:{self.port}"
 
 
 class ControlPlane:
     """A running kube-apiserver with its etcd; made by `start`, ended by `stop` or a `with` block.
 
     Both servers end with this process, see `TiedProcesses`. All files, the two logs `etcd.log` and
-    `kube-apiserver.log` among them, are in the directory given to `start`.
+    `kube-apiserver.log` among them, are in the directory given to `start`. Whoever has a certificate
+    of `certificates` is believed by it.
     """
 
     def __init__(
@@ -73,14 +86,20 @@ class ControlPlane:
         directory: Path,
         binaries: KubernetesBinaries,
         connection: _Connection,
+        certificates: CertificateAuthority,
         commands: Mapping[str, list[str]],
     ) -> None:
         self._directory = directory
         self._binaries = binaries
         self._connection = connection
-        self._servers = TiedProcesses(directory, commands)
+        self.certificates = certificates
+        enter = connection.place.enter
+        self._servers = TiedProcesses(
+            directory, {name: [*enter, *command] for name, command in commands.items()}
+        )
         self.administrator = Administrator(
             connection.port,
+            host=connection.place.address,
             authority=connection.authority,
             certificate=connection.admin.certificate,
             key=connection.admin.key,
@@ -94,13 +113,19 @@ class ControlPlane:
 
     @classmethod
     def start(
-        cls, directory: Path, *, binaries: KubernetesBinaries | None = None, deadline: float = 120
+        cls,
+        directory: Path,
+        *,
+        binaries: KubernetesBinaries | None = None,
+        place: Place = LOOPBACK,
+        deadline: float = 120,
     ) -> Self:
         """Start both servers and wait until they answer, for at most `deadline` seconds.
 
         Args:
             directory: an empty one, or one to be made, for this control plane alone.
             binaries: the programs; absent: those that `kubernetes_binaries.ensure` gives.
+            place: where it listens; absent: on 127.0.0.1.
             deadline: seconds. About 3 are usual; a busy machine may need many more.
 
         Raises:
@@ -109,24 +134,33 @@ class ControlPlane:
         """
         programs = binaries or kubernetes_binaries.ensure()
         directory.mkdir(parents=True, exist_ok=True)
-        api, etcd, peer = _free_ports(3)
+        api, etcd, peer = free_ports(3)
         authority = CertificateAuthority(directory, "holdfast-tests")
         connection = _Connection(
-            url=f"https://{_HOST}:{api}",
+            place=place,
             port=api,
             authority=authority.certificate,
             admin=authority.client("admin", user="admin", groups=["system:masters"]),
         )
-        serving = authority.server("kube-apiserver", hosts=[_HOST, "localhost"])
-        tokens = directory / "service-accounts.key"
+        hosts = [place.address, "localhost", "10.96.0.1", "kubernetes.default.svc"]
+        serving = authority.server("kube-apiserver", hosts=hosts)
+        tokens = directory / _TOKEN_KEY
         write_private_key(tokens, ec.generate_private_key(ec.SECP256R1()))
         commands = {
-            "etcd": _etcd_command(programs.etcd, directory / "etcd", etcd, peer),
-            "kube-apiserver": _api_server_command(
-                programs.kube_apiserver, connection, etcd_port=etcd, serving=serving, tokens=tokens
+            "etcd": etcd_command(programs.etcd, directory / "etcd", etcd, peer),
+            "kube-apiserver": api_server_command(
+                programs.kube_apiserver,
+                place,
+                port=api,
+                etcd_port=etcd,
+                authority=authority.certificate,
+                serving=serving,
+                tokens=tokens,
             ),
         }
-        plane = cls(directory, programs, connection, commands)
+        if place.kubelets:
+            commands["kube-apiserver"] += kubelet_client_options(authority)
+        plane = cls(directory, programs, connection, authority, commands)
         try:
             # Both at once: the API server waits for etcd by itself.
             for name in commands:
@@ -144,13 +178,23 @@ class ControlPlane:
 
     @property
     def url(self) -> str:
-        """Where the API server listens: `https://127.0.0.1:<port>`. It survives a restart."""
+        """Where the API server listens: `https://<address>:<port>`. It survives a restart."""
         return self._connection.url
 
     @property
     def authority(self) -> Path:
         """The PEM file with the certificate authority that signed the API server's certificate."""
         return self._connection.authority
+
+    @property
+    def token_key(self) -> Path:
+        """The PEM file with the key that signs the tokens of ServiceAccounts."""
+        return self._directory / _TOKEN_KEY
+
+    @property
+    def kubectl_command(self) -> tuple[str, ...]:
+        """What a command line of kubectl begins with, from wherever it is run."""
+        return (*self._connection.place.enter, str(self._binaries.kubectl))
 
     def version(self) -> str:
         """The version that the API server reports, such as `v1.36.3`."""
@@ -176,7 +220,7 @@ class ControlPlane:
         environ = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(self._directory)}
         config = str(kubeconfig or self.admin_kubeconfig)
         done = subprocess.run(
-            [self.kubectl_path, f"--kubeconfig={config}", *arguments],
+            [*self.kubectl_command, f"--kubeconfig={config}", *arguments],
             env=environ,
             input=input or "",
             capture_output=True,
@@ -261,6 +305,17 @@ class ControlPlane:
     ) -> None:
         self.stop()
 
+    def kubeconfig_of(self, component: str, *, user: str, groups: Sequence[str] = ()) -> Path:
+        """A kubeconfig for a part of the cluster, with a certificate that says who it is."""
+        pair = self.certificates.client(component, user=user, groups=list(groups))
+        path = self._directory / f"{component}.kubeconfig"
+        credentials = {
+            "client-certificate-data": _base64(pair.certificate),
+            "client-key-data": _base64(pair.key),
+        }
+        self._write_kubeconfig(path, credentials, "default")
+        return path
+
     def _write_kubeconfig(self, path: Path, user: Mapping[str, str], namespace: str) -> None:
         cluster = {
             "server": self._connection.url,
@@ -278,11 +333,20 @@ class ControlPlane:
         path.touch(mode=0o600)
         path.write_text(json.dumps(config, indent=2), encoding="utf-8")
 
+    def _answers(self, path: str) -> bool:
+        if not self._connection.place.enter:
+            return self.administrator.answers(path)
+        try:
+            self.kubectl("get", "--raw", path, "--request-timeout=5s")
+        except KubectlError:
+            return False
+        return True
+
     def _wait_until_ready(self, deadline: float) -> None:
         end = time.monotonic() + deadline
         # The namespace is made after /readyz says yes, and clients take it for granted.
         for path in ("/readyz", "/api/v1/namespaces/default"):
-            while not self.administrator.answers(path):
+            while not self._answers(path):
                 if name := self._servers.ended():
                     raise ControlPlaneError(f"{name} ended:\n{self._servers.log_tail(name)}")
                 if time.monotonic() > end:
@@ -291,63 +355,6 @@ class ControlPlane:
                         + self._servers.log_tail("kube-apiserver")
                     )
                 time.sleep(0.05)
-
-
-def _etcd_command(program: Path, data: Path, port: int, peer_port: int) -> list[str]:
-    clients, peers = f"http://{_HOST}:{port}", f"http://{_HOST}:{peer_port}"
-    return [
-        str(program),
-        "--name=tests",
-        f"--data-dir={data}",
-        f"--listen-client-urls={clients}",
-        f"--advertise-client-urls={clients}",
-        f"--listen-peer-urls={peers}",
-        f"--initial-advertise-peer-urls={peers}",
-        f"--initial-cluster=tests={peers}",
-        # The data lives as long as the run: a disk that is busy with builds must not slow it.
-        "--unsafe-no-fsync",
-        "--log-level=warn",
-    ]
-
-
-def _api_server_command(
-    program: Path, connection: _Connection, *, etcd_port: int, serving: KeyPair, tokens: Path
-) -> list[str]:
-    return [
-        str(program),
-        f"--etcd-servers=http://{_HOST}:{etcd_port}",
-        f"--bind-address={_HOST}",
-        f"--advertise-address={_HOST}",
-        # Nobody resolves the Service `kubernetes`, and an Endpoints of 127.0.0.1 is not allowed.
-        "--endpoint-reconciler-type=none",
-        f"--secure-port={connection.port}",
-        f"--tls-cert-file={serving.certificate}",
-        f"--tls-private-key-file={serving.key}",
-        f"--client-ca-file={connection.authority}",
-        "--authorization-mode=Node,RBAC",
-        "--service-account-issuer=https://kubernetes.default.svc",
-        f"--service-account-key-file={tokens}",
-        f"--service-account-signing-key-file={tokens}",
-        "--service-cluster-ip-range=10.96.0.0/16",
-    ]
-
-
-def _free_ports(count: int) -> list[int]:
-    """Different ports of 127.0.0.1 on which nothing listens.
-
-    From below the range the kernel takes for outgoing connections, so that none of them sits on
-    the API server's port while it restarts.
-    """
-    ports: set[int] = set()
-    while len(ports) < count:
-        port = 20_000 + secrets.randbelow(12_000)
-        with socket.socket() as attempt:
-            try:
-                attempt.bind((_HOST, port))
-            except OSError:
-                continue
-        ports.add(port)
-    return list(ports)
 
 
 def _base64(path: Path) -> str:

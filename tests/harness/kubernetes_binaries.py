@@ -1,7 +1,8 @@
-"""kube-apiserver, etcd and kubectl for the tests: found where they are, or built once from source.
+"""The programs of Kubernetes for the tests: found where they are, or built once from source.
 
-They are looked for in `KUBEBUILDER_ASSETS`, then in the cache, and are built from Go modules
-when neither has them. Versions are those of `go/go.mod`, so a build is always the same build.
+kube-apiserver, etcd and kubectl make a control plane; a whole node needs the others too. Each is
+looked for in `KUBEBUILDER_ASSETS`, then in the cache, and is built from Go modules when neither has
+it. Versions are those of `go/go.mod`, so a build is always the same build.
 """
 
 import fcntl
@@ -11,7 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,15 @@ _PACKAGES: Mapping[str, str] = {
     "etcd": "go.etcd.io/etcd/server/v3",
     "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver",
     "kubectl": "k8s.io/kubernetes/cmd/kubectl",
+}
+
+_NODE_PACKAGES: Mapping[str, str] = {
+    "kubelet": "k8s.io/kubernetes/cmd/kubelet",
+    "kube-controller-manager": "k8s.io/kubernetes/cmd/kube-controller-manager",
+    "kube-scheduler": "k8s.io/kubernetes/cmd/kube-scheduler",
+    "kube-proxy": "k8s.io/kubernetes/cmd/kube-proxy",
+    "coredns": "holdfast.dev/tests/harness/coredns",
+    "pause": "holdfast.dev/tests/harness/pause",
 }
 
 
@@ -67,17 +77,39 @@ def ensure(environ: Mapping[str, str] = os.environ) -> KubernetesBinaries:
     if (binaries := find(environ)) is not None:
         return binaries
     folder = cache_folder(environ)
+    _build_missing(_PACKAGES, folder, environ)
+    return _in_folder(folder)
+
+
+def ensure_node(environ: Mapping[str, str] = os.environ) -> Mapping[str, Path]:
+    """The further programs of a whole node, by name; builds the missing ones (minutes, once).
+
+    Those that are in `KUBEBUILDER_ASSETS` are taken from there: unlike the control plane's, none of
+    them has to be, since nobody ships them all.
+
+    Raises:
+        ControlPlaneUnavailable: as `ensure`.
+    """
+    folder = cache_folder(environ)
+    assets = Path(environ.get("KUBEBUILDER_ASSETS") or folder).expanduser().absolute()
+    absent = _missing(assets, _NODE_PACKAGES)
+    _build_missing(absent, folder, environ)
+    return {name: (folder if name in absent else assets) / name for name in _NODE_PACKAGES}
+
+
+def _build_missing(names: Iterable[str], folder: Path, environ: Mapping[str, str]) -> None:
+    if not _missing(folder, names):
+        return
     if shutil.which("go", path=environ.get("PATH")) is None:
         raise _go_needed("there is none on PATH")
     folder.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f"{folder.name}.lock").open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # closing the file gives it back
-        missing = _missing(folder)
+        missing = _missing(folder, names)
         if missing:
             _check_go_version(environ)
         for program in missing:
             _build(program, folder, environ)
-    return _in_folder(folder)
 
 
 def kubernetes_version() -> str:
@@ -101,8 +133,8 @@ def _in_folder(folder: Path) -> KubernetesBinaries:
     )
 
 
-def _missing(folder: Path) -> list[str]:
-    return [name for name in _PACKAGES if not os.access(folder / name, os.X_OK)]
+def _missing(folder: Path, names: Iterable[str] = _PACKAGES) -> list[str]:
+    return [name for name in names if not os.access(folder / name, os.X_OK)]
 
 
 def _platform() -> tuple[str, str]:
@@ -120,7 +152,7 @@ def _pinned(pattern: str) -> str:
 
 def _build(program: str, folder: Path, environ: Mapping[str, str]) -> None:
     """Build one program under a temporary name, then rename it: nobody ever sees half a file."""
-    print(f"building {program}, once (the control plane takes some minutes)", file=sys.stderr)
+    print(f"building {program}, once (all of them take some minutes)", file=sys.stderr)
     version = kubernetes_version()
     major, minor, _ = version.removeprefix("v").split(".")
     stamp = "k8s.io/component-base/version"
@@ -131,7 +163,7 @@ def _build(program: str, folder: Path, environ: Mapping[str, str]) -> None:
     # The name does not depend on the process: what a killed build left behind is overwritten.
     unfinished = folder / f".{program}.unfinished"
     command = ["go", "build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags", ldflags]
-    command += ["-o", str(unfinished), _PACKAGES[program]]
+    command += ["-o", str(unfinished), {**_PACKAGES, **_NODE_PACKAGES}[program]]
     done = _go(command, environ)
     if done.returncode != 0:
         lines = "\n".join(done.stderr.splitlines()[-20:])

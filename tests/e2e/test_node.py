@@ -1,0 +1,74 @@
+"""The node itself: it comes up, pods run on it, and it leaves nothing, however it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+
+from tests.harness.node import leftovers
+from tests.harness.node.cluster import wait
+from tests.harness.node.node import Node
+from tests.harness.node.programs import Programs
+from tests.harness.node.settings import PAUSE_IMAGE
+from tests.harness.node.traces import namespaces_of, processes_in, traces
+
+POD = f"""
+apiVersion: v1
+kind: Pod
+metadata: {{name: idle, namespace: default}}
+spec:
+  containers:
+  - {{name: idle, image: "{PAUSE_IMAGE}", imagePullPolicy: Never}}
+"""
+
+
+def run_a_pod(node: Node) -> None:
+    wait(lambda: node.plane.kubectl("get", "sa", "--output=name") != "", "a ServiceAccount")
+    node.plane.apply(POD)
+    node.plane.kubectl("wait", "--for=condition=Ready", "pod/idle", "--timeout=60s")
+
+
+def nothing_more_than(before: frozenset[str]) -> None:
+    """Others work on this machine too: what they make for a moment is gone a moment later."""
+    wait(lambda: traces() <= before, lambda: "\n".join(sorted(traces() - before)), deadline=30)
+
+
+def test_a_node_leaves_nothing_behind_and_can_be_had_again(node_programs: Programs):
+    before = traces()
+    for _ in range(2):
+        with Node.start(node_programs) as node:
+            run_a_pod(node)
+            namespaces = namespaces_of(node.first_process)
+            assert processes_in(namespaces)
+            assert {line.split()[0] for line in traces() - before} >= {
+                "cgroup",
+                "directory",
+                "process",
+            }
+        assert not processes_in(namespaces)
+        nothing_more_than(before)
+
+
+def test_what_a_killed_run_leaves_goes_with_the_next_start(node_programs: Programs):
+    before = traces()
+    run = subprocess.Popen(
+        [sys.executable, "-m", "tests.e2e.test_node"], stdout=subprocess.PIPE, text=True
+    )
+    assert run.stdout is not None
+    name, first = run.stdout.readline().split()
+    namespaces = namespaces_of(int(first))
+    assert processes_in(namespaces)
+    assert name not in leftovers.sweep(), "a node of a run that goes on was removed"
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    run.stdout.close()
+    wait(lambda: not processes_in(namespaces), "every process ends with the run", deadline=30)
+    assert name in leftovers.sweep()
+    nothing_more_than(before)
+
+
+if __name__ == "__main__":
+    with Node.start() as started:
+        run_a_pod(started)
+        print(started.name, started.first_process, flush=True)
+        signal.pause()
