@@ -149,7 +149,12 @@ class Sidecar:
         return GivenMemories(client, options.memories or [client.memory().address.name])
 
     def _client_of(self, binding: Binding) -> Client:
-        store = RedisStore.at(binding.address, prefix=binding.prefix, observers=self._observers)
+        store = RedisStore.at(
+            binding.address,
+            prefix=binding.prefix,
+            durability=binding.durability,
+            observers=self._observers,
+        )
         return Client(
             store, binding=binding, observers=self._observers, holder=self._options.holder
         )
