@@ -90,6 +90,7 @@ class Stage:
         _, writer = await asyncio.open_connection("127.0.0.1", self.port, ssl=context)
         shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
         writer.close()
+        await writer.wait_closed()
         return shown
 
     async def follow(self) -> None:

@@ -2,11 +2,13 @@
 
 import base64
 import json
+import re
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import pytest_asyncio
 import yaml
@@ -20,6 +22,7 @@ from tests.harness.certificates import CertificateAuthority
 from tests.harness.control_plane import ControlPlane, KubectlError
 from tests.harness.json_patch import applied
 from tests.harness.operator_process import ROOT, install
+from tests.harness.other_webhook import other_webhook
 from tests.harness.pods import container, pod
 from tests.harness.random_pods import pods
 from tests.harness.waiting import until
@@ -319,6 +322,45 @@ async def test_the_policy_on_secrets_sees_what_was_injected(place: Place):
         assert await is_injected(place)
     finally:
         place.plane.kubectl("delete", "-f", str(policy), "--wait=false")
+
+
+async def test_it_is_asked_again_when_another_webhook_changed_the_pod(
+    place: Place, webhook: WebhookProcess, tmp_path: Path
+):
+    authority = CertificateAuthority(tmp_path, "other")
+    label = {"mesh": "yes"}
+    body = pod(name="meshed")
+    body["metadata"]["labels"] |= label
+
+    async def count(verdict: str) -> float:
+        async with httpx.AsyncClient(trust_env=False) as client:
+            page = (await client.get(f"http://127.0.0.1:{webhook.ports[1]}/metrics")).text
+        [found] = re.findall(rf'reviews_total{{verdict="{verdict}"}} (\S+)', page)
+        return float(found)
+
+    with other_webhook(authority.server("other", hosts=["127.0.0.1"])) as port:
+        bundle = base64.b64encode(authority.certificate.read_bytes()).decode()
+        other = configuration(port, bundle, label=LABEL)
+        other["metadata"] = {"name": "mesh"}  # after ours
+        other["webhooks"][0] |= {
+            "name": "mesh.example.com",
+            "objectSelector": {"matchLabels": label},
+        }
+        place.kubectl("create", "-f", "-", input=json.dumps(other))
+        try:
+
+            async def meshed() -> bool:
+                response = await place.api.create_pod(place.namespace, body)
+                before = response.json()["spec"]["initContainers"]
+                return [each["name"] for each in before] == ["proxy", "holdfast"]
+
+            await until(meshed, "the other webhook is asked")
+            injected, unchanged = await count("injected"), await count("unchanged")
+            assert await meshed()
+            assert await count("injected") == injected + 1
+            assert await count("unchanged") == unchanged + 1, "the second time"
+        finally:
+            place.kubectl("delete", "mutatingwebhookconfiguration", "mesh")
 
 
 async def test_without_the_webhook_only_labelled_pods_wait(

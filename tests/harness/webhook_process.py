@@ -43,6 +43,7 @@ class WebhookProcess:
         linger: float = 0,
     ) -> None:
         self._directory = directory
+        self.ports = ports
         self.certificates = directory / "certificates"
         self.certificates.mkdir(parents=True, exist_ok=True)
         self.settings = directory / "injection.yaml"
@@ -74,8 +75,8 @@ class WebhookProcess:
             assert self._processes.ended() is None, self.log
             assert time.monotonic() < end, f"the webhook did not start:\n{self.log}"
             time.sleep(0.02)
-        port, status = found[-1]
-        return int(port), int(status)
+        self.ports = (int(found[-1][0]), int(found[-1][1]))
+        return self.ports
 
     def terminate(self) -> None:
         """Send SIGTERM, and return at once."""

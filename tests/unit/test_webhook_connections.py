@@ -37,6 +37,12 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
+async def closed(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+
+
 @pytest_asyncio.fixture
 async def port() -> AsyncGenerator[int]:
     """Where an impatient server listens."""
@@ -68,7 +74,7 @@ async def test_who_takes_too_long_is_hung_up_on(port: int, sent: bytes):
     with contextlib.suppress(ConnectionResetError):
         async with asyncio.timeout(30):
             assert b"HTTP/1.1 2" not in await reader.read()
-    writer.close()
+    await closed(writer)
 
 
 async def test_an_answer_may_take_longer_and_a_connection_is_kept(port: int):
@@ -77,7 +83,7 @@ async def test_an_answer_may_take_longer_and_a_connection_is_kept(port: int):
         writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx")
         async with asyncio.timeout(30):
             assert b"204" in await reader.readuntil(b"\r\n\r\n")
-    writer.close()
+    await closed(writer)
 
 
 @pytest.mark.parametrize("where", ["header", "path"])
@@ -91,4 +97,4 @@ async def test_a_head_that_is_too_large_is_refused(port: int, where: str):
     with contextlib.suppress(ConnectionResetError):
         async with asyncio.timeout(30):
             assert (await reader.read()).startswith(b"HTTP/1.1 400")
-    writer.close()
+    await closed(writer)
