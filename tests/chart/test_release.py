@@ -250,7 +250,8 @@ async def test_the_programs_of_helm_test_do_what_they_say(
         for each in place.helm.template(settings)
         if "helm.sh/hook" in each["metadata"].get("annotations", {}) and each["kind"] != "Pod"
     ]
-    place.plane.apply(json.dumps({"apiVersion": "v1", "kind": "List", "items": hooks}))
+    listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": hooks})
+    place.plane.apply(listed)
     account = place.plane.kubeconfig_for(HOME, "holdfast-test")
     port = free_port()
     operator = place.operator(tmp_path / "operator", f"--health-port={port}")
@@ -279,6 +280,7 @@ async def test_the_programs_of_helm_test_do_what_they_say(
         operator.terminate()
     finally:
         operator.stop()
+        place.plane.kubectl("delete", "--ignore-not-found", "-f", "-", input=listed)
     assert "does not answer" in await ran(
         "health", "--seconds=0", f"http://127.0.0.1:{port}/", ends=1
     )
