@@ -193,6 +193,14 @@ async def test_lines_that_are_no_text_end_an_import_with_their_number(sidecars: 
     assert refusal.value.line == 2
 
 
+async def test_a_refusal_is_heard_however_much_is_still_to_be_sent(sidecars: Sidecars) -> None:
+    session = open_session(sidecars.connect())
+    with pytest.raises(holdfast.ImportRefused, match="line 1") as refusal:
+        await session.import_("no line of an export" * 50 for _ in range(50_000))
+    assert refusal.value.line == 1
+    assert await session.length() == 0
+
+
 # --- turns
 
 
@@ -377,3 +385,17 @@ async def test_looking_is_no_use(sidecars: Sidecars) -> None:
     for used, groups in ((False, set[int]()), (True, {1})):
         await session.read_page(limit=1, used=used)
         assert set((await underneath.snapshot()).accessed) == groups
+
+
+async def test_a_call_that_is_cancelled_anywhere_leaves_a_client_that_works(
+    sidecars: Sidecars,
+) -> None:
+    session = open_session(sidecars.connect())
+    for steps in range(24):
+        call = asyncio.create_task(session.append(user(f"{steps}"), id=f"{steps}"))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        assert (await session.append(user(f"{steps}"), id=f"{steps}")).length == steps + 1
+    assert await session.read() == [user(f"{steps}") for steps in range(24)]

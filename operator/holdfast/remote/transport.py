@@ -214,6 +214,8 @@ class Transport:
         pause = _FIRST_PAUSE
         in_doubt = False
         while True:
+            if self._closed:
+                raise StoreUnavailable("the client is closed: make another with connect()")
             try:
                 return await self._attempt(request, alone=alone), in_doubt
             except LostConnection as error:
@@ -285,8 +287,6 @@ class Transport:
             raise LostConnection(f"the answer was lost ({type(error).__name__})") from error
 
     def _session(self, *, alone: bool) -> aiohttp.ClientSession:
-        if self._closed:
-            raise StoreUnavailable("the client is closed: make another with connect()")
         if alone:
             if self._single is None:
                 self._single = open_session(self._address, limit=0)
