@@ -16,7 +16,7 @@ from tests.harness.control_plane import ControlPlane
 from tests.harness.servers import Server
 from tests.harness.waiting import until
 
-LOOKS = 0.03
+LOOKS = 0.1
 """Seconds between two looks at an object: each is a request that the API server answers."""
 
 

@@ -45,14 +45,15 @@ def test_the_server_answers_probes_and_scrapes():
         for host in ("127.0.0.1", "[::1]") if socket.has_dualstack_ipv6() else ("127.0.0.1",):
             base = f"http://{host}:{health.port}"
             live, ready, page = (
-                httpx.get(f"{base}/{name}") for name in ("healthz", "readyz?verbose", "metrics")
+                httpx.get(f"{base}/{name}", verify=False)
+                for name in ("healthz", "readyz?verbose", "metrics")
             )
             assert (live.status_code, live.text) == (200, "well\n")
             assert (ready.status_code, ready.text) == (503, "not yet\n")
             assert page.text == "holdfast 1\n"
             assert page.headers["content-type"].startswith("text/plain; version=0.0.4")
-            assert httpx.get(f"{base}/secrets").status_code == 404
-            assert httpx.post(f"{base}/healthz").status_code == 501
+            assert httpx.get(f"{base}/secrets", verify=False).status_code == 404
+            assert httpx.post(f"{base}/healthz", verify=False).status_code == 501
 
 
 def test_it_answers_while_the_event_loop_is_stuck():
@@ -63,7 +64,7 @@ def test_it_answers_while_the_event_loop_is_stuck():
     done = threading.Event()
 
     def ask() -> None:
-        answers.append(httpx.get(f"http://127.0.0.1:{health.port}/healthz"))
+        answers.append(httpx.get(f"http://127.0.0.1:{health.port}/healthz", verify=False))
         done.set()
 
     async def main() -> None:
@@ -85,7 +86,12 @@ def test_a_client_that_says_nothing_keeps_nobody_waiting():
         server(Verdict(True, "well"), Verdict(True, "well")) as health,
         socket.create_connection(("127.0.0.1", health.port)),
     ):
-        assert httpx.get(f"http://127.0.0.1:{health.port}/healthz", timeout=3).status_code == 200
+        assert (
+            httpx.get(
+                f"http://127.0.0.1:{health.port}/healthz", timeout=3, verify=False
+            ).status_code
+            == 200
+        )
 
 
 def test_a_port_that_is_taken_is_named_with_the_way_out():
