@@ -21,6 +21,7 @@ MADE = {
     "/metrics",
     "/mcp",
     "/openapi.json",
+    "/v1/memories",
     "/run/holdfast/api.sock",
 }
 """Paths that are there only when something runs."""
