@@ -13,7 +13,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-cluster test test-fast test-pythons test-cluster verify verify-operator lint format types bench bench-operator bench-peers crds openapi facade lock control-plane clean
+.PHONY: help setup demo demo-cluster test test-fast test-pythons test-cluster verify verify-operator verify-sidecar lint format types bench bench-operator bench-sidecar bench-peers crds openapi facade lock control-plane clean
 
 help: ## list what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -69,6 +69,11 @@ verify-operator: $(READY) control-plane ## the operator killed at each of its aw
 	$(BIN)/python -m tests.chaos > .verify/operator-run.log 2>&1; \
 		status=$$?; cat .verify/operator-run.log; exit $$status
 
+verify-sidecar: $(READY) ## twenty thousand generated requests and a fuzzer against a sidecar (CASES, SEED)
+	@mkdir -p .verify
+	$(BIN)/python -m tests.attacks $(if $(CASES),--cases $(CASES)) $(if $(SEED),--seed $(SEED)) > .verify/sidecar.log 2>&1; \
+		status=$$?; tail -n 40 .verify/sidecar.log; exit $$status
+
 test-fast: $(READY) ## the tests that need no server, in under a minute
 	$(PYTEST) -q --numprocesses 2 tests/unit tests/conformance/test_in_memory.py -m "not slow"
 
@@ -93,6 +98,9 @@ bench: $(READY) ## measure against floors in the same run; writes benchmarks/res
 
 bench-operator: $(READY) control-plane ## measure the operator on a real API server; writes benchmarks/results-operator.json
 	PYTHONPATH=. $(BIN)/python benchmarks/bench_operator.py
+
+bench-sidecar: $(READY) control-plane ## measure the sidecar and its injection; writes benchmarks/results-sidecar.json
+	PYTHONPATH=. $(BIN)/python benchmarks/bench_sidecar.py
 
 bench-peers: $(READY) $(PEERS)/.ready ## the same beside other libraries; writes benchmarks/peers.json
 	PYTHONPATH=operator $(PEERS)/bin/python benchmarks/peers.py

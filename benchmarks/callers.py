@@ -11,34 +11,40 @@ import selectors
 import socket
 import sys
 import time
+from collections.abc import Mapping
+from typing import Any
 
-from scene import MESSAGE
+from scene import FULL, MESSAGE
 
 
-def request(memory: str, session: str) -> bytes:
+def request(memory: str, session: str, body: Mapping[str, Any]) -> bytes:
     """Return an append as it goes over the wire."""
-    body = json.dumps({"message": MESSAGE}).encode()
+    content = json.dumps(body).encode()
     head = (
         f"POST /v1/memories/{memory}/sessions/{session}/messages HTTP/1.1\r\n"
-        f"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
     )
-    return head.encode() + body
+    return head.encode() + content
 
 
 def answered(connection: socket.socket) -> None:
     """Read one answer.
 
     Raises:
-        RuntimeError: it is no success, or not all of it came at once.
+        RuntimeError: it is no success.
     """
     answer = connection.recv(65536)
-    head, _, body = answer.partition(b"\r\n\r\n")
-    if not head.startswith(b"HTTP/1.1 200 ") or not body.endswith(b"}"):
+    while not answer.endswith(b"}"):  # head and body may come one after the other
+        part = connection.recv(65536)
+        if not part:
+            raise RuntimeError("the connection was closed")
+        answer += part
+    if not answer.startswith(b"HTTP/1.1 200 "):
         raise RuntimeError(answer.decode("latin-1"))
 
 
 class Caller:
-    """A connection that appends to one session.
+    """A connection that appends to one session, which is full: each append evicts a message.
 
     Args:
         path: of the socket.
@@ -49,7 +55,9 @@ class Caller:
     def __init__(self, path: str, memory: str, session: str) -> None:
         self.connection = socket.socket(socket.AF_UNIX)
         self.connection.connect(path)
-        self.request = request(memory, session)
+        self.connection.sendall(request(memory, session, {"messages": [MESSAGE] * FULL}))
+        answered(self.connection)
+        self.request = request(memory, session, {"message": MESSAGE})
 
     def append(self) -> None:
         """Append, and wait for the answer."""
@@ -61,8 +69,6 @@ def main(path: str, count: int, seconds: float, memory: str) -> None:
     selector = selectors.EpollSelector()
     for at in range(count):
         caller = Caller(path, memory, f"caller-{at}")
-        for _ in range(201):  # full: from now on each append evicts one
-            caller.append()
         selector.register(caller.connection, selectors.EVENT_READ, caller)
     print("ready", flush=True)
     sys.stdin.readline()

@@ -118,8 +118,6 @@ async def one_caller(url: str, path: Path, scale: int) -> list[Figure]:
         filled = await session.append_many([MESSAGE] * FULL)
         assert filled.tokens == FULL * TOKENS
         caller = Caller(str(path), MEMORY, "one")
-        for _ in range(FULL + 1):
-            caller.append()
 
         async def over_http() -> None:
             caller.append()

@@ -1,5 +1,6 @@
 """Handlers: each reads a request, makes one call of the library, and answers with what came back."""
 
+from collections.abc import Awaitable
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -9,7 +10,7 @@ from msgspec import UNSET
 
 from holdfast.errors import ConfigurationError
 from holdfast.log import MessageLog
-from holdfast.values import AppendResult, FlushResult
+from holdfast.values import AppendResult, FlushResult, Page
 from holdfast.wire import (
     AppendBody,
     CountsAnswer,
@@ -88,7 +89,12 @@ async def pop(service: Service, request: Request) -> Answer:
 async def records(service: Service, request: Request) -> Answer:
     """Read a page of what is stored."""
     after, limit = request.query.get("after"), request.query.get("limit", 100)
-    return ok(await service.under(request, lambda log: log.read_page(after=after, limit=limit)))
+    used = request.query.get("used", True)
+
+    def read(log: MessageLog) -> Awaitable[Page]:
+        return log.read_page(after=after, limit=limit, used=used)
+
+    return ok(await service.under(request, read))
 
 
 async def pin(service: Service, request: Request, *, pinned: bool = True) -> Answer:

@@ -246,6 +246,11 @@ ROUTES: Final = (
         query=(
             Query("after", int, "The page before's `next`."),
             Query("limit", int, "How many; 100 by default.", least=1, most=1000),
+            Query(
+                "used",
+                bool,
+                "`false` only looks: where the policy keeps what is used, it is no use.",
+            ),
         ),
     ),
     _data(

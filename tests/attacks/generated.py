@@ -9,6 +9,15 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+POLICY = {
+    "model": {"tokenizer": "approximate"},
+    "limits": {"maxTokens": 20_000},
+    "retention": {"ttl": "1h"},
+    "locking": {"mode": "Enforced", "waitTimeout": "20ms", "leaseTTL": "3s"},
+}
+"""Of the memory `support`, under which a session is soon full and a turn is felt."""
+SHORT = 8
+"""Examples of each operation, for a run of some hundred requests."""
 _DEADLINE = 3600
 
 

@@ -146,11 +146,13 @@ class RemoteLog(MessageLog):
         answer = _READ.decode(await self._ask(Call.READ, "GET", "/messages", query))
         return Messages(answer.messages, stale=answer.stale)
 
-    async def read_page(self, *, after: int | None = None, limit: int = 100) -> Page:
+    async def read_page(
+        self, *, after: int | None = None, limit: int = 100, used: bool = True
+    ) -> Page:
         """Return a part of exactly what is stored; see `MessageLog.read_page`."""
         if not 0 < limit <= MAX_PAGE:
             raise ValueError(f"limit is 1..{MAX_PAGE}")
-        query = (("after", after), ("limit", limit))
+        query = (("after", after), ("limit", limit), ("used", None if used else "false"))
         return _PAGE.decode(await self._ask(Call.READ_PAGE, "GET", "/records", query))
 
     async def pop(self) -> Any | None:

@@ -5,13 +5,13 @@ The data API stands in front of it and has refused pages of browsers before anyt
 
 import asyncio
 import importlib
+from dataclasses import replace
 from typing import Final, Protocol, cast
 
-from holdfast_sidecar.answers import Refusal, Vanished
+from holdfast_sidecar.answers import Refusal
 from holdfast_sidecar.asgi import Message, Receive, Scope, Send
-from holdfast_sidecar.limits import Limits
-from holdfast_sidecar.mcp.tools import Fixed, Tools
-from holdfast_sidecar.requests import Query, read_query
+from holdfast_sidecar.mcp.tools import FIXED, Fixed, Tools
+from holdfast_sidecar.requests import Budget, Query, Request, read_query
 from holdfast_sidecar.service import Service
 
 _SERVING: Final = "holdfast_sidecar.mcp.serving"
@@ -51,7 +51,8 @@ class McpApp:
 
     def __init__(self, service: Service) -> None:
         self._tools = Tools(service)
-        self._limits = service.limits
+        self._limits = replace(service.limits, body=_BODY)
+        self._bodies = Budget(_CALLS * _BODY)
         self._active = 0
         self._starting = asyncio.Lock()
         self._serving: Application | None = None
@@ -67,6 +68,9 @@ class McpApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request.
 
+        The query fixes what no argument shall choose: `/mcp?memory=support&session=42`. Anything else in it
+        is refused: with a typing error a model would have the choice that was meant to be taken from it.
+
         Raises:
             Refusal: it cannot be served; nothing was sent.
             Vanished: the client went away.
@@ -78,15 +82,28 @@ class McpApp:
             raise Refusal(
                 "MethodNotAllowed", "MCP is spoken by POST here", headers=((b"allow", b"POST"),)
             )
-        fixed = _fixed(scope)
+        headers = dict(cast("list[tuple[bytes, bytes]]", scope["headers"]))
+        query = read_query(scope["query_string"], _QUERY)
+        turn = headers.get(_TURN)
+        fixed = Fixed(**query, turn=turn.decode("ascii", "replace") if turn is not None else None)
+        request = Request(
+            scope,
+            receive,
+            headers=headers,
+            segments=(),
+            query=query,
+            limits=self._limits,
+            budget=self._bodies,
+        )
         if self._active >= _CALLS:
             raise Refusal("Overloaded", "too many calls at once: try again", retry_after=1)
         self._active += 1
         try:
-            body = await _body(receive, self._limits)
+            body = await request.body()
             serving = await self._started()
-            await serving(dict(scope) | {"holdfast.fixed": fixed}, _again(body, receive), send)
+            await serving(dict(scope) | {FIXED: fixed}, _again(body, receive), send)
         finally:
+            request.end()
             self._active -= 1
 
     async def _started(self) -> Application:
@@ -111,42 +128,6 @@ async def _load(tools: Tools) -> Application:
     serving = module.Serving(tools)
     await serving.start()
     return cast("Application", serving)
-
-
-def _fixed(scope: Scope) -> Fixed:
-    """Read what the address fixes: `/mcp?memory=support&session=42`.
-
-    Raises:
-        Refusal: it says something else. A model would be left a choice that was meant to be taken.
-    """
-    given = read_query(scope["query_string"], _QUERY)
-    turns = [value for name, value in scope["headers"] if name == _TURN]
-    if len(turns) > 1:
-        raise Refusal("RequestInvalid", "a call is made under one turn")
-    return Fixed(**given, turn=turns[0].decode("ascii", "replace") if turns else None)
-
-
-async def _body(receive: Receive, limits: Limits) -> bytes:
-    parts: list[bytes] = []
-    size, more = 0, True
-    try:
-        async with asyncio.timeout(limits.body_seconds):
-            while more:
-                message = await receive()
-                if message["type"] != "http.request":
-                    raise Vanished
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-                if size > _BODY:
-                    raise Refusal("BodyTooLarge", f"a call may have {_BODY} bytes")
-                more = message.get("more_body", False)
-    except TimeoutError:
-        raise Refusal(
-            "RequestTooSlow",
-            f"the body did not arrive within {limits.body_seconds:g} s",
-            headers=((b"connection", b"close"),),
-        ) from None
-    return b"".join(parts)
 
 
 def _again(body: bytes, receive: Receive) -> Receive:

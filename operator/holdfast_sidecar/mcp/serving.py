@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 import mcp_types as types
 from mcp.server.context import ServerRequestContext
@@ -13,10 +13,7 @@ from mcp.shared.exceptions import MCPError
 
 from holdfast import __version__
 from holdfast_sidecar.asgi import Receive, Scope, Send
-from holdfast_sidecar.mcp.tools import INSTRUCTIONS, Answer, Fixed, Tool, Tools
-
-FIXED: Final = "holdfast.fixed"
-"""Where the request's scope carries what its address decides."""
+from holdfast_sidecar.mcp.tools import FIXED, INSTRUCTIONS, Answer, Fixed, Tool, Tools
 
 
 class Serving:

@@ -36,6 +36,9 @@ _log = logging.getLogger("holdfast.sidecar")
 _SEARCHES: Final = 4
 """Searches at a time: each may hold some megabytes of messages."""
 
+FIXED: Final = "holdfast.fixed"
+"""Where the scope of a request carries what its address decides, as `Fixed`."""
+
 INSTRUCTIONS: Final = (
     "Memory of conversations, kept outside of this one. Use recall to read the latest part of a "
     "conversation, search to find a piece of text in it as it was written, and remember to add to it. What "
