@@ -83,8 +83,12 @@ class Memories(ABC):
         """
 
     @abstractmethod
-    def memory(self, name: str) -> Memory:
+    def memory(self, name: str, *, format: str | None = None) -> Memory:
         """Return a memory.
+
+        Args:
+            name: what agents call it.
+            format: of its messages; None knows each by its shape.
 
         Raises:
             MemoryNotFound: it is none of those that are served; names them.
@@ -96,7 +100,13 @@ class Memories(ABC):
         """Close the connections; flushes that run have `patience` seconds to end."""
 
     async def find(
-        self, name: str, text: str, labels: Sequence[str] = (), by: str | None = None
+        self,
+        name: str,
+        text: str,
+        labels: Sequence[str] = (),
+        *,
+        by: str | None = None,
+        format: str | None = None,
     ) -> Found:
         """Return a session.
 
@@ -105,18 +115,19 @@ class Memories(ABC):
             text: the session's id, or its fields as `holdfast.wire.fields_text` writes them.
             labels: `name:value` each, noted with what is written.
             by: `id` or `fields`: what the caller takes `text` for; None takes what the memory has.
+            format: of the messages; None knows each by its shape.
 
         Raises:
             MemoryNotFound, SessionKeyError, ConfigurationError: there is no such memory, or the text or
                 the labels cannot be.
             PolicyNotFound, StoreUnavailable, AccessDenied: the memory's policy cannot be had.
         """
-        key = (name, text, *labels, by)
+        key = (name, text, *labels, by, format)
         found = self._known.get(key)
         if found is not None:
             self._known.move_to_end(key)
             return found
-        found = await self._look_up(name, text, labels, by)
+        found = await self._look_up(self.memory(name, format=format), name, text, labels, by)
         if len(text) + sum(map(len, labels)) <= _SHORT:
             self._known[key] = found
             if len(self._known) > KNOWN:
@@ -142,8 +153,9 @@ class Memories(ABC):
     def _forget(self) -> None:
         self._known.clear()
 
-    async def _look_up(self, name: str, text: str, labels: Sequence[str], by: str | None) -> Found:
-        memory = self.memory(name)
+    async def _look_up(
+        self, memory: Memory, name: str, text: str, labels: Sequence[str], by: str | None
+    ) -> Found:
         given = read_labels(labels)
         template = (await _agreed(memory)).policy.key_template
         try:
@@ -191,11 +203,11 @@ class GivenMemories(Memories):
         """Return what is served."""
         return self._offers
 
-    def memory(self, name: str) -> Memory:
+    def memory(self, name: str, *, format: str | None = None) -> Memory:
         """Return a memory; see `Memories.memory`."""
         if not any(name == offer.name for offer in self._offers):
             raise _not_offered(name, self._offers)
-        return self._client.memory(name)
+        return self._client.memory(name, format=format)
 
     async def aclose(self, patience: float) -> None:
         """Close the client."""
@@ -243,12 +255,12 @@ class BoundMemories(Memories):
             if not self._only or one.name in self._only
         ]
 
-    def memory(self, name: str) -> Memory:
+    def memory(self, name: str, *, format: str | None = None) -> Memory:
         """Return a memory; see `Memories.memory`."""
         binding, client = self._bound()
         if name not in binding.memories or (self._only and name not in self._only):
             raise _not_offered(name, self.offers())
-        return client.memory(name)
+        return client.memory(name, format=format)
 
     def look(self) -> None:
         """Read the binding again if its files changed. Reads files."""
