@@ -9,8 +9,15 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
 from holdfast.client import Client, Memory
-from holdfast.errors import ConfigurationError, HoldfastError, MemoryNotFound, SessionKeyError
+from holdfast.errors import (
+    ConfigurationError,
+    HoldfastError,
+    MemoryNotFound,
+    SessionKeyError,
+    StoreUnavailable,
+)
 from holdfast.keys import template_fields
+from holdfast.policies import Agreement
 from holdfast.problems import problem_of
 from holdfast.session import Session
 from holdfast.store.bindings import Binding, find_binding
@@ -21,6 +28,8 @@ _log = logging.getLogger("holdfast.sidecar")
 
 KNOWN: Final = 4096
 """Sessions that are kept: a session knows what was acknowledged to it, and notices what a server lost."""
+_SHORT: Final = 1024
+"""Characters of a session's text and labels, at most, that are kept."""
 LOOK: Final = 1.0
 """Seconds between looks at a binding's folder."""
 _SOON: Final = 0.2
@@ -118,11 +127,11 @@ class Memories(ABC):
         if found is not None:
             self._known.move_to_end(key)
             return found
-        found = self._known[key] = await self._look_up(
-            self.memory(name, format=format), name, text, labels, by
-        )
-        if len(self._known) > KNOWN:
-            self._known.popitem(last=False)
+        found = await self._look_up(self.memory(name, format=format), name, text, labels, by)
+        if len(text) + sum(map(len, labels)) <= _SHORT:
+            self._known[key] = found
+            if len(self._known) > KNOWN:
+                self._known.popitem(last=False)
         return found
 
     async def describe(self) -> MemoriesAnswer:
@@ -148,7 +157,7 @@ class Memories(ABC):
         self, memory: Memory, name: str, text: str, labels: Sequence[str], by: str | None
     ) -> Found:
         given = read_labels(labels)
-        template = (await memory.policies.current()).policy.key_template
+        template = (await _agreed(memory)).policy.key_template
         try:
             _require(template, by)
             if template is None:
@@ -302,6 +311,17 @@ class BoundMemories(Memories):
         task = asyncio.create_task(_close_later(client))
         self._retired.add(task)
         task.add_done_callback(self._retired.discard)
+
+
+async def _agreed(memory: Memory) -> Agreement:
+    """Return the policy in force; or the last one, where reads may go on without the store."""
+    try:
+        return await memory.policies.current()
+    except StoreUnavailable:
+        last = memory.policies.last
+        if last is None:
+            raise
+        return last
 
 
 def read_labels(labels: Iterable[str]) -> dict[str, str] | None:
