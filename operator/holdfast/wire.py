@@ -27,6 +27,10 @@ MAX_BODY: Final = 8 * 1024 * 1024 + 64 * 1024
 """Bytes of a request's body, but for an import's: the 8 MiB of one append, and what is around them."""
 NAMED_BY: Final = "by"
 """Query of a session's path: `id` or `fields`, for a caller who wants to be refused where it is the other."""
+MESSAGE_FORMAT: Final = "format"
+"""Query of a session's path: the format of its messages by name; without it each is known by its shape."""
+REPEATED_HEADER: Final = "Holdfast-Repeated"
+"""Is there where the answer to the same request was lost: where no ids are remembered, that is in doubt."""
 FIXED_SESSION: Final = "-"
 """Stands for the session of a memory whose binding fixes all fields of the key template."""
 

@@ -1,6 +1,6 @@
 """Handlers: each reads a request, makes one call of the library, and answers with what came back."""
 
-from collections.abc import Awaitable
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -8,10 +8,11 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET
 
-from holdfast.errors import ConfigurationError
+from holdfast.errors import AmbiguousWrite, ConfigurationError
 from holdfast.log import MessageLog
 from holdfast.values import AppendResult, FlushResult, Page
 from holdfast.wire import (
+    REPEATED_HEADER,
     AppendBody,
     CountsAnswer,
     ExplainAnswer,
@@ -31,6 +32,7 @@ from holdfast_sidecar.service import Service
 _APPEND: Final = msgspec.json.Decoder(AppendBody)
 _REPLACE: Final = msgspec.json.Decoder(ReplaceBody)
 _DOCUMENT: Final = Path(__file__).with_name("openapi.json")
+_REPEATED: Final = REPEATED_HEADER.lower().encode()
 _FLUSH: Final = msgspec.json.Decoder(FlushBody)
 
 
@@ -43,6 +45,7 @@ async def append(service: Service, request: Request) -> Answer:
     """Append one message or several."""
     body = await request.json(_APPEND)
     options = _options(request, body)
+    await _require_ids(service, request, options)
     if body.group is not None:
         options["group"] = body.group
     messages = _messages(body)
@@ -59,6 +62,7 @@ async def replace(service: Service, request: Request) -> Answer:
     """Put messages in the place of all."""
     body = await request.json(_REPLACE)
     options, messages = _options(request, body), _messages(body)
+    await _require_ids(service, request, options)
     return ok(await service.under(request, lambda log: log.replace(messages, **options)))
 
 
@@ -90,11 +94,9 @@ async def records(service: Service, request: Request) -> Answer:
     """Read a page of what is stored."""
     after, limit = request.query.get("after"), request.query.get("limit", 100)
     used = request.query.get("used", True)
-
-    def read(log: MessageLog) -> Awaitable[Page]:
-        return log.read_page(after=after, limit=limit, used=used)
-
-    return ok(await service.under(request, read))
+    return ok(
+        await service.under(request, lambda log: log.read_page(after=after, limit=limit, used=used))
+    )
 
 
 async def pin(service: Service, request: Request, *, pinned: bool = True) -> Answer:
@@ -171,6 +173,22 @@ async def erase_labelled(service: Service, request: Request) -> Answer:
 async def document(service: Service, request: Request) -> Answer:  # noqa: ARG001 - a handler's
     """Give the OpenAPI document."""
     return Answer(200, _DOCUMENT.read_bytes())
+
+
+async def _require_ids(service: Service, request: Request, options: Mapping[str, Any]) -> None:
+    """Refuse what is sent again where no id tells it from a second call.
+
+    Raises:
+        AmbiguousWrite: the memory remembers no ids.
+    """
+    if _REPEATED not in request.headers or "id" not in options:
+        return
+    memory = (await service.found(request)).memory
+    if not (await memory.policies.current()).terms.max_ids:
+        raise AmbiguousWrite(
+            "the first answer to this call was lost, and the memory remembers no ids "
+            "(idempotency.maxRememberedIDs is 0): it may or may not have been carried out"
+        )
 
 
 def _messages(body: ReplaceBody) -> list[Any]:

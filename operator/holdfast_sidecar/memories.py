@@ -9,8 +9,15 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
 from holdfast.client import Client, Memory
-from holdfast.errors import ConfigurationError, HoldfastError, MemoryNotFound, SessionKeyError
+from holdfast.errors import (
+    ConfigurationError,
+    HoldfastError,
+    MemoryNotFound,
+    SessionKeyError,
+    StoreUnavailable,
+)
 from holdfast.keys import template_fields
+from holdfast.policies import Agreement
 from holdfast.problems import problem_of
 from holdfast.session import Session
 from holdfast.store.bindings import Binding, find_binding
@@ -21,6 +28,8 @@ _log = logging.getLogger("holdfast.sidecar")
 
 KNOWN: Final = 4096
 """Sessions that are kept: a session knows what was acknowledged to it, and notices what a server lost."""
+_SHORT: Final = 1024
+"""Characters of a session's text and labels, at most, that are kept."""
 LOOK: Final = 1.0
 """Seconds between looks at a binding's folder."""
 _SOON: Final = 0.2
@@ -74,8 +83,12 @@ class Memories(ABC):
         """
 
     @abstractmethod
-    def memory(self, name: str) -> Memory:
+    def memory(self, name: str, *, format: str | None = None) -> Memory:
         """Return a memory.
+
+        Args:
+            name: what agents call it.
+            format: of its messages; None knows each by its shape.
 
         Raises:
             MemoryNotFound: it is none of those that are served; names them.
@@ -87,7 +100,13 @@ class Memories(ABC):
         """Close the connections; flushes that run have `patience` seconds to end."""
 
     async def find(
-        self, name: str, text: str, labels: Sequence[str] = (), by: str | None = None
+        self,
+        name: str,
+        text: str,
+        labels: Sequence[str] = (),
+        *,
+        by: str | None = None,
+        format: str | None = None,
     ) -> Found:
         """Return a session.
 
@@ -96,20 +115,23 @@ class Memories(ABC):
             text: the session's id, or its fields as `holdfast.wire.fields_text` writes them.
             labels: `name:value` each, noted with what is written.
             by: `id` or `fields`: what the caller takes `text` for; None takes what the memory has.
+            format: of the messages; None knows each by its shape.
 
         Raises:
             MemoryNotFound, SessionKeyError, ConfigurationError: there is no such memory, or the text or
                 the labels cannot be.
             PolicyNotFound, StoreUnavailable, AccessDenied: the memory's policy cannot be had.
         """
-        key = (name, text, *labels, by)
+        key = (name, text, *labels, by, format)
         found = self._known.get(key)
         if found is not None:
             self._known.move_to_end(key)
             return found
-        found = self._known[key] = await self._look_up(name, text, labels, by)
-        if len(self._known) > KNOWN:
-            self._known.popitem(last=False)
+        found = await self._look_up(self.memory(name, format=format), name, text, labels, by)
+        if len(text) + sum(map(len, labels)) <= _SHORT:
+            self._known[key] = found
+            if len(self._known) > KNOWN:
+                self._known.popitem(last=False)
         return found
 
     async def describe(self) -> MemoriesAnswer:
@@ -131,10 +153,11 @@ class Memories(ABC):
     def _forget(self) -> None:
         self._known.clear()
 
-    async def _look_up(self, name: str, text: str, labels: Sequence[str], by: str | None) -> Found:
-        memory = self.memory(name)
+    async def _look_up(
+        self, memory: Memory, name: str, text: str, labels: Sequence[str], by: str | None
+    ) -> Found:
         given = read_labels(labels)
-        template = (await memory.policies.current()).policy.key_template
+        template = (await _agreed(memory)).policy.key_template
         try:
             _require(template, by)
             if template is None:
@@ -180,11 +203,11 @@ class GivenMemories(Memories):
         """Return what is served."""
         return self._offers
 
-    def memory(self, name: str) -> Memory:
+    def memory(self, name: str, *, format: str | None = None) -> Memory:
         """Return a memory; see `Memories.memory`."""
         if not any(name == offer.name for offer in self._offers):
             raise _not_offered(name, self._offers)
-        return self._client.memory(name)
+        return self._client.memory(name, format=format)
 
     async def aclose(self, patience: float) -> None:
         """Close the client."""
@@ -232,12 +255,12 @@ class BoundMemories(Memories):
             if not self._only or one.name in self._only
         ]
 
-    def memory(self, name: str) -> Memory:
+    def memory(self, name: str, *, format: str | None = None) -> Memory:
         """Return a memory; see `Memories.memory`."""
         binding, client = self._bound()
         if name not in binding.memories or (self._only and name not in self._only):
             raise _not_offered(name, self.offers())
-        return client.memory(name)
+        return client.memory(name, format=format)
 
     def look(self) -> None:
         """Read the binding again if its files changed. Reads files."""
@@ -288,6 +311,17 @@ class BoundMemories(Memories):
         task = asyncio.create_task(_close_later(client))
         self._retired.add(task)
         task.add_done_callback(self._retired.discard)
+
+
+async def _agreed(memory: Memory) -> Agreement:
+    """Return the policy in force; or the last one, where reads may go on without the store."""
+    try:
+        return await memory.policies.current()
+    except StoreUnavailable:
+        last = memory.policies.last
+        if last is None:
+            raise
+        return last
 
 
 def read_labels(labels: Iterable[str]) -> dict[str, str] | None:

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from holdfast.formats import FORMATS
 from holdfast.problems import HTTP_KINDS, KINDS
 from holdfast.values import (
     AppendResult,
@@ -17,6 +18,7 @@ from holdfast.wire import (
     EVENT_STREAM,
     JSON,
     JSON_LINES,
+    MESSAGE_FORMAT,
     NAMED_BY,
     AppendBody,
     CountsAnswer,
@@ -54,6 +56,12 @@ _BY: Final = Query(
     str,
     "What `session` is taken for; without it, what the memory has.",
     choices=("id", "fields"),
+)
+_FORMAT: Final = Query(
+    MESSAGE_FORMAT,
+    str,
+    "The format of the messages; without it, each is known by its shape.",
+    choices=tuple(sorted(one.name for one in FORMATS)),
 )
 _FORCE: Final = Query(
     "force", bool, "Even while somebody else holds a turn that the policy enforces."
@@ -161,7 +169,7 @@ def _data(  # noqa: PLR0917 - a row of the table
     **more: Any,
 ) -> Route:
     """Return a route on a session, that may be called under a turn."""
-    known = (*query, _LABEL, _BY)
+    known = (*query, _LABEL, _BY, _FORMAT)
     more = {"under": True} | more
     return Route(
         method, _S + part, operation, handler, summary, answer, problems, query=known, **more
@@ -246,11 +254,7 @@ ROUTES: Final = (
         query=(
             Query("after", int, "The page before's `next`."),
             Query("limit", int, "How many; 100 by default.", least=1, most=1000),
-            Query(
-                "used",
-                bool,
-                "`false` only looks: where the policy keeps what is used, it is no use.",
-            ),
+            Query("used", bool, "False only looks: what is shown does not count as used."),
         ),
     ),
     _data(

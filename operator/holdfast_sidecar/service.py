@@ -5,7 +5,7 @@ from typing import Final, TypeVar
 
 from holdfast.log import MessageLog
 from holdfast.session import Session
-from holdfast.wire import NAMED_BY, TURN_HEADER
+from holdfast.wire import MESSAGE_FORMAT, NAMED_BY, TURN_HEADER
 from holdfast_sidecar.answers import Refusal
 from holdfast_sidecar.limits import Limits
 from holdfast_sidecar.memories import Found, Memories
@@ -41,7 +41,11 @@ class Service:
         """
         query = request.query
         return await self.memories.find(
-            request.text(0), request.text(1), query.get("label", ()), query.get(NAMED_BY)
+            request.text(0),
+            request.text(1),
+            query.get("label", ()),
+            by=query.get(NAMED_BY),
+            format=query.get(MESSAGE_FORMAT),
         )
 
     async def session(self, request: Request) -> Session:

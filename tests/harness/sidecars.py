@@ -13,9 +13,11 @@ import msgspec
 
 import holdfast
 from holdfast.client import Client
-from holdfast.store import MemoryStore
+from holdfast.keys import session_key
+from holdfast.store import MemoryStore, SessionStore
 from holdfast.telemetry import Observer
 from holdfast.testing.conformance.support import policy
+from holdfast.values import MemoryAddress
 from holdfast_sidecar.app import Api
 from holdfast_sidecar.limits import Limits
 from holdfast_sidecar.memories import GivenMemories
@@ -122,6 +124,10 @@ class Sidecars:
         client = holdfast.connect(self.sidecar(summarizer, **spec).url, observers=observers)
         self._clients.append(client)
         return client
+
+    def underneath(self, name: str = "any id") -> SessionStore:
+        """Return the store's own handle on a session."""
+        return self._store.session(MemoryAddress(self._namespace, MEMORIES[0]), session_key(name))
 
     async def aclose(self) -> None:
         """End all, clients first."""

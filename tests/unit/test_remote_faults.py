@@ -252,7 +252,7 @@ async def test_connections_are_kept_and_bounded() -> None:
 
 async def test_a_closed_client_says_so() -> None:
     with ScriptedSidecar(DONE) as sidecar:
-        client = _client(sidecar, patience=0.0)
+        client = _client(sidecar)
         await client.aclose()
         with pytest.raises(StoreUnavailable, match="the client is closed"):
             await _session(client).append("a")

@@ -23,6 +23,7 @@ from holdfast_sidecar.options import Listen, options, read_loopback
 from holdfast_sidecar.requests import Budget, Query, read_query
 from holdfast_sidecar.routes import ROUTES
 from holdfast_sidecar.routing import Router
+from holdfast_sidecar.sockets import listen_on_path, listen_on_port
 from holdfast_sidecar.turns import Turns
 from tests.harness.waiting import until
 
@@ -369,3 +370,25 @@ async def test_sessions_are_kept_while_they_are_used() -> None:
         with pytest.raises(HoldfastError):
             await world.memories.find(*wrong)
     await world.aclose()
+
+
+def test_a_socket_that_nobody_listens_on_any_more_is_replaced(tmp_path: Path) -> None:
+    """As after a crash: the folder outlives the container."""
+    path = tmp_path / "api.sock"
+    listen_on_path(path).close()
+    assert path.exists()
+    with listen_on_path(path) as listener:
+        assert path.stat().st_mode & 0o777 == 0o666
+        listener.listen()
+        with pytest.raises(ConfigurationError, match="somebody listens"):
+            listen_on_path(path)
+    for wrong in (tmp_path / "none" / "api.sock", tmp_path / ("x" * 200)):
+        with pytest.raises(ConfigurationError, match="cannot be listened on"):
+            listen_on_path(wrong)
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match="is no socket"):
+        listen_on_path(tmp_path / "file")
+    with listen_on_port(Listen("127.0.0.1", 0)) as listener:
+        listener.listen()
+        with pytest.raises(ConfigurationError, match="cannot be listened on"):
+            listen_on_port(Listen("127.0.0.1", listener.getsockname()[1]))

@@ -16,7 +16,7 @@ from holdfast.remote.connections import ANSWER
 from holdfast.remote.transport import Request, Transport
 from holdfast.telemetry import Call, Observer, Telemetry
 from holdfast.values import MemoryAddress
-from holdfast.wire import NAMED_BY, MemoriesAnswer, fields_text, segment
+from holdfast.wire import MESSAGE_FORMAT, NAMED_BY, MemoriesAnswer, fields_text, segment
 
 NAMESPACE: Final = "sidecar"
 """Stands for the namespace of a memory, which only the sidecar knows."""
@@ -26,14 +26,14 @@ _UNNAMED = MemoryAddress(NAMESPACE, "-")
 _MEMORIES = msgspec.json.Decoder(MemoriesAnswer)
 
 
-def query_of(parameters: Sequence[tuple[str, object]]) -> str:
-    """Return a query with its question mark; parameters that are None are left out."""
+def query_of(parameters: Sequence[tuple[str, object]], mark: str = "?") -> str:
+    """Return a query behind its mark, or what follows one; what is None or False is left out."""
     parts = [
         f"{name}={quote(_text(value), safe='')}"
         for name, value in parameters
         if value is not None and value is not False
     ]
-    return "?" + "&".join(parts) if parts else ""
+    return mark + "&".join(parts) if parts else ""
 
 
 def _text(value: object) -> str:
@@ -139,11 +139,9 @@ class RemotePlace:
             named = segment(self._session)
         # A client that follows the standard takes these two out of a path.
         self._segment = named.replace(".", "%2E") if named in (".", "..") else named
-        self._query = [
-            (NAMED_BY, "id" if by_id else "fields"),
-            ("format", memory.format),
-            *labels,
-        ]
+        own = [(NAMED_BY, "id" if by_id else "fields"), (MESSAGE_FORMAT, memory.format), *labels]
+        self._query = query_of(own)
+        self._path = ""
 
     @property
     def telemetry(self) -> Telemetry:
@@ -181,8 +179,10 @@ class RemotePlace:
             silence: as of a `Request`.
             parts: others of a `Request`.
         """
-        memory = await self.memory.find()
-        path = f"{memory}/sessions/{self._segment}{rest}{query_of([*self._query, *query])}"
+        if not self._path:
+            self._path = f"{await self.memory.find()}/sessions/{self._segment}"
+        more = query_of(query, "&") if query else ""
+        path = f"{self._path}{rest}{self._query}{more}"
         return Request(method, path, silence=silence, **parts)
 
     async def call(self, request: Request) -> bytes:

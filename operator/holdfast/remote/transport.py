@@ -1,13 +1,14 @@
 """Calls to one sidecar: sent, repeated where that is safe, and their refusals turned into errors."""
 
 import asyncio
+import dataclasses
 import io
 import os
 import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final, Protocol, TypeAlias
 
@@ -67,16 +68,18 @@ class Request:
         repeatable: carried out twice it has the effect of once.
         stores: what it writes is the caller's, who has to know when it is in doubt.
         silence: seconds that the answer may take, or pause; None for ever.
+        repeated: its answer was lost once.
     """
 
     method: str
     path: str
-    body: Body = None
+    body: Body = field(default=None, repr=False)
     accept: str = ""
-    turn: str = ""
+    turn: str = field(default="", repr=False)
     repeatable: bool = True
     stores: bool = False
     silence: float | None = ANSWER
+    repeated: bool = False
 
     def headers(self) -> dict[str, str]:
         """Return those that say what the body and the answer are."""
@@ -88,6 +91,8 @@ class Request:
             found["Accept"] = self.accept
         if self.turn:
             found[wire.TURN_HEADER] = self.turn
+        if self.repeated:
+            found[wire.REPEATED_HEADER] = "true"
         return found
 
     @property
@@ -158,8 +163,14 @@ class Transport:
                 repetition was answered either.
             HoldfastError: what the sidecar answered.
         """
-        async with self.answering(request) as response:
+        response, in_doubt = await self._repeat(request, alone=False)
+        try:
             return await response.read()
+        except _UNANSWERED as error:
+            raise self._lost(request, in_doubt=in_doubt) from error
+        finally:
+            # One that was not read to its end takes its connection with it.
+            response.release()
 
     @asynccontextmanager
     async def answering(
@@ -184,7 +195,7 @@ class Transport:
         finally:
             if alone:
                 response.close()
-            else:  # one that was not read to its end takes its connection with it
+            else:
                 response.release()
 
     async def aclose(self) -> None:
@@ -203,12 +214,15 @@ class Transport:
         pause = _FIRST_PAUSE
         in_doubt = False
         while True:
+            if self._closed:
+                raise StoreUnavailable("the client is closed: make another with connect()")
             try:
                 return await self._attempt(request, alone=alone), in_doubt
             except LostConnection as error:
                 in_doubt = in_doubt or request.stores
                 failure, reason = self._lost(request, in_doubt=in_doubt), Retry.LOST
                 cause, again = error.__cause__, request.repeatable
+                request = dataclasses.replace(request, repeated=True)
             except Refused as refusal:
                 failure, reason = refusal.error, Retry.SERVER
                 cause, again = None, refusal.passes
@@ -260,7 +274,7 @@ class Transport:
                 data=request.data(),
                 headers=request.headers(),
                 allow_redirects=False,
-                timeout=_timeout(request),
+                timeout=_SOON if request.silence == ANSWER else _timeout(request.silence),
             )
         except aiohttp.ClientConnectorError as error:
             why = os.strerror(error.errno) if error.errno else type(error).__name__
@@ -273,8 +287,6 @@ class Transport:
             raise LostConnection(f"the answer was lost ({type(error).__name__})") from error
 
     def _session(self, *, alone: bool) -> aiohttp.ClientSession:
-        if self._closed:
-            raise StoreUnavailable("the client is closed: make another with connect()")
         if alone:
             if self._single is None:
                 self._single = open_session(self._address, limit=0)
@@ -333,10 +345,11 @@ class Transport:
         )
 
 
-def _timeout(request: Request) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(
-        total=None, connect=QUEUE, sock_connect=CONNECT, sock_read=request.silence
-    )
+def _timeout(silence: float | None) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=None, connect=QUEUE, sock_connect=CONNECT, sock_read=silence)
+
+
+_SOON: Final = _timeout(ANSWER)
 
 
 def _ambiguous() -> AmbiguousWrite:

@@ -42,7 +42,7 @@ class LocalMemories(Memories):
         """Return what is served."""
         return [Offer(name) for name in self._by_name()]
 
-    def memory(self, name: str) -> Memory:
+    def memory(self, name: str, *, format: str | None = None) -> Memory:
         """Return a memory; see `Memories.memory`."""
         found = self._by_name()
         if name not in found:
@@ -54,7 +54,7 @@ class LocalMemories(Memories):
         if client is None:
             url = self._server.url(namespace=way.namespace, prefix=way.prefix)
             client = self._clients[way] = connect(url)
-        return client.memory(key.name)
+        return client.memory(key.name, format=format)
 
     async def aclose(self, patience: float) -> None:
         """Close all clients."""
