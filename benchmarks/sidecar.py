@@ -24,6 +24,7 @@ from tests.harness.sidecar_apart import SidecarApart
 HERE = Path(__file__).parent
 MEMORY = "bench"
 CROWD = 64
+TOOLS = b'{"jsonrpc":"2.0","id":1,"method":"tools/list"}'
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -73,6 +74,7 @@ def started(server: Server, directory: Path, scale: int) -> list[Figure]:
     ready: list[float] = []
     before: list[float] = []
     after: list[float] = []
+    spoken: list[float] = []
     for at in range(max(2, scale // 2) + 1):
         began = time.monotonic()
         with running(server, directory) as sidecar:
@@ -85,6 +87,9 @@ def started(server: Server, directory: Path, scale: int) -> list[Figure]:
                 caller.append()
             caller.connection.close()
             after.append(resident(sidecar.pid))
+            told = sidecar.ask("POST", "/mcp", TOOLS, {"accept": "application/json"})
+            assert told.status == 200, told
+            spoken.append(resident(sidecar.pid))
     note = f"{len(ready)} processes, files in the cache"
     return [
         figure(
@@ -101,6 +106,13 @@ def started(server: Server, directory: Path, scale: int) -> list[Figure]:
             "MiB",
             "<= 150",
             f"{note}; o200k_base, twenty appends; without MCP",
+        ),
+        figure(
+            "sidecar: resident with a tokenizer and MCP",
+            max(spoken),
+            "MiB",
+            None,
+            f"{note}; one call",
         ),
     ]
 
