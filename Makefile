@@ -94,7 +94,7 @@ test-cluster: $(READY) control-plane ## only the tests on the Kubernetes API ser
 	$(PYTEST) tests/cluster
 
 test-e2e: $(READY) ## stories with real pods, on a whole node that is brought up here (KUBECONFIG and HOLDFAST_IMAGE: on a cluster of yours)
-	$(PYTEST) tests/e2e $(if $(SECONDS),--story-seconds $(SECONDS))
+	$(PYTEST) tests/e2e $(if $(STORY),--story-seconds $(STORY))
 
 test-pythons: ## unit and conformance tests on every other supported interpreter found here
 	.ci/pythons

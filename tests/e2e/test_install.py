@@ -84,7 +84,7 @@ def test_the_documentation_leads_from_helm_install_to_a_conversation(
         terminal.run(test)
 
         notes = terminal.run(f"helm --namespace {HOME} get notes holdfast")
-        upgrade = re.search(r"^ *(helm .*upgrade .*)$", notes, flags=re.MULTILINE)
+        upgrade = re.search(r"^ *(helm .*upgrade (?:.*\\\n)*.*)$", notes, flags=re.MULTILINE)
         assert upgrade is not None, notes
         terminal.run(f"{upgrade[1].replace('CHART', str(CHART))} --wait")
         apply = re.search(
