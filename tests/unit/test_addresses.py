@@ -76,7 +76,7 @@ def test_what_it_says(url: str, address: Address) -> None:
         (f"unix://host/{SECRET}", "cannot be read"),
         ("unix:///s?ca=x", "for rediss:// only"),
         (f"u:{SECRET}@h", "is no address"),
-        (f"http://u:{SECRET}@h", "not supported yet"),
+        (f"http://u:{SECRET}@h", "no address of a Redis server"),
     ],
 )
 def test_what_says_nothing_is_refused_without_being_shown(url: str, sentence: str) -> None:

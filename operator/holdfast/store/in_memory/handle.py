@@ -106,10 +106,16 @@ class Handle:
             self._refresh(session, terms)
 
     def _refresh(
-        self, session: SessionState, terms: Terms, idle: int | None = None, rule: Rule = "ttl"
+        self,
+        session: SessionState,
+        terms: Terms,
+        idle: int | None = None,
+        rule: Rule = "ttl",
+        *,
+        now: int | None = None,
     ) -> None:
         turn = self._turn()
-        now = self._now()
+        now = self._now() if now is None else now
         session.touched = now
         session.expires_at, session.rule = plan_expiry(
             terms,

@@ -28,8 +28,9 @@ from holdfast.values import (
 
 
 class _Write(NamedTuple):
-    """What an append writes and what leaves for it."""
+    """What an append writes and what leaves for it, at one moment."""
 
+    now: int
     grouping: Grouping
     records: Sequence[Stored]
     evict: Sequence[Stored]
@@ -208,7 +209,7 @@ class InMemorySession(Leases, Flushes, Rewrites):
         session.version += 1
         session.revision = max(session.revision, terms.revision)
         if renew:
-            self._refresh(session, terms)
+            self._refresh(session, terms, now=write.now)
         session.remember(batch.key, first, batch.digest, terms.max_ids)
         return Appended(
             seq=first,
@@ -260,7 +261,7 @@ class InMemorySession(Leases, Flushes, Rewrites):
         )
         if plan.hopeless:
             raise refusals.no_room()
-        return _Write(grouping, records, [evictable[at] for at in plan.evict], plan.over)
+        return _Write(now, grouping, records, [evictable[at] for at in plan.evict], plan.over)
 
 
 def _exceeds(terms: Terms, tokens: int, messages: int) -> bool:
