@@ -80,7 +80,7 @@ def _starts(unpacked: Unpacked, *, rounds: int) -> list[Figure]:
                 took[name].append((time.monotonic() - began) * 1000)
     medians = {name: statistics.median(times) for name, times in took.items()}
     floor = medians.pop(FLOOR)
-    note = f"over an empty Python in a container ({floor:.0f} ms); {rounds} containers"
+    note = f"over an empty Python in a container ({floor:.0f} ms); {len(took[OPERATOR])} containers"
     return [
         figure(f"start of {name}", median - floor, "ms", None, note)
         for name, median in medians.items()

@@ -85,6 +85,8 @@ print(json.dumps([platform.python_version(), found]))
 def built() -> Image:
     if missing_runtime():
         missing("runc, as root", "apt-get install runc, and run the tests as root")
+    if (why := image.unavailable()) is not None:
+        missing("what builds the image", why)
     try:
         return image.ensure()
     except ImageUnavailable as error:

@@ -35,7 +35,7 @@ ARGUMENTS: Mapping[str, str] = {
     "LICENSES": "Apache-2.0",
 }
 _CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
-_SOURCES = (
+SOURCES = (
     *("Dockerfile", ".dockerignore", "pyproject.toml", "hatch_build.py", "README.md", "LICENSE"),
     *("requirements/build.txt", "requirements/image.txt", "image", "operator"),
 )
@@ -97,7 +97,7 @@ def digest_of_sources(root: Path = ROOT) -> str:
     """The digest of everything that the Dockerfile may copy, itself, and what makes its bases."""
     digest = hashlib.sha256(Path(image_bases.__file__).read_bytes())
     digest.update(Path(__file__).read_bytes())
-    for source in _SOURCES:
+    for source in SOURCES:
         path = root / source
         files = [path] if path.is_file() else sorted(path.rglob("*"))
         for file in files:
@@ -237,9 +237,9 @@ def pip_configuration(environ: Mapping[str, str] = os.environ) -> tuple[str, byt
     """
     done = _run([sys.executable, "-m", "pip", "config", "list"], environ)
     found: dict[str, str] = {}
-    for line in done.stdout.splitlines():
-        key, _, value = line.partition("=")
-        # Values are printed as Python strings; variables come last, and they win.
+    # Variables win over files, whatever the order in which they are printed.
+    for line in sorted(done.stdout.splitlines(), key=lambda line: line.startswith(":env:")):
+        key, _, value = line.partition("=")  # the value is a literal of Python's
         found[key.rpartition(".")[2].removeprefix("default-")] = str(ast.literal_eval(value))
     wanted = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout", "retries")
     lines = ["[global]", "cert = /run/secrets/certificates"]
@@ -258,7 +258,7 @@ def copy_sources(target: Path) -> None:
     Times and modes are others, and the vocabularies are not there yet.
     """
     leave = shutil.ignore_patterns("__pycache__", "vocabularies")
-    for source in _SOURCES:
+    for source in SOURCES:
         path = target / source
         path.parent.mkdir(parents=True, exist_ok=True)
         if (ROOT / source).is_dir():
