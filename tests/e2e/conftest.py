@@ -62,9 +62,10 @@ def cluster(request: pytest.FixtureRequest) -> Generator[Cluster]:
 @pytest.fixture(scope="session")
 def product(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     """Holdfast, installed with its chart, and a backend for every namespace."""
-    installed = Product.install(cluster, tmp_path_factory.mktemp("helm"))
+    directory = tmp_path_factory.mktemp("helm")
+    installed = Product.install(cluster, directory)
     yield installed
-    if cluster.node is None:
+    if cluster.node is None:  # else the whole cluster goes
         installed.remove()
 
 

@@ -118,7 +118,6 @@ def pod_spec(containers: Sequence[Object], **spec: Any) -> Object:
     return {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": 5,
         "securityContext": _POD_SECURITY,
         "containers": [
             {"imagePullPolicy": "IfNotPresent", "securityContext": _CONTAINER_SECURITY, **each}

@@ -86,9 +86,14 @@ class Product:
         return helm_command(self.cluster)
 
     def remove(self) -> None:
-        """Take everything of it out of a cluster that stays."""
-        self.cluster.close()
+        """Take everything of it out of a cluster that stays, except the definitions.
+
+        Whoever uses it goes first, then the server, and the operator, which lets them go, last.
+        """
+        self.cluster.delete_namespaces(HOME, PLATFORM)
+        self.cluster.delete_namespaces(HOME)
         self.helm.uninstall("--wait")
+        self.cluster.delete_namespaces()
 
     def team(self, prefix: str = "team") -> Namespace:
         """A namespace of a team, with the programs of its agents."""

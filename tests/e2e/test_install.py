@@ -88,10 +88,10 @@ def test_the_documentation_leads_from_helm_install_to_a_conversation(
         assert upgrade is not None, notes
         terminal.run(f"{upgrade[1].replace('CHART', str(CHART))} --wait")
         apply = re.search(
-            r"^  kubectl apply -f - <<EOF\n.*?^  EOF$", notes, flags=re.MULTILINE | re.DOTALL
+            r"^kubectl apply -f - <<EOF\n.*?^EOF$", notes, flags=re.MULTILINE | re.DOTALL
         )
         assert apply is not None, notes
-        terminal.run(re.sub(r"^  ", "", apply[0], flags=re.MULTILINE))
+        terminal.run(apply[0])
 
         default.ready("memres/support")
         account = {

@@ -2,6 +2,11 @@
 
 import signal
 
-signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(SystemExit))
+
+def end(*_: object) -> None:
+    raise SystemExit
+
+
+signal.signal(signal.SIGTERM, end)
 while True:
     signal.pause()

@@ -108,11 +108,15 @@ class Cluster:
                 parts.append(Namespace(self, name).report())
         return "\n".join(parts)
 
+    def delete_namespaces(self, *kept: str) -> None:
+        """Delete the namespaces that were made here, except some, and wait until they are gone."""
+        names = [name for name in dict.fromkeys(self._used) if name not in kept]
+        self._used = [name for name in self._used if name in kept]
+        if names:
+            self.kubectl("delete", "namespace", *names, "--ignore-not-found", timeout=600)
+
     def close(self) -> None:
-        """Delete the namespaces that were made here, unless the whole cluster goes anyway."""
-        if self.node is None:
-            for name in self._used:
-                self.kubectl("delete", "namespace", name, "--ignore-not-found", "--wait=false")
+        """Let go of what is on this machine."""
         self._home.cleanup()
 
 
