@@ -10,7 +10,7 @@ from msgspec import UNSET
 
 from holdfast.errors import AmbiguousWrite, ConfigurationError
 from holdfast.log import MessageLog
-from holdfast.values import AppendResult, FlushResult, Page
+from holdfast.values import AppendResult, FlushResult
 from holdfast.wire import (
     REPEATED_HEADER,
     AppendBody,
