@@ -21,13 +21,15 @@ def listen_on_path(path: Path) -> socket.socket:
     Raises:
         ConfigurationError: somebody listens there, something else is there, or it cannot be made.
     """
-    found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    found = None
     try:
         _remove_dead(path)
+        found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         found.bind(str(path))
         path.chmod(_MODE)
     except OSError as error:
-        found.close()
+        if found is not None:
+            found.close()
         raise _impossible(str(path), error) from None
     found.setblocking(False)
     return found
