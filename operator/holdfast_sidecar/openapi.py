@@ -314,7 +314,7 @@ def _tidy(schema: Schema, kind: type, *, asked: bool) -> Schema:
             about, more = _read_docstring(inspect.cleandoc(one.__doc__))
             attributes |= more
     given = cast("dict[str, Schema]", schema.get("properties", {}))
-    properties = {name: _short(member, nulls=not asked) for name, member in given.items()}
+    properties = {name: _short(member) for name, member in given.items()}
     for name, member in properties.items():
         if name in attributes and "$ref" not in member:
             properties[name] = {"description": attributes[name]} | member
@@ -325,19 +325,18 @@ def _tidy(schema: Schema, kind: type, *, asked: bool) -> Schema:
     return {**rest, "description": about, "properties": properties, "required": required}
 
 
-def _short(schema: Schema, *, nulls: bool) -> Schema:
-    """Write `anyOf` a type and null as the type with null, or without it in what clients send."""
+def _short(schema: Schema) -> Schema:
+    """Write `anyOf` a type and null as the type with null. In a request null is as good as nothing."""
     choices = cast("list[Schema] | None", schema.get("anyOf"))
     if choices is None or {"type": "null"} not in choices or len(choices) != 2:
         return schema
     other = next(choice for choice in choices if choice != {"type": "null"})
     rest = {name: value for name, value in schema.items() if name != "anyOf"}
-    if not nulls:
-        rest.pop("default", None)
-        return rest | other
+    if rest.get("default", 0) is None:
+        del rest["default"]
     if isinstance(other.get("type"), str):
         return rest | other | {"type": [other["type"], "null"]}
-    return schema
+    return rest | {"anyOf": choices}
 
 
 def _read_docstring(text: str) -> tuple[str, dict[str, str]]:
