@@ -82,12 +82,12 @@ def _deletion_forgets_the_sessions() -> None:
 
 
 def _secret_comes_before_the_user() -> None:
-    """Change users a second after the Secret says so."""
+    """Change users some seconds after the Secret says so: long enough to be seen on a busy machine."""
     original: Any = users.Users.change
     at_work: set[asyncio.Task[Any]] = set()
 
     async def later(self: users.Users, work: Any) -> None:
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(5.0)
         await original(self, work)
 
     async def change(self: users.Users, work: Any) -> Any:
