@@ -13,7 +13,8 @@ ARG RUNTIME=${BASE}
 FROM ${RUNTIME} AS runtime
 
 FROM ${BASE} AS build
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+# pip runs in the environment that it installs into, and must leave nothing compiled there: it would hold today's time.
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PYTHONDONTWRITEBYTECODE=1
 WORKDIR /src
 RUN python3 -m venv /opt/build && python3 -m venv --without-pip /opt/holdfast && rm /opt/holdfast/bin/[Aa]ctivate*
 COPY requirements/ requirements/
@@ -32,7 +33,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=certi
 # cannot change any more, so they are not compared with their sources; the library's are. The Kubernetes client's code
 # for each kind of object is never loaded.
 ARG SOURCE_DATE_EPOCH=1767225600
-RUN export PYTHONDONTWRITEBYTECODE=1 PYTHONHASHSEED=0 PYTHONPYCACHEPREFIX=/opt/holdfast/pycache \
+RUN export PYTHONHASHSEED=0 PYTHONPYCACHEPREFIX=/opt/holdfast/pycache \
  && library=$(/opt/holdfast/bin/python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))') \
  && /opt/holdfast/bin/python -m compileall -q -j 1 --invalidation-mode unchecked-hash \
         -x '/kubernetes/(aio/)?client/(api|models)/(?!__init__)' /opt/holdfast/lib \
@@ -40,7 +41,9 @@ RUN export PYTHONDONTWRITEBYTECODE=1 PYTHONHASHSEED=0 PYTHONPYCACHEPREFIX=/opt/h
         -x '/(test|idlelib|tkinter|turtledemo|lib2to3|ensurepip|(site|dist)-packages)/' "$library"
 COPY image/ image/
 RUN --mount=type=bind,from=runtime,source=/,target=/runtime \
-    /opt/build/bin/python image/sbom.py --environment /opt/holdfast --root /runtime --output /opt/holdfast/sbom.cdx.json \
+    python=$(readlink -f /opt/holdfast/bin/python3) \
+ && { [ -x "/runtime$python" ] || { echo "RUNTIME has no $python, which BASE has: they do not fit" >&2; exit 1; }; } \
+ && /opt/build/bin/python image/sbom.py --environment /opt/holdfast --root /runtime --output /opt/holdfast/sbom.cdx.json \
  && find /opt/holdfast -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +
 
 FROM runtime

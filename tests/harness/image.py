@@ -17,6 +17,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ _SOURCES = (
     *("requirements/build.txt", "requirements/image.txt", "image", "operator"),
 )
 _KEPT_ARCHIVES = 4
+_KEPT_LAYERS = 200
+_IN_USE = 3600.0
 
 
 class ImageUnavailable(Exception):
@@ -70,7 +73,7 @@ def ensure(environ: Mapping[str, str] = os.environ) -> Image:
         if not archive.is_file():
             buildah.build()
             buildah.save(REFERENCE, archive)
-            _prune(cache)
+            _prune(cache, buildah)
     return Image(archive)
 
 
@@ -267,11 +270,17 @@ def copy_sources(target: Path) -> None:
         os.utime(path, (1_600_000_000, 1_600_000_000))
 
 
-def _prune(cache: Path) -> None:
-    """Keep the archives that were used last: every change of a source makes another one."""
+def _prune(cache: Path, buildah: Buildah) -> None:
+    """Keep the archives that were used last: every change of a source makes another one.
+
+    So does it make layers. They are dropped together: the next build starts from the bases.
+    """
     archives = sorted(cache.glob("holdfast-*.oci.tar"), key=lambda file: file.stat().st_mtime)
     for archive in archives[:-_KEPT_ARCHIVES]:
-        archive.unlink(missing_ok=True)
+        if time.time() - archive.stat().st_mtime > _IN_USE:
+            archive.unlink(missing_ok=True)
+    if len(buildah("images", "--all", "--quiet").split()) > _KEPT_LAYERS:
+        buildah("rmi", "--prune", "--force")
 
 
 def _run(command: Sequence[str], environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
