@@ -1,6 +1,5 @@
 """The node itself: it comes up, pods run on it, and it leaves nothing, however it ends."""
 
-import os
 import re
 import signal
 import subprocess
@@ -62,13 +61,15 @@ def test_what_a_killed_run_leaves_goes_with_the_next_start(node_programs: Progra
         [sys.executable, "-m", "tests.e2e.test_node"], stdout=subprocess.PIPE, text=True
     )
     assert run.stdout is not None
-    name, first = run.stdout.readline().split()
-    namespaces = namespaces_of(int(first))
-    assert processes_in(namespaces)
-    assert name not in leftovers.sweep(), "a node of a run that goes on was removed"
-    os.kill(run.pid, signal.SIGKILL)
-    run.wait()
-    run.stdout.close()
+    try:
+        name, first = run.stdout.readline().split()
+        namespaces = namespaces_of(int(first))
+        assert processes_in(namespaces)
+        assert name not in leftovers.sweep(), "a node of a run that goes on was removed"
+    finally:
+        run.kill()
+        run.wait()
+        run.stdout.close()
     wait(lambda: not processes_in(namespaces), "every process ends with the run", deadline=30)
     leftovers.sweep()
     nothing_more_than(before, name)
