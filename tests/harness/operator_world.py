@@ -79,7 +79,8 @@ class ManualClock:
         self.advance(seconds)
 
     def advance(self, seconds: float) -> None:
-        self._now += timedelta(seconds=seconds)
+        # It counts microseconds: less than one is one, or who waits for it would wait for ever.
+        self._now += max(timedelta(seconds=seconds), timedelta(microseconds=seconds > 0))
 
 
 @dataclass

@@ -726,7 +726,7 @@ async def test_delete_refuses_writers_first_and_buries_twice(world: World):
     assert (await world.look(resource)).again == pytest.approx(5.0)
     assert resource["status"]["rollout"] == {"revision": 2, "done": 500, "total": 500}
     held.sessions["late"] = 1
-    world.clock.advance(5)
+    world.clock.advance(5.001)
     outcome = await world.look(resource)
     assert outcome.again is None
     assert "501 sessions" in outcome.events[0].message

@@ -314,7 +314,7 @@ async def test_every_memory_is_swept_once_an_hour_and_what_is_right_is_no_news(w
         outcome = await world.look(resource)
         assert "lastSweep" not in resource["status"]
         assert outcome.events == ()
-    assert world.server.calls.count("sweep") == 2 * 2  # calls of 200 sessions, twice in two hours
+    assert world.server.calls.count("sweep") == 2 * 8  # calls of 40 sessions, twice in two hours
 
 
 @pytest.mark.asyncio
