@@ -385,10 +385,8 @@ class TestFlush(UpkeepContract):
                 await session.read(limit=2)
             case "max_tokens":
                 await session.read(max_tokens=30)
-            case "page":
-                await session.read_page(limit=2)
-            case "look":
-                await session.read_page(limit=2, used=False)
+            case "page" | "look":
+                await session.read_page(limit=2, used=read == "page")
             case _:
                 await session.read()
         counted = {"limit": {5, 6}, "max_tokens": {5, 6}, "page": {1, 2}}
