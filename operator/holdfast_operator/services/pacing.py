@@ -20,7 +20,7 @@ RATE: Final = 8000.0
 """Sessions per second that all walks on one server may change."""
 MOST: Final = 20
 """Sessions changed in one call: less than a millisecond of the server's time, for others wait that long. A
-hundred at once are no faster, and tripled what the slowest writers waited (measured)."""
+hundred at once are no faster, and the slowest writers waited nearly twice as long (measured)."""
 LEAST: Final = 2
 SLOW: Final = 0.1
 """Seconds: a call that takes longer says that the server has enough to do."""
