@@ -49,8 +49,8 @@ class GlideCarrier:
                 return NoScriptError("NOSCRIPT")
             raise
 
-    async def block(self, command: Command, seconds: float) -> Reply | None:
-        raise NotImplementedError
+    async def block(self, command: Command, seconds: float) -> Reply | None:  # noqa: ARG002 - the protocol's
+        raise AssertionError("an append waits for nothing")
 
     async def nodes(self) -> Sequence[Carrier]:
         return [self]
