@@ -9,7 +9,7 @@ from typing import Any
 
 from holdfast.background import Background
 from holdfast.errors import HoldfastError, LeaseLost, SessionBusy, TurnInterrupted
-from holdfast.place import Place
+from holdfast.place import Nameable, Place
 from holdfast.policies import Agreement
 from holdfast.policy import OnBusy
 from holdfast.store import StalePolicy, lease_token
@@ -80,7 +80,42 @@ class Gate:
             yield
 
 
-class HeldLease:
+class Ending:
+    """How a lease ends: it is given back, or lost, or somebody else took it.
+
+    Args:
+        place: the session.
+        on_interrupt: called once, when it turns out that somebody else took the lease.
+
+    Attributes:
+        lost: happens once the lease is lost.
+        interrupted: happens as well where somebody else took it.
+    """
+
+    def __init__(self, place: Nameable, on_interrupt: Callable[[], None]) -> None:
+        self.lost = Signal()
+        self.interrupted = Signal()
+        self._named = place
+        self._on_interrupt: Callable[[], None] | None = on_interrupt
+
+    def lose(self, error: LeaseLost | None = None) -> None:
+        """The lease is lost, as the store said with `error`."""
+        if not self.lost and self._on_interrupt is not None:  # it is held yet, not given back
+            interrupted = isinstance(error, TurnInterrupted)
+            self._named.telemetry.turn_lost(interrupted=interrupted)
+        self.lost.set()
+        if isinstance(error, TurnInterrupted):
+            self.interrupted.set()
+            if self._on_interrupt is not None:
+                self._on_interrupt()
+                self._on_interrupt = None
+
+    def refusal(self) -> LeaseLost:
+        """Return what a call is told that comes too late."""
+        return turn_interrupted() if self.interrupted else lease_lost()
+
+
+class HeldLease(Ending):
     """The lease of one turn.
 
     Every grant is counted from a moment before it was made, so this process takes its lease for lost
@@ -113,8 +148,7 @@ class HeldLease:
         background: Background,
         on_interrupt: Callable[[], None],
     ) -> None:
-        self.lost = Signal()
-        self.interrupted = Signal()
+        super().__init__(place, on_interrupt)
         self.gate = Gate()
         self.token = ""
         self.fence = 0
@@ -124,7 +158,6 @@ class HeldLease:
         self._ttl = ttl
         self._holder = holder
         self._background = background
-        self._on_interrupt: Callable[[], None] | None = on_interrupt
         self._interrupts = False
         self._terms: Terms | None = None
         self._deadline = 0.0
@@ -143,7 +176,7 @@ class HeldLease:
         """
         if self.lost or time.monotonic() >= self._deadline:
             self.lose()
-            raise turn_interrupted() if self.interrupted else lease_lost()
+            raise self.refusal()
 
     def caller(self) -> Caller:
         """Return what is sent along with a write; the first time, a short lease is renewed meanwhile.
@@ -159,15 +192,7 @@ class HeldLease:
     def lose(self, error: LeaseLost | None = None) -> None:
         """The lease is lost, as the store said with `error`."""
         self._stop_timer()
-        if not self.lost and self._on_interrupt is not None:  # it is held yet, not given back
-            interrupted = isinstance(error, TurnInterrupted)
-            self._place.telemetry.turn_lost(interrupted=interrupted)
-        self.lost.set()
-        if isinstance(error, TurnInterrupted):
-            self.interrupted.set()
-            if self._on_interrupt is not None:
-                self._on_interrupt()
-                self._on_interrupt = None
+        super().lose(error)
 
     async def why(self, error: LeaseLost) -> LeaseLost:
         """Return what the store says, where a read only showed that the lease is not ours."""

@@ -10,8 +10,8 @@ import msgspec
 
 from holdfast import problems
 from holdfast.background import Background
-from holdfast.errors import HoldfastError, LeaseLost, StoreUnavailable, TurnInterrupted
-from holdfast.lease import Signal
+from holdfast.errors import HoldfastError, LeaseLost, StoreUnavailable
+from holdfast.lease import Ending
 from holdfast.remote.events import Event, Events
 from holdfast.remote.place import RemotePlace
 from holdfast.session import AskedTurn
@@ -28,7 +28,7 @@ _GRANT = msgspec.json.Decoder(TurnGrant)
 _PROBLEM = msgspec.json.Decoder(problems.Problem)
 
 
-class StreamLease:
+class StreamLease(Ending):
     """The lease of one turn.
 
     The sidecar renews it as long as the connection stands on which it was asked for, and gives it back when
@@ -55,14 +55,12 @@ class StreamLease:
         background: Background,
         on_interrupt: Callable[[], None],
     ) -> None:
-        self.lost = Signal()
-        self.interrupted = Signal()
+        super().__init__(place, on_interrupt)
         self.token = ""
         self.fence = 0
         self._place = place
         self._asked = asked
         self._background = background
-        self._on_interrupt: Callable[[], None] | None = on_interrupt
         self._connection = AsyncExitStack()
         self._watch: asyncio.Task[None] | None = None
         self._over = False
@@ -75,19 +73,7 @@ class StreamLease:
         """
         if self.lost or self._over:
             self.lose()
-            raise turn_interrupted() if self.interrupted else lease_lost()
-
-    def lose(self, error: LeaseLost | None = None) -> None:
-        """The lease is lost, as the sidecar said with `error`."""
-        if not self.lost and self._on_interrupt is not None:  # it is held yet, not given back
-            interrupted = isinstance(error, TurnInterrupted)
-            self._place.telemetry.turn_lost(interrupted=interrupted)
-        self.lost.set()
-        if isinstance(error, TurnInterrupted):
-            self.interrupted.set()
-            if self._on_interrupt is not None:
-                self._on_interrupt()
-                self._on_interrupt = None
+            raise self.refusal()
 
     async def acquire(self) -> None:
         """Wait for the lease; see `Turn.__aenter__`. Whatever it raises, no lease and no place is left.
