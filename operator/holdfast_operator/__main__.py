@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from holdfast_operator.process import Options
-    from holdfast_operator.renewal import Webhook
+    from holdfast_operator.webhook import Webhook
 
 _log: Final = logging.getLogger("holdfast.operator")
 _FORMATS: Final = ("text", "json")
@@ -140,7 +140,7 @@ def _add_webhook(parser: argparse.ArgumentParser, environ: Mapping[str, str], pr
 
 
 def _webhook(found: argparse.Namespace, reader: argparse.ArgumentParser) -> "Webhook | None":
-    from holdfast_operator.renewal import Webhook  # noqa: PLC0415 - loads the extra
+    from holdfast_operator.webhook import Webhook  # noqa: PLC0415 - as the other parts of the program
 
     named = (found.webhook_certificate_secret, found.webhook_configuration, found.webhook_service)
     if not any(named):

@@ -25,16 +25,15 @@ from holdfast_operator.leadership import Times
 from holdfast_operator.logs import JsonLines, say_last
 from holdfast_operator.metrics import OperatorMetrics
 from holdfast_operator.probes import Probes, Role
-from holdfast_operator.renewal import Renewal, Webhook
 from holdfast_operator.services.ports import Leadership
 from holdfast_operator.storage.backends import ConnectionPool
-from holdfast_operator.storage.certificates import WebhookCertificates
 from holdfast_operator.storage.cluster import WatchedCluster
 from holdfast_operator.storage.definitions import wait_for_definitions
 from holdfast_operator.storage.kubernetes import Kubernetes
 from holdfast_operator.storage.leases import Leases
 from holdfast_operator.storage.mirror import Kind, Mirror
 from holdfast_operator.storage.secrets import BindingSecrets
+from holdfast_operator.webhook import Webhook
 
 _log: Final = logging.getLogger("holdfast.operator")
 
@@ -205,6 +204,10 @@ async def _keep_certificate(options: Options, kubernetes: Kubernetes) -> None:
     """Keep the webhook's certificate, where this operator is the one who does."""
     if options.webhook is None:
         return
+    # Cryptography takes a tenth of the operator's memory, and most have no use for it.
+    from holdfast_operator.renewal import Renewal  # noqa: PLC0415
+    from holdfast_operator.storage.certificates import WebhookCertificates  # noqa: PLC0415
+
     namespace = options.leader_namespace or own_namespace()
     webhook = options.webhook
     store = WebhookCertificates(kubernetes, namespace, webhook.secret, webhook.configuration)

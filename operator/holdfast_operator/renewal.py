@@ -1,7 +1,6 @@
 """Keeping the webhook's certificate: the leader's task, over the service that decides."""
 
 import logging
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
@@ -11,6 +10,7 @@ from holdfast_operator.services.certificates import (
     service_hosts,
 )
 from holdfast_operator.services.ports import Clock, ClusterConflict, ClusterError, SystemClock
+from holdfast_operator.webhook import Webhook
 
 _log: Final = logging.getLogger("holdfast.operator")
 
@@ -19,23 +19,6 @@ _AGAIN: Final = 5.0
 _LEAST: Final = 0.1
 _MANY: Final = 5
 """Conflicts in a row that are no coincidence."""
-
-
-@dataclass(frozen=True, slots=True)
-class Webhook:
-    """A webhook whose certificate this operator keeps; all names in its own namespace.
-
-    Attributes:
-        secret: with the certificate.
-        configuration: MutatingWebhookConfiguration that trusts it.
-        service: through which API servers reach the webhook.
-        lifetime: of a certificate, in seconds.
-    """
-
-    secret: str
-    configuration: str
-    service: str
-    lifetime: float
 
 
 class Renewal:

@@ -11,7 +11,7 @@ from cryptography.x509.verification import DNSName, PolicyBuilder, Store, Verifi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast_operator.renewal import Renewal, Webhook
+from holdfast_operator.renewal import Renewal
 from holdfast_operator.services.certificates import (
     HANDLED,
     OURS,
@@ -24,6 +24,7 @@ from holdfast_operator.services.certificates import (
 )
 from holdfast_operator.services.issuing import SKEW, Unreadable, authorities_in, issue, read_pair
 from holdfast_operator.services.ports import ClusterConflict, ClusterUnavailable, Secret
+from holdfast_operator.webhook import Webhook
 from tests.harness.operator_world import ManualClock
 
 HOSTS = service_hosts("holdfast-webhook", "holdfast-system")

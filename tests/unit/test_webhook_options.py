@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from holdfast_operator import __main__ as operator
-from holdfast_operator.renewal import Webhook
+from holdfast_operator.webhook import Webhook
 from holdfast_webhook import __main__ as webhook
 from holdfast_webhook.server import Address, Options
 
