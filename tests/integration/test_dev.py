@@ -15,6 +15,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from mcp import Client as McpClient
+from mcp.client.streamable_http import streamable_http_client
 
 import holdfast
 from tests.harness.processes import is_alive
@@ -550,5 +552,10 @@ async def test_the_sidecars_api_is_served_beside_it(tmp_path: Path) -> None:
             for one in served:
                 url = f"{line.rpartition(' ')[2]}/{one['name']}/sessions/1/messages"
                 assert (await http.post(url, json={"message": message(1)})).json()["seq"] == 1
+        tools = streamable_http_client(f"{line.rpartition('/v1')[0].rpartition(' ')[2]}/mcp")
+        async with McpClient(tools) as agent:
+            told = {"memory": "support", "session": "1"}
+            recalled = await agent.call_tool("recall", told)
+            assert recalled.structured_content["messages"] == [message(1)]
         async with holdfast.connect(dev.url) as client:
             assert await client.memory("support").session("1").length() == 1

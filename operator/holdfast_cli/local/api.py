@@ -14,6 +14,7 @@ from holdfast_cli.local.report import Way, way_of, ways
 from holdfast_cli.local.server import ServerAddress
 from holdfast_sidecar.app import Api
 from holdfast_sidecar.limits import Limits
+from holdfast_sidecar.mcp import McpApp
 from holdfast_sidecar.memories import Memories, Offer
 from holdfast_sidecar.options import Listen
 from holdfast_sidecar.service import Service
@@ -82,7 +83,8 @@ async def serving(objects: Objects, server: ServerAddress) -> AsyncGenerator[str
     except ConfigurationError:
         listener = listen_on_port(_ANY)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    http = HttpServer(Api(service), [listener], limits)
+    mcp = McpApp(service)
+    http = HttpServer(Api(service, mounts={b"mcp": mcp}), [listener], limits)
     running = asyncio.create_task(http.run_until_stopped())
     try:
         await http.listening.wait()
@@ -91,4 +93,5 @@ async def serving(objects: Objects, server: ServerAddress) -> AsyncGenerator[str
         await service.turns.aclose()
         http.stop()
         await asyncio.gather(running, return_exceptions=True)
+        await mcp.aclose()
         await memories.aclose(patience=2.0)
