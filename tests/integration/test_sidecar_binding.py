@@ -177,7 +177,11 @@ async def test_a_binding_that_changes_is_followed_and_may_be_narrowed(bound: Bou
 
 
 class Load:
-    """Agents that call without a pause, each with a turn now and then."""
+    """Agents that call without a pause, each with a turn now and then.
+
+    Their messages have ids, as those of whoever wants a cut connection to be nobody's business: an
+    append without one that was under way may have been carried out, and is never repeated.
+    """
 
     def __init__(self, sidecar: SidecarProcess) -> None:
         self.done = 0
@@ -191,9 +195,8 @@ class Load:
             while not self._over.is_set():
                 turn = await self._ask(api, "POST", f"{session}/turns", json={"wait": "30s"})
                 under = {"holdfast-turn": turn.json().get("token", "")}
-                await self._ask(
-                    api, "POST", f"{session}/messages", json={"message": name}, headers=under
-                )
+                message = {"message": name, "id": secrets.token_hex(8)}
+                await self._ask(api, "POST", f"{session}/messages", json=message, headers=under)
                 await self._ask(api, "DELETE", f"{session}/turns/{under['holdfast-turn']}")
                 await self._ask(api, "GET", f"{session}/messages", params={"limit": 1})
 

@@ -19,7 +19,6 @@ from tests.harness.servers import Product, Server, redis_client
 from tests.harness.waiting import until
 from tests.verify.case import SLOT_MOVED
 
-_ALWAYS = ("--appendfsync", "always")  # what was acknowledged is there after a SIGKILL
 _PATIENT = 120.0  # seconds
 _ATTEMPTS = 8  # of a failover by command
 
@@ -222,14 +221,12 @@ async def running_target(name: TargetName, directory: Path) -> AsyncGenerator[Ta
     async with contextlib.AsyncExitStack() as running:
         match name:
             case TargetName.STANDALONE:
-                server = Server(
-                    Product.VALKEY, directory / "server", persist=True, arguments=_ALWAYS
-                )
+                server = Server(Product.VALKEY, directory / "server", persist=True)
                 await running.enter_async_context(server)
                 proxy = await running.enter_async_context(CuttingProxy(server.port))
                 yield Standalone(server, proxy)
             case TargetName.SENTINEL:
                 yield SentinelSet(await running.enter_async_context(Sentinels(directory)))
             case TargetName.CLUSTER:
-                cluster = ClusterOfServers(directory, persist=True, arguments=_ALWAYS)
+                cluster = ClusterOfServers(directory, persist=True)
                 yield ClusterTarget(await running.enter_async_context(cluster))
