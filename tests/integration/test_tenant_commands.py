@@ -165,7 +165,7 @@ class Watch:
     async def same(self, after: str) -> None:
         asked = time.monotonic()
         assert await self._place.raw.ping()
-        assert time.monotonic() - asked < 2, f"{after} slows the server"
+        assert time.monotonic() - asked < 5, f"{after} slows the server"
         assert await self._place.state(but=self._own) == self._before, f"{after} changed keys"
 
     async def end(self) -> None:
