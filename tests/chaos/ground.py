@@ -20,7 +20,7 @@ def guarded(directory: Path, *, product: Product = Product.VALKEY, persist: bool
 
 @asynccontextmanager
 async def ground(
-    plane: ControlPlane, directory: Path, *, patience: float = 120.0, watched: float = 2.0
+    plane: ControlPlane, directory: Path, *, patience: float = 240.0, watched: float = 2.0
 ) -> AsyncGenerator[Ground]:
     """Give the ground for lives.
 

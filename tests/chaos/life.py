@@ -36,8 +36,11 @@ BINDING: Final = Reference("MemoryBinding", "agent")
 ISSUED: Final = Reference("Secret", "agent-holdfast")
 ERASURE: Final = Reference("MemoryErasure", "order")
 _GRANTS: Final = ("backend-secrets", "binding-secrets")
-_REST: Final = 20.0
+_REST: Final = 60.0
 """Seconds within which an operator must come to rest."""
+_WRITTEN, _LOOKED = 0.1, 0.2
+"""Seconds between a writer's messages, and between looks at what converges. Dozens of lives share one
+process and two cores with their operators: more often, and they would keep each other from going on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ class Ground:
     api: Api
     nursery: Nursery
     server: Server
-    patience: float = 120.0
+    patience: float = 240.0
     watched: float = 2.0
 
 
@@ -307,7 +310,7 @@ class Life:
             if time.monotonic() > end:
                 self.found.violations.append(f"{phase.name}: {await self._stuck()}")
                 return False
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(_LOOKED)
         if disturbing is not None:
             await disturbing
         return True
@@ -359,7 +362,7 @@ class Life:
                 else:
                     texts.append(text)
                     break
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(_WRITTEN)
 
     async def _follow(self, stop: asyncio.Event, phase: Phase) -> None:
         """Log in with what the Secret says, again and again: it must be let in at every moment."""
@@ -368,7 +371,7 @@ class Life:
             if before and await self.let_in(before) is False and before == await self.entries():
                 self.found.violations.append(f"{phase.name}: the login in the Secret is refused")
                 return
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(_LOOKED)
 
     # What must hold after every phase
 
