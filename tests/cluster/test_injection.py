@@ -333,7 +333,7 @@ async def test_it_is_asked_again_when_another_webhook_changed_the_pod(
     body["metadata"]["labels"] |= label
 
     async def count(verdict: str) -> float:
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
             page = (await client.get(f"http://127.0.0.1:{webhook.ports[1]}/metrics")).text
         [found] = re.findall(rf'reviews_total{{verdict="{verdict}"}} (\S+)', page)
         return float(found)

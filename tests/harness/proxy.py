@@ -129,6 +129,9 @@ class CuttingProxy:
     ) -> None:
         """Break what is open; an error inside the proxy itself comes out here."""
         self.refuse()
+        # One may be accepted already, and come up a few turns of the loop later.
+        for _ in range(5):
+            await asyncio.sleep(0)
         # Not cancelled, so that each closes its sockets; again, since one may just be connecting.
         while running := [task for task in self._tasks if not task.done()]:
             self.cut_all()
@@ -194,6 +197,8 @@ class CuttingProxy:
             upstream = await asyncio.open_connection(_HOST, self.upstream_port, limit=_LINE_LIMIT)
         except OSError:
             writer.transport.abort()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
             return
         link = _Link(reader, writer, *upstream)
         link.idle.set()

@@ -546,7 +546,7 @@ async def test_the_sidecars_api_is_served_beside_it(tmp_path: Path) -> None:
     async with running(tmp_path, "-f", ".", "--ephemeral") as dev:
         await dev.ready()
         line = await dev.until("^Over HTTP")
-        async with httpx.AsyncClient() as http:
+        async with httpx.AsyncClient(timeout=60) as http:
             served = (await http.get(line.rpartition(" ")[2])).json()["memories"]
             assert [one["name"] for one in served] == ["support", "team-b.sales"]
             for one in served:

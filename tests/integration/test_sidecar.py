@@ -375,7 +375,7 @@ async def test_a_turn_that_is_bound_ends_with_its_connection(
 
 
 async def test_the_port_takes_only_its_own_names(sidecar: SidecarProcess) -> None:
-    async with httpx.AsyncClient(base_url=sidecar.http) as http:
+    async with httpx.AsyncClient(base_url=sidecar.http, timeout=60) as http:
         assert (await http.get("/v1/memories")).status_code == 200
         for host in ("localhost", "127.0.0.1:7070", "[::1]:80", "LOCALHOST:1"):
             assert (await http.get("/v1/memories", headers={"host": host})).status_code == 200
@@ -390,7 +390,7 @@ async def test_the_status_listener_serves_three_pages_and_nothing_else(
     sidecar: SidecarProcess, api: httpx.AsyncClient, session: str
 ) -> None:
     await api.post(f"{session}/messages", json={"message": "secret"})
-    async with httpx.AsyncClient(base_url=sidecar.status) as status:
+    async with httpx.AsyncClient(base_url=sidecar.status, timeout=60) as status:
         assert (await status.get("/healthz")).status_code == 200
         assert (await status.get("/readyz")).text == "ready\n"
         metrics = (await status.get("/metrics")).text
@@ -431,7 +431,7 @@ async def test_it_ends_in_time_and_orderly(
             sidecar.terminate()
             ended = await waiter
             assert (ended.status_code, ended.json()["code"]) == (503, "ShuttingDown")
-            async with httpx.AsyncClient(base_url=sidecar.status) as status:
+            async with httpx.AsyncClient(base_url=sidecar.status, timeout=60) as status:
                 assert (await status.get("/readyz")).text == "ShuttingDown\n"
             await problem(api, "POST", f"{bound}x/turns", 503, "ShuttingDown")
             # Who holds a turn can finish what it began.
@@ -473,7 +473,7 @@ async def test_a_store_that_is_away_shows_in_every_answer_but_not_in_the_probe_o
         url = server.url
     arguments = ("--url", url, "--policy", policy)
     async with running_sidecar(*arguments) as sidecar, sidecar.client() as api:
-        async with httpx.AsyncClient(base_url=sidecar.status) as status:
+        async with httpx.AsyncClient(base_url=sidecar.status, timeout=60) as status:
             assert (await status.get("/healthz")).status_code == 200
             answer = await status.get("/readyz")
             assert (answer.status_code, answer.text) == (503, "StoreUnavailable\n")

@@ -84,7 +84,7 @@ async def test_it_begins_before_its_binding_and_serves_what_the_binding_has(boun
     async with (
         running_sidecar(environ=bound.environ) as sidecar,
         sidecar.client() as api,
-        httpx.AsyncClient(base_url=sidecar.status) as status,
+        httpx.AsyncClient(base_url=sidecar.status, timeout=60) as status,
     ):
         assert (await status.get("/healthz")).status_code == 200
         assert (await status.get("/readyz")).text == "Starting\n"

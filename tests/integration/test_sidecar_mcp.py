@@ -71,7 +71,7 @@ async def connected(
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     transport = httpx2.AsyncHTTPTransport(uds=str(sidecar.socket))
     async with (
-        httpx2.AsyncClient(transport=transport, headers=named, timeout=30) as http,
+        httpx2.AsyncClient(transport=transport, headers=named, timeout=120) as http,
         McpClient(
             streamable_http_client(f"http://localhost/mcp{query}", http_client=http), mode=mode
         ) as client,
@@ -222,7 +222,7 @@ class TestAddress:
         path = f"/v1/memories/support/sessions/{session}/turns"
         text = {"session": session, "text": "in turn"}
         async with sidecar.client() as api:
-            grant = (await api.post(path, json={})).json()
+            grant = (await api.post(path, json={"ttl": "5m"})).json()
             async with connected(sidecar) as client:
                 busy = problem(await client.call_tool("remember", text), "SessionBusy")
                 assert busy["remaining"] > 0
@@ -291,7 +291,7 @@ class TestTransport:
     async def test_pages_of_browsers_are_refused(self, sidecar: SidecarProcess) -> None:
         ping = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
         accept = {"accept": "application/json, text/event-stream"}
-        async with httpx.AsyncClient(base_url=sidecar.http, headers=accept) as api:
+        async with httpx.AsyncClient(base_url=sidecar.http, headers=accept, timeout=120) as api:
             for header, named, status in [
                 ("origin", "http://evil.example", 403),
                 ("origin", "null", 403),
