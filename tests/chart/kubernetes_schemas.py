@@ -24,8 +24,8 @@ def faults(found: dict[str, Any], version: str) -> list[str]:
         version: such as `1.30`.
 
     Returns:
-        A sentence for each fault; none for an object that is as it should be. Rules in CEL and whatever else a
-        server checks by program are not looked at.
+        A sentence for each fault; none for an object that is as it should be. Rules in CEL, and what a server
+        checks by program, are not looked at.
     """
     version_of_object = re.sub(r"^([^./]*)(?:\.[^/]*)?/", r"\1-", found["apiVersion"])
     name = f"{found['kind'].lower()}-{version_of_object}.json"
