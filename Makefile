@@ -44,7 +44,7 @@ HANDS := $(patsubst %,tests/integration/test_%.py,access deletion discovery flee
 # What shows no branch of the library that others do not show: being traced would double what it takes.
 UNTRACED := $(patsubst %,tests/conformance/test_%.py,cluster redis sentinel sync tenant) \
 	$(patsubst %,tests/unit/test_%.py,certificates crds dev_manifests docs errors formats_recorded image* imports injection \
-		leadership models operator_* planning_flushing scripts sidecar* summaries_builtin tokens webhook*)
+		leadership models monitoring operator_* planning_flushing scripts sidecar* summaries_builtin tokens webhook*)
 
 # Parts side by side: most of them wait for servers most of the time.
 PARTS := static test-operator test-servers test-library

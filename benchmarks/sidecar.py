@@ -10,6 +10,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -53,9 +54,10 @@ def bench(scale: int) -> list[Figure]:
         with running_server(Product.VALKEY, directory / "valkey") as server:
             figures = started(server, directory, scale)
             with running(server, directory) as sidecar:
-                figures += run_on(
-                    uvloop.new_event_loop, one_caller(server.url, sidecar.socket, scale)
-                )
+                for measured in (one_caller, one_program):
+                    figures += run_on(
+                        uvloop.new_event_loop, measured(server.url, sidecar.socket, scale)
+                    )
             return figures + crowds(server, directory, scale)
 
 
@@ -146,6 +148,32 @@ async def one_caller(url: str, path: Path, scale: int) -> list[Figure]:
     )
     value = ratio(rounds, "sidecar", "library")
     return [figure("append over the Unix socket, 1 client", value, "x", "<= 3", note)]
+
+
+async def one_program(url: str, path: Path, scale: int) -> list[Figure]:
+    """Append with the library over the socket, as a Python program in a pod does, and in this process."""
+    async with (
+        holdfast.connect(url, policy=POLICY) as here,
+        holdfast.connect(f"http+unix://{path}") as there,
+    ):
+        sessions = {
+            "library": here.memory("in-process").session("program"),
+            "over the socket": there.memory(MEMORY).session("program"),
+        }
+        calls: dict[str, Call] = {}
+        for name, session in sessions.items():
+            filled = await session.append_many([MESSAGE] * FULL)
+            assert filled.tokens == FULL * TOKENS
+            calls[name] = partial(session.append, MESSAGE)
+        rounds = await alternating(calls, rounds=7, each=60 * scale)
+    note = (
+        f"op by op, full sessions, uvloop; library {microseconds(rounds, 'library'):.0f} us, "
+        f"over the socket {microseconds(rounds, 'over the socket'):.0f} us"
+    )
+    value = ratio(rounds, "over the socket", "library")
+    # No target: what aiohttp takes beside the sidecar is its own, and who counts microseconds mounts the
+    # binding instead.
+    return [figure('append by connect("http+unix://"), 1 client', value, "x", None, note)]
 
 
 def crowds(server: Server, directory: Path, scale: int) -> list[Figure]:

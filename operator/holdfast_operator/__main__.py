@@ -156,11 +156,12 @@ def _webhook(found: argparse.Namespace, reader: argparse.ArgumentParser) -> "Web
 
 def options(arguments: Sequence[str] | None, environ: Mapping[str, str]) -> "Options":
     """Read the command line; exits with a sentence on a wrong one."""
-    from holdfast_operator.leadership import Times  # noqa: PLC0415 - loads the extra
-    from holdfast_operator.process import Options  # noqa: PLC0415 - as above
-
     reader = parser(environ)
     found = reader.parse_args(arguments)
+    # Only now, so that --help answers at once, and without the packages of the extra.
+    from holdfast_operator.leadership import Times  # noqa: PLC0415 - as said
+    from holdfast_operator.process import Options  # noqa: PLC0415 - as said
+
     if not 1 <= found.interval <= 3600:
         reader.error("--interval is not between 1 and 3600 seconds")
     if not 1 <= found.abandon_after <= 86400:
@@ -194,7 +195,8 @@ def options(arguments: Sequence[str] | None, environ: Mapping[str, str]) -> "Opt
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the operator until SIGTERM. Returns 1 when it cannot start."""
     try:
-        from holdfast_operator.process import configure_logs, serve  # noqa: PLC0415
+        chosen = options(arguments, os.environ)
+        from holdfast_operator.process import configure_logs, serve  # noqa: PLC0415 - as the other parts
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _EXTRA:
             raise
@@ -202,7 +204,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     from holdfast_operator.services.ports import ClusterError  # noqa: PLC0415 - as above
 
-    chosen = options(arguments, os.environ)
     configure_logs(chosen)
     try:
         asyncio.run(serve(chosen))

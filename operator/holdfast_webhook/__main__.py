@@ -66,10 +66,11 @@ def parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
 
 def options(arguments: Sequence[str] | None, environ: Mapping[str, str]) -> "Options":
     """Read the command line; exits with a sentence on a wrong one."""
-    from holdfast_webhook.server import Address, Options  # noqa: PLC0415 - loads the extra
-
     reader = parser(environ)
     found = reader.parse_args(arguments)
+    # Only now, so that --help answers at once, and without the packages of the extra.
+    from holdfast_webhook.server import Address, Options  # noqa: PLC0415 - as said
+
     addresses: dict[str, Address] = {}
     for name in ("listen", "status"):
         try:
@@ -106,6 +107,7 @@ def configure_logs(*, json_lines: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the webhook until SIGTERM. Returns 1 when it cannot start."""
     try:
+        chosen = options(arguments, os.environ)
         import uvloop  # noqa: PLC0415 - of the extra
 
         from holdfast_webhook.server import NoPort, serve  # noqa: PLC0415 - as above
@@ -115,7 +117,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         sys.stderr.write("the webhook needs more packages: pip install 'holdfast[webhook]'\n")
         return 1
-    chosen = options(arguments, os.environ)
     configure_logs(json_lines=chosen.json_logs)
     try:
         uvloop.run(serve(chosen))

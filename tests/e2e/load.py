@@ -74,7 +74,7 @@ class Load:
         told = json.loads(self._team.exec("deploy/witness", "python", "-c", _FETCH))
         return [Acknowledgement(**each) for each in told]
 
-    def goes_on(self, *, more: int = 5, deadline: float = 180) -> None:
+    def goes_on(self, *, more: int = 5, deadline: float = 300) -> None:
         """Wait until every pod that is there has had so many acknowledgements more."""
         before = len(self.acknowledgements())
         pods = {pod["metadata"]["name"] for pod in self.pods()}
@@ -106,7 +106,7 @@ class Load:
             self._team.kubectl("scale", f"deploy/{name}", "--replicas=0")
         for name in self._deployments:
             self._team.kubectl(
-                "wait", "--for=delete", "pod", f"--selector=app={name}", "--timeout=120s"
+                "wait", "--for=delete", "pod", f"--selector=app={name}", "--timeout=240s"
             )
 
 

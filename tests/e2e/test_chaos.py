@@ -24,12 +24,12 @@ def test_what_was_acknowledged_is_there_once_and_in_order(
     begun = time.monotonic()
     killed: list[str] = []
     disturbances = [(0.3, product.restart_redis), (0.6, product.kill_operators)]
-    while (passed := time.monotonic() - begun) < seconds:
+    # On a slow machine a disturbance takes its time, and the next one comes all the same.
+    while (passed := time.monotonic() - begun) < seconds or disturbances:
         if disturbances and passed > disturbances[0][0] * seconds:
             disturbances.pop(0)[1]()
         killed.append(load.kill_one())
         time.sleep(KILL_EVERY)
-    assert not disturbances
     assert killed
     for name in ("left", "right"):
         team.rolled_out(f"deploy/{name}")

@@ -1,5 +1,7 @@
 """Where no node can be brought up, one sentence says why, and what to do instead."""
 
+import os
+
 import pytest
 
 from tests.harness.node import programs
@@ -53,3 +55,13 @@ def test_the_way_to_a_cluster_of_ones_own_is_named(monkeypatch: pytest.MonkeyPat
     sentence = said()
     for word in ("kind create cluster", "kind load docker-image", "KUBECONFIG=", "HOLDFAST_IMAGE="):
         assert word in sentence
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="what root may do, only root can try")
+def test_what_this_root_may_not_do_is_named(monkeypatch: pytest.MonkeyPatch):
+    assert programs.obstacle() is None, "all of it was tried, and is possible"
+    trials = {"make a group": "true", "fly in {folder}": "echo no wings >&2; false"}
+    monkeypatch.setattr(programs, "_TRIALS", trials)
+    sentence = said()
+    assert sentence.startswith("this root cannot fly in /")
+    assert " (no wings); to run them on a cluster of your own instead" in sentence

@@ -21,7 +21,7 @@ def test_a_drained_node_loses_nothing_and_the_last_of_us_stays(product: Product)
     try:
         # Agents first, as the scheduler would move them elsewhere.
         drain = ("drain", node.name, "--delete-emptydir-data", "--ignore-daemonsets", "--force")
-        kubectl(*drain, "--pod-selector=app=writers", "--timeout=120s")
+        kubectl(*drain, "--pod-selector=app=writers", "--timeout=240s")
         assert all(pod["status"]["phase"] == "Pending" for pod in load.pods())
         # There is no other node to go to: one of two operators and webhooks leaves, the other one is
         # protected by its disruption budget.
@@ -54,11 +54,11 @@ def test_a_namespace_ends_although_its_server_is_away(product: Product):
     place.ready("memres/support")
     place.ready("membind/agent")
     place.kubectl("scale", "deploy/valkey", "--replicas=0")
-    place.kubectl("wait", "--for=delete", "pod", "--selector=app=valkey", "--timeout=60s")
+    place.kubectl("wait", "--for=delete", "pod", "--selector=app=valkey", "--timeout=180s")
 
     product.cluster.kubectl("delete", "namespace", place.name, "--wait=false")
     wait(
         lambda: not product.cluster.exists("namespace", place.name),
         lambda: product.cluster.kubectl("get", "namespace", place.name, "--output=yaml"),
-        deadline=180,
+        deadline=300,
     )

@@ -10,7 +10,7 @@ from tests.harness.node.cluster import wait
 from tests.harness.node.node import Node
 from tests.harness.node.programs import Programs
 from tests.harness.node.settings import PAUSE_IMAGE
-from tests.harness.node.traces import namespaces_of, processes_in, traces
+from tests.harness.node.traces import more, namespaces_of, processes_in, traces
 
 NODE = re.compile(rf"{leftovers.PREFIX}[0-9a-f]{{8}}")
 POD = f"""
@@ -26,17 +26,17 @@ spec:
 def run_a_pod(node: Node) -> None:
     wait(lambda: node.plane.kubectl("get", "sa", "--output=name") != "", "a ServiceAccount")
     node.plane.apply(POD)
-    node.plane.kubectl("wait", "--for=condition=Ready", "pod/idle", "--timeout=60s")
+    node.plane.kubectl("wait", "--for=condition=Ready", "pod/idle", "--timeout=180s")
 
 
 def nothing_more_than(before: frozenset[str], name: str) -> None:
     """Others work on this machine too: what they make for a moment is gone a moment later."""
 
-    def more() -> list[str]:
-        names = ((line, set(NODE.findall(line))) for line in sorted(traces() - before))
+    def ours() -> list[str]:
+        names = ((line, set(NODE.findall(line))) for line in more(before))
         return [line for line, found in names if not found or name in found]
 
-    wait(lambda: not more(), lambda: "\n".join(more()), deadline=30)
+    wait(lambda: not ours(), lambda: "\n".join(ours()), deadline=90)
 
 
 def test_a_node_leaves_nothing_behind_and_can_be_had_again(node_programs: Programs):
@@ -70,7 +70,7 @@ def test_what_a_killed_run_leaves_goes_with_the_next_start(node_programs: Progra
         run.kill()
         run.wait()
         run.stdout.close()
-    wait(lambda: not processes_in(namespaces), "every process ends with the run", deadline=30)
+    wait(lambda: not processes_in(namespaces), "every process ends with the run", deadline=90)
     leftovers.sweep()
     nothing_more_than(before, name)
 

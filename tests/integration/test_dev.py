@@ -2,9 +2,12 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import secrets
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -546,16 +549,38 @@ async def test_the_sidecars_api_is_served_beside_it(tmp_path: Path) -> None:
     async with running(tmp_path, "-f", ".", "--ephemeral") as dev:
         await dev.ready()
         line = await dev.until("^Over HTTP")
+        base = line.rpartition(" ")[2]
+        example = shlex.split(await dev.until("^curl "))
+        assert await asyncio.to_thread(_answered, example) == 1
         async with httpx.AsyncClient(timeout=60) as http:
-            served = (await http.get(line.rpartition(" ")[2])).json()["memories"]
+            served = (await http.get(f"{base}/v1/memories")).json()["memories"]
             assert [one["name"] for one in served] == ["support", "team-b.sales"]
             for one in served:
-                url = f"{line.rpartition(' ')[2]}/{one['name']}/sessions/1/messages"
+                url = f"{base}/v1/memories/{one['name']}/sessions/1/messages"
                 assert (await http.post(url, json={"message": message(1)})).json()["seq"] == 1
-        tools = streamable_http_client(f"{line.rpartition('/v1')[0].rpartition(' ')[2]}/mcp")
+        tools = streamable_http_client(f"{base}/mcp")
         async with McpClient(tools) as agent:
             told = {"memory": "support", "session": "1"}
             recalled = await agent.call_tool("recall", told)
             assert recalled.structured_content["messages"] == [message(1)]
-        async with holdfast.connect(dev.url) as client:
-            assert await client.memory("support").session("1").length() == 1
+        for url in (dev.url, base):
+            async with holdfast.connect(url) as client:
+                assert await client.memory("support").session("1").length() == 1
+                assert await client.memory("support").session("first").length() == 1
+
+
+def _answered(command: list[str]) -> int:
+    """Run a call of curl as a person does who pasted it; without curl, make the same one."""
+    program, url, option, body = command
+    assert (program, option) == ("curl", "--json")
+    if shutil.which(program) is None:
+        return httpx.post(url, content=body, headers={"content-type": "application/json"}).json()[
+            "seq"
+        ]
+    done = subprocess.run(
+        [program, "--silent", "--show-error", *command[1:]],
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    return json.loads(done.stdout)["seq"]

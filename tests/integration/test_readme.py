@@ -1,6 +1,6 @@
 """The README's commands do what it says, on an installation as a stranger has it.
 
-The commands for Kubernetes are run by `tests/cluster/test_readme_cluster.py`. The demo has a test
+The commands for Kubernetes are run by `tests/e2e/test_install.py`. The demo has a test
 of its own and `make test` is what runs this one, so of these two it is only seen that they set up
 everything and run what the README says.
 """
@@ -25,7 +25,7 @@ import redis
 import yaml
 
 import holdfast
-import tests.cluster.test_readme_cluster as on_kubernetes
+import tests.e2e.test_install as on_kubernetes
 from holdfast.values import Health
 from tests.harness.installation import ROOT, Installation
 from tests.harness.markdown import Claim, Document, claims, claims_of

@@ -85,3 +85,40 @@ def test_a_star_gives_the_public_names() -> None:
     names: dict[str, object] = {}
     exec("from holdfast import *", names)
     assert set(holdfast.__all__) <= names.keys()
+
+
+HELP = """
+import runpy, sys
+sys.argv = [{name!r}, "--help"]
+try:
+    runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
+except SystemExit as ended:
+    assert ended.code in (0, None), ended.code
+print(*(name for name in sys.modules if "." not in name))
+"""
+PROGRAMS = ("holdfast_operator", "holdfast_cli", "holdfast_sidecar", "holdfast_webhook")
+OF_THE_EXTRAS = {
+    *HEAVY,
+    "kopf",
+    "kubernetes",
+    "cryptography",
+    "prometheus_client",
+    "uvicorn",
+    "uvloop",
+}
+
+
+@pytest.mark.parametrize("module", PROGRAMS)
+def test_help_is_said_before_anything_is_loaded(module: str):
+    done = subprocess.run(
+        [sys.executable, "-c", HELP.format(name=module, module=module)],
+        env={"PYTHONPATH": str(SOURCE)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    *said, modules = done.stdout.splitlines()
+    assert any("usage" in line.lower() for line in said)
+    assert not OF_THE_EXTRAS & set(modules.split())

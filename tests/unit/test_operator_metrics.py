@@ -1,13 +1,10 @@
 """What the operator shows: metrics that move when they should, and a board and alerts that name no others."""
 
-import json
-import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from holdfast.store.maintenance import ServerInfo, Superseded, Totals
@@ -227,88 +224,3 @@ def test_a_document_that_differs_is_written_anew(
     assert metrics.main(["check", "--docs", str(tmp_path)]) == 0
     assert path.read_text().startswith("the library's part\n")
     assert "run: python -m holdfast_operator.metrics write" in capsys.readouterr().out
-
-
-# --- the dashboard and the alerts
-
-_FUNCTIONS = re.compile(r"\b(?:holdfast|process)_\w+")
-
-
-def metrics_named(expression: str) -> set[str]:
-    histograms = {item.name for item in INSTRUMENTS if item.type is Type.HISTOGRAM}
-    found = set(_FUNCTIONS.findall(expression))
-    parts = {
-        f"{name}{suffix}": name for name in histograms for suffix in ("_bucket", "_sum", "_count")
-    }
-    return {parts.get(name, name) for name in found}
-
-
-def alerts() -> list[dict[str, Any]]:
-    rule = yaml.safe_load((MONITORING / "alerts.yaml").read_text(encoding="utf-8"))
-    assert (rule["apiVersion"], rule["kind"]) == ("monitoring.coreos.com/v1", "PrometheusRule")
-    return [alert for group in rule["spec"]["groups"] for alert in group["rules"]]
-
-
-def expressions() -> list[str]:
-    board = json.loads((MONITORING / "dashboard.json").read_text(encoding="utf-8"))
-    targets = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
-    return [*targets, *(alert["expr"] for alert in alerts())]
-
-
-def test_the_dashboard_and_the_alerts_name_metrics_that_exist():
-    _, shown = world()
-    tell_everything(shown)
-    page = shown.page().decode()
-    exist = {item.name for item in INSTRUMENTS} | set(
-        re.findall(r"^process_\w+", page, re.MULTILINE)
-    )
-    for expression in expressions():
-        named = metrics_named(expression)
-        assert named, expression
-        assert named <= exist, expression
-        assert expression.count("(") == expression.count(")"), expression
-        assert expression.count("{") == expression.count("}"), expression
-
-
-def test_labels_that_they_select_or_group_by_exist():
-    labels = {label for item in INSTRUMENTS for label in item.labels} | {"le", "instance"}
-    for expression in expressions():
-        for group in re.findall(r"\b(?:by|on) \(([^)]*)\)", expression):
-            assert {label.strip() for label in group.split(",")} <= labels, expression
-        for selector in re.findall(r"\{([^}]*)\}", expression):
-            names = re.findall(r"(\w+)\s*(?:=|!=|=~|!~)\s*\"", selector)
-            assert set(names) <= labels, expression
-
-
-def test_every_metric_of_the_operator_is_on_the_dashboard():
-    board = set().union(*map(metrics_named, expressions()))
-    assert {item.name for item in INSTRUMENTS} <= board
-
-
-def test_the_panels_do_not_overlap():
-    board = json.loads((MONITORING / "dashboard.json").read_text(encoding="utf-8"))
-    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
-    taken: set[tuple[int, int]] = set()
-    for panel in board["panels"]:
-        place = panel["gridPos"]
-        cells = {
-            (column, row)
-            for column in range(place["x"], place["x"] + place["w"])
-            for row in range(place["y"], place["y"] + place["h"])
-        }
-        assert not cells & taken, panel["title"]
-        assert max(column for column, _ in cells) < 24
-        taken |= cells
-
-
-def test_each_alert_has_a_runbook_that_names_it():
-    found = alerts()
-    assert len(found) == 5
-    for alert in found:
-        assert {"severity"} == set(alert["labels"])
-        path = ROOT / alert["annotations"]["runbook_url"]
-        text = path.read_text(encoding="utf-8")
-        assert f"`{alert['alert']}`" in text
-        assert metrics_named(text) <= {item.name for item in INSTRUMENTS}
-    pages = {path.name for path in (ROOT / "docs/runbooks").glob("*.md")}
-    assert pages == {Path(alert["annotations"]["runbook_url"]).name for alert in found}

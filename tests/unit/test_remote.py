@@ -51,7 +51,7 @@ def test_an_address_is_read(url: str, base: str, socket: str | None, name: str) 
         ("http+unix:///", "three slashes"),
         ("http+unix:/run/x", "three slashes"),
         ("http://127.0.0.1:99999", "cannot be read"),
-        ("http://127.0.0.1:7070/v1", "cannot be read"),
+        ("http://127.0.0.1:7070/v1", "ends with its port"),
         ("http://10.0.0.1:7070", "on this machine only"),
         ("http://sidecar.default.svc:7070", "on this machine only"),
         (f"http://user:{SECRET}@127.0.0.1:7070", "on this machine only"),

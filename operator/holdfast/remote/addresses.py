@@ -52,7 +52,11 @@ def read_sidecar_address(url: str) -> SidecarAddress:
             "http+unix:///path: whoever can reach it may use its memories"
         )
     port = int(host[2] or _PORT)
-    if path not in ("", "/") or not 0 < port < 65536:
+    if path not in ("", "/"):
+        raise ConfigurationError(
+            "the address of a sidecar ends with its port: leave out the path behind it, such as /v1/memories"
+        )
+    if not 0 < port < 65536:
         raise _unreadable()
     return SidecarAddress(f"http://{host[1]}:{port}", None, f"{host[1]}:{port}")
 

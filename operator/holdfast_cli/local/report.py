@@ -69,11 +69,7 @@ class Reporter:
         self._say(f"{_product(objects)} on {server.endpoint}, {kept}. Ctrl-C ends it.")
         self._say("")
         self._lines_to_paste(memories, objects, server)
-        self._say(
-            f"Over HTTP, in any language: {http}/v1/memories"
-            if http is not None
-            else "Not over HTTP: pip install 'holdfast[sidecar]' for that"
-        )
+        self._over_http(memories, objects, http)
         rows = [_row(key, body) for key, body in sorted(memories, key=lambda pair: pair[0])]
         self._say("")
         self._table(rows)
@@ -154,8 +150,21 @@ class Reporter:
         for way in found:
             url = server.url(namespace=way.namespace, prefix=way.prefix, shown=True)
             self._say(f"export HOLDFAST_URL='{url}'")
-        near = [pair for pair in memories if pair[0].namespace == found[0].namespace]
-        self._say(_python_line(*min(near, key=lambda pair: pair[0])))
+        self._say(_python_line(*_nearest(memories, objects)))
+
+    def _over_http(
+        self, memories: Sequence[tuple[Key, Body]], objects: Objects, http: str | None
+    ) -> None:
+        """Give the one address that clients, `connect()` and MCP begin with, and a call to paste."""
+        if http is None:
+            self._say("Not over HTTP: pip install 'holdfast[sidecar]' for that")
+            return
+        self._say(f"Over HTTP, in any language, and for connect(): {http}")
+        key, body = _nearest(memories, objects)
+        self._say(
+            f"curl {http}/v1/memories/{key.name}/sessions/{_segment(body)}/messages"
+            """ --json '{"message": {"role": "user", "content": "hi"}}'"""
+        )
 
     def _table(self, rows: Sequence[Sequence[str]]) -> None:
         if self._console.is_terminal:
@@ -185,6 +194,13 @@ def way_of(objects: Objects, key: Key) -> Way:
     backend = objects.backend(ref.namespace or key.namespace, ref.name)
     assert backend is not None, "a backend lives as long as a memory names it"
     return Way(key.namespace, backend["spec"].get("keyPrefix", "mem"))
+
+
+def _nearest(memories: Sequence[tuple[Key, Body]], objects: Objects) -> tuple[Key, Body]:
+    """Return the memory for examples: the first one of the namespace that is shown first."""
+    namespace = ways(objects)[0].namespace
+    near = [pair for pair in memories if pair[0].namespace == namespace]
+    return min(near, key=lambda pair: pair[0])
 
 
 def limits_text(policy: Policy) -> str:
@@ -243,6 +259,12 @@ def _python_line(key: Key, body: Body) -> str:
         f'import holdfast; session = holdfast.connect().memory("{key.name}").session({session})'
         '  # await session.append({"role": "user", "content": "hi"})'
     )
+
+
+def _segment(body: Body) -> str:
+    """Return a session of a memory as its segment of a path."""
+    fields = MemoryResource.from_body(body).spec.policy.key_fields
+    return ",".join(f"{name}=1" for name in fields) or "first"
 
 
 def _differences(key: Key, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -149,7 +149,7 @@ class Namespace:
         self.kubectl("patch", what, "--type=merge", "-p", json.dumps({"spec": spec}))
 
     def until(
-        self, what: str, holds: Callable[[Object], bool], hint: str, *, deadline: float = 120
+        self, what: str, holds: Callable[[Object], bool], hint: str, *, deadline: float = 240
     ) -> Object:
         """Wait until an object is there and is as wanted; return it."""
         last: Object = {}
@@ -164,18 +164,18 @@ class Namespace:
         wait(look, lambda: f"{what}: {hint}; it is {_status(last)}", deadline=deadline)
         return last
 
-    def ready(self, what: str, reason: str = "Available", *, deadline: float = 120) -> Object:
+    def ready(self, what: str, reason: str = "Available", *, deadline: float = 240) -> Object:
         """Wait until the Ready condition of one of our objects has this reason."""
         return self.until(
             what, lambda body: condition(body)["reason"] == reason, reason, deadline=deadline
         )
 
-    def rolled_out(self, what: str, *, deadline: float = 180) -> None:
+    def rolled_out(self, what: str, *, deadline: float = 300) -> None:
         """Wait until all pods of a Deployment or StatefulSet are new and ready."""
         arguments = ("rollout", "status", what, f"--timeout={deadline:g}s")
         self.kubectl(*arguments, timeout=deadline + 30)
 
-    def completed(self, job: str, *, deadline: float = 180) -> Object:
+    def completed(self, job: str, *, deadline: float = 300) -> Object:
         """Wait until a Job has completed; fail at once when it has failed."""
 
         def done(body: Object) -> bool:
@@ -235,7 +235,7 @@ class Namespace:
 
 
 def wait(
-    condition: Callable[[], bool], what: Callable[[], str] | str, *, deadline: float = 120
+    condition: Callable[[], bool], what: Callable[[], str] | str, *, deadline: float = 240
 ) -> None:
     """Return as soon as `condition` holds; asked five times a second, for `deadline` seconds.
 

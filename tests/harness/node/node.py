@@ -50,7 +50,7 @@ class Node:
         self._plane: ControlPlane | None = None
 
     @classmethod
-    def start(cls, programs: Programs | None = None, *, deadline: float = 90) -> Self:
+    def start(cls, programs: Programs | None = None, *, deadline: float = 240) -> Self:
         """Bring everything up and wait until a pod can run, for at most `deadline` seconds.
 
         What a run left that was killed is removed first.

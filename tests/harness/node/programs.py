@@ -1,9 +1,11 @@
 """What a whole node needs on this machine, and what is said where it is not there."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,26 +87,53 @@ def obstacle() -> str | None:
     return _forbidden()
 
 
+_TRIALS: Mapping[str, str] = {
+    "mount an overlay in {folder}: let TMPDIR name a folder on a disk": (
+        'mkdir "$1/up" "$1/work" "$1/all" &&'
+        ' mount -t overlay try -o "lowerdir=/var/lib,upperdir=$1/up,workdir=$1/work" "$1/all"'
+    ),
+    "mount over a setting of the kernel": "mount --bind /proc/version /proc/sys/kernel/panic",
+    "make a bridge": "ip link add try type bridge",
+    "make a pair of network links": "ip link add try0 type veth peer name try1",
+    "write rules of a firewall": (
+        "iptables -w -t nat -N TRY &&"
+        " iptables -w -t nat -A TRY -m comment --comment try -m statistic --mode random"
+        " --probability 0.5 -j RETURN &&"
+        " iptables -w -t filter -A INPUT -m conntrack --ctstate NEW -m mark --mark 1 -j ACCEPT"
+    ),
+    "make a cgroup": (
+        "for group in /sys/fs/cgroup /sys/fs/cgroup/*/; do"
+        ' if [ -e "$group/cgroup.procs" ]; then'
+        ' mkdir "$group/$2" && rmdir "$group/$2" && break; fi; done'
+    ),
+}
+"""What a node does to the machine or in namespaces of its own, each as small as can be."""
+
+
 def _forbidden() -> str | None:
-    """Try the namespaces: a container that is called root may still not make any."""
-    command = [
-        _which("unshare") or "",
-        "--net",
-        "--mount",
-        "--pid",
-        "--fork",
-        "--mount-proc",
-        "true",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    """Try what a node needs: a container that is called root may still not do all of it."""
+    with tempfile.TemporaryDirectory(prefix="holdfast-try-") as folder:
+        unshare = [_which("unshare") or "", "--net", "--mount", "--pid", "--fork", "--mount-proc"]
+        lines = [f"({trial}) || exit {at}" for at, trial in enumerate(_TRIALS.values(), 10)]
+        script = "\n".join([f"PATH={shlex.quote(_path())}; export PATH", *lines])
+        command = [*unshare, "sh", "-c", script, "sh", folder, Path(folder).name]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return None
-    return f"this root may not make namespaces ({done.stderr.strip()})"
+    said = done.stderr.strip()
+    if not 0 <= done.returncode - 10 < len(_TRIALS):
+        return f"this root may not make namespaces ({said})"
+    what = list(_TRIALS)[done.returncode - 10].format(folder=tempfile.gettempdir())
+    return f"this root cannot {what} ({said})"
+
+
+def _path() -> str:
+    # The folders of the system's programs, also where a user's path leaves them out.
+    return f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 
 
 def _which(name: str) -> str | None:
-    # The folders of the system's programs, also where a user's path leaves them out.
-    return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    return shutil.which(name, path=_path())
 
 
 def _plugins() -> Path | None:

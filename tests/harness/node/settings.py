@@ -87,6 +87,8 @@ def containerd(files: Files, programs: Programs) -> str:
         f'sandbox_image = "{PAUSE_IMAGE}"',
         # A root without CAP_SYS_RESOURCE may not lower the score, and its pods would not start.
         "restrict_oom_score_adj = true",
+        # A profile would stay in the machine's kernel.
+        "disable_apparmor = true",
         f'stream_server_address = "{_LOOPBACK}"',
         f"[{cri}.containerd]",
         'default_runtime_name = "runc"',

@@ -1,9 +1,10 @@
-"""The README's commands for Kubernetes, in its order, on a cluster that has seen nothing else."""
+"""The commands of docs/plain-files.md, in its order, on a cluster that has seen nothing else."""
 
 import asyncio
 import base64
 import json
 import shlex
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import holdfast
 from holdfast.values import Health
 from tests.harness.control_plane import ControlPlane
 from tests.harness.installation import ROOT, Installation
-from tests.harness.markdown import Claim, Document, claims
+from tests.harness.markdown import Claim, Document, claims, claims_of
 from tests.harness.servers import Product, Server, running_server
 from tests.harness.tied_processes import TiedProcesses
 from tests.harness.waiting import until
@@ -28,7 +29,7 @@ pytestmark = [
 ]
 
 INSTALL = Claim(
-    "On Kubernetes",
+    "The operator",
     0,
     """\
 kubectl apply -f crds/
@@ -42,7 +43,7 @@ holdfast-operator
 """,
 )
 MEMORY = Claim(
-    "On Kubernetes",
+    "The operator",
     1,
     """\
 apiVersion: holdfast.dev/v1alpha1
@@ -60,7 +61,7 @@ spec:
   retention: {ttl: 24h}
 """,
 )
-GET = Claim("On Kubernetes", 2, "kubectl get memoryresources\n")
+GET = Claim("The operator", 2, "kubectl get memoryresources\n")
 BINDING = Claim(
     "A login for each workload",
     0,
@@ -111,7 +112,7 @@ PASSWORD = "correct-horse-battery-staple"
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster on which the README's first block was carried out, and somebody's shell."""
+    """A cluster on which the document's first block was carried out, and somebody's shell."""
 
     plane: ControlPlane
     installation: Installation
@@ -162,14 +163,14 @@ def _administrator(plane: ControlPlane, installation: Installation, command: str
 
 
 @pytest.fixture(scope="module")
-def readme() -> Document:
-    """The README."""
-    return Document.read(ROOT / "README.md")
+def document() -> Document:
+    """What is followed."""
+    return Document.read(ROOT / "docs/plain-files.md")
 
 
 @pytest.fixture(scope="module")
 def cluster(
-    control_plane: ControlPlane, readme: Document, tmp_path_factory: pytest.TempPathFactory
+    control_plane: ControlPlane, document: Document, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Cluster]:
     """Carry out the first block, with the operator in the rights of the ServiceAccount it makes.
 
@@ -177,9 +178,9 @@ def cluster(
     installed, and the operator serves all namespaces.
     """
     del control_plane  # the programs are there once it is
-    directory = tmp_path_factory.mktemp("readme")
+    directory = tmp_path_factory.mktemp("plain-files")
     installation = Installation(directory / "installation")
-    *prepare, install, run = INSTALL.check(readme).splitlines()
+    *prepare, install, run = INSTALL.check(document).splitlines()
     with ControlPlane.start(directory / "cluster") as plane:
         for command in prepare:
             _administrator(plane, installation, command)
@@ -202,17 +203,24 @@ def server(valkey_server: Server, tmp_path: Path) -> Iterator[Server]:
         yield running
 
 
+def test_every_block_is_run_by_one_test(document: Document):
+    claimed = claims_of(sys.modules[__name__])
+    assert sorted((claim.heading, claim.index) for claim in claimed) == sorted(
+        (block.heading, block.index) for block in document.blocks
+    )
+
+
 @claims(INSTALL, MEMORY, GET)
 def test_a_backend_and_eight_lines_are_a_memory(
-    readme: Document, cluster: Cluster, server: Server, tmp_path: Path
+    document: Document, cluster: Cluster, server: Server, tmp_path: Path
 ):
-    assert GET.check(readme).strip() == "kubectl get memoryresources"
-    text = MEMORY.check(readme)
+    assert GET.check(document).strip() == "kubectl get memoryresources"
+    text = MEMORY.check(document)
     assert text.count(ENDPOINT) == 1
     cluster.apply(text.replace(ENDPOINT, f"127.0.0.1:{server.port}"), tmp_path)
     cluster.wait_for("support", "True", "Available")
 
-    assert any(span.text == ADDRESS for span in readme.code_spans())
+    assert any(span.text == ADDRESS for span in document.code_spans())
     url = ADDRESS.replace(ENDPOINT, f"127.0.0.1:{server.port}")
     health = asyncio.run(_talk(url))
     assert health.managed
@@ -228,9 +236,9 @@ def test_a_memory_that_is_not_ready_says_why(cluster: Cluster, tmp_path: Path):
 
 
 def test_a_server_with_a_password_takes_a_secret(
-    readme: Document, cluster: Cluster, tmp_path: Path
+    document: Document, cluster: Cluster, tmp_path: Path
 ):
-    assert any(span.text == SECRETS for span in readme.code_spans())
+    assert any(span.text == SECRETS for span in document.code_spans())
     cluster.shell(
         "kubectl create namespace team\n"
         "kubectl create secret generic credentials -n team"
@@ -254,7 +262,7 @@ def test_a_server_with_a_password_takes_a_secret(
 
 @claims(BINDING, ACCESS, POD)
 def test_a_workload_gets_a_login_of_its_own(
-    readme: Document,
+    document: Document,
     cluster: Cluster,
     server: Server,
     tmp_path: Path,
@@ -263,12 +271,12 @@ def test_a_workload_gets_a_login_of_its_own(
     cluster.shell("kubectl create namespace bound")
     backend, support = yaml.safe_load_all(MEMORY.text)
     backend["spec"]["endpoints"] = [f"127.0.0.1:{server.port}"]
-    manifest = yaml.safe_dump_all([backend, support]) + "---\n" + BINDING.check(readme)
+    manifest = yaml.safe_dump_all([backend, support]) + "---\n" + BINDING.check(document)
     cluster.apply(manifest, tmp_path, namespace="bound")
-    for command in ACCESS.check(readme).splitlines():
+    for command in ACCESS.check(document).splitlines():
         cluster.shell(f"{command} -n bound")
 
-    pod = yaml.safe_load(POD.check(readme))
+    pod = yaml.safe_load(POD.check(document))
     [container], [volume] = pod["spec"]["containers"], pod["spec"]["volumes"]
     [mount], [variable] = container["volumeMounts"], container["env"]
     assert mount["name"] == volume["name"]
@@ -287,7 +295,7 @@ def test_a_workload_gets_a_login_of_its_own(
     for entry, content in secret["data"].items():
         (files / entry).write_bytes(base64.b64decode(content))
     monkeypatch.setenv(variable["name"], str(files.parent))
-    assert any(span.text == "holdfast.connect()" for span in readme.code_spans())
+    assert any(span.text == "holdfast.connect()" for span in document.code_spans())
     assert asyncio.run(_talk(None)).managed
 
 
