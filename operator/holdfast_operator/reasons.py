@@ -316,6 +316,11 @@ class RiskReason(Reason):
         "A primary has fewer replicas than durability asks for: writes wait in vain.",
         "Bring the replicas back, or ask for fewer.",
     )
+    SURVEY_FAILED = (
+        "SurveyFailed",
+        "The look at the keys that no index leads to fails, so what is wrong there is not found.",
+        "See the reason in the message; where the user may not SCAN, allow it.",
+    )
 
 
 class PausedReason(Reason):

@@ -12,6 +12,7 @@ from holdfast.errors import StoreUnavailable
 from holdfast.store.maintenance import Orphan
 from holdfast.values import MemoryAddress
 from holdfast_operator.services.conditions import moment
+from holdfast_operator.services.observing import Named, Unobserved
 from holdfast_operator.services.pacing import LEAST, MOST, PLACES, RATE, Pace
 from holdfast_operator.services.ports import Namespace
 from tests.harness.operator_world import ManualClock, Memory, World, condition, ready
@@ -436,19 +437,40 @@ async def test_orphans_are_reported_when_their_number_moves_and_end_only_when_ce
 
 
 @pytest.mark.asyncio
-async def test_a_survey_that_fails_is_no_fault_of_its_own(
-    world: World, monkeypatch: pytest.MonkeyPatch
-):
+async def test_a_survey_that_fails_is_told_once_and_taken_back_when_it_succeeds(world: World):
+    observed = Failures()
+    world.observe(observed)
     backend, _ = await ready_pair(world)
-
-    async def down(*_: Any, **__: Any) -> None:
-        raise StoreUnavailable("down")
-
-    monkeypatch.setattr(world.server, "survey", down)
+    world.server.scans = False
     world.clock.advance(3600)
-    outcome = await world.look(backend)
+    for faults in (1, 2):
+        outcome = await world.look(backend)
+        assert condition(backend, "AtRisk") is None, "it may be over in a moment"
+        assert (outcome.again, observed.count) == (10.0, faults)
+    [event] = (await world.look(backend)).events
+    assert (event.type.value, event.reason) == ("Warning", "SurveyFailed")
+    assert "PermissionDenied" in event.message
     assert ready(backend) == ("True", "Available")
-    assert outcome.again == 10.0
+    before = backend["status"]
+    world.restart()
+    for _ in range(3):
+        outcome = await world.look(backend)
+        assert (outcome.status, outcome.events) == (None, ()), "nothing is new"
+    assert backend["status"] == before
+    world.server.scans = True
+    world.clock.advance(3600)
+    await world.look(backend)
+    assert condition(backend, "AtRisk") is None
+
+
+class Failures(Unobserved):
+    """Counts steps of surveys that failed."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def survey_failed(self, backend: Named, /) -> None:
+        self.count += backend == Named("platform", "shared")
 
 
 # Deletions
