@@ -341,6 +341,11 @@ class NotInForceReason(Reason):
         "The spec sets fields that this version stores and does not carry out.",
         "Leave out the fields that the message lists, or use a later version.",
     )
+    READS_DO_NOT_REFRESH = (
+        "ReadsDoNotRefresh",
+        "Only reads renew the expiry of a memory's sessions, and who may only read renews nothing.",
+        "Add Write to retention.refreshOn, or give ReadWrite access to who is to keep sessions alive.",
+    )
 
 
 _WITHOUT_CREDENTIALS: Final = (

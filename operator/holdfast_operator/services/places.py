@@ -5,6 +5,7 @@ from typing import Final
 
 from holdfast.errors import PolicyInvalid, SessionKeyError
 from holdfast.keys import fixed_key
+from holdfast.policy import RefreshOn
 from holdfast.store.access import Grant
 from holdfast.values import MemoryAddress
 from holdfast_operator.binding import BoundMemory, MemoryAccess
@@ -44,11 +45,13 @@ class Place:
         backend: the one backend of all of them.
         grants: what the user may do; empty where nothing can be granted now.
         faults: what is wrong with single memories.
+        unrefreshed: memories whose sessions only reads keep alive, and that may only be read.
     """
 
     backend: MemoryBackend
     grants: tuple[Grant, ...]
     faults: tuple[Obstacle, ...]
+    unrefreshed: tuple[str, ...] = ()
 
     @property
     def reference(self) -> str:
@@ -79,7 +82,21 @@ def find_place(binding: MemoryBinding, cluster: Cluster, namespace: Namespace) -
         grant, fault = _granted(memory, bodies[memory.name], namespace)
         grants += [grant] if grant is not None else []
         faults += [fault] if fault is not None else []
-    return Place(backend, tuple(grants), tuple(faults))
+    unrefreshed = tuple(
+        memory.memory_ref.name
+        for memory in binding.spec.memories
+        if memory.access is MemoryAccess.READ_ONLY and _only_reads_refresh(bodies[memory.name])
+    )
+    return Place(backend, tuple(grants), tuple(faults), unrefreshed)
+
+
+def _only_reads_refresh(body: Body | None) -> bool:
+    """Whether a memory's sessions are kept alive by reads and by nothing else."""
+    try:
+        resource = MemoryResource.from_body(body) if body is not None else None
+    except PolicyInvalid:
+        return False
+    return resource is not None and resource.spec.policy.retention.refresh_on == (RefreshOn.READ,)
 
 
 def backends_named(binding: MemoryBinding, cluster: Cluster) -> list[tuple[str, str]]:
