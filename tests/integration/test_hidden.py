@@ -111,3 +111,22 @@ async def test_a_cluster_is_searched_node_by_node_and_nobody_is_left_out(
         assert await search(hands, memory) == everybody
     finally:
         await hands.aclose()
+
+
+async def test_an_index_that_a_tenant_made_something_else_holds_no_deletion_up(
+    world: World,
+) -> None:
+    await world.apply()
+    names = await world.fill(5)
+    await world.raw.delete(world.keys.sessions)
+    await world.raw.set(world.keys.sessions, "no index")
+    revision = await world.hands.begin_deletion(world.memory, FIRST)
+    assert revision is not None
+    assert await world.hands.begin_deletion(world.memory, FIRST) == revision
+    await world.raw.set(world.keys.sessions, "again, by one who has not heard yet")
+    assert await world.hands.begin_deletion(world.memory, FIRST) == revision
+    await world.bury(revision)
+    step = await world.hands.bury_hidden({world.memory: revision}, cursor=0, limit=100_000)
+    assert step.changed == len(names)
+    assert await world.hands.end_deletion(world.memory, FIRST)
+    assert not await world.raw.exists(world.keys.sessions, world.keys.policy)

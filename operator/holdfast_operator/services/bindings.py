@@ -217,6 +217,7 @@ class BindingService:
             except ClusterForbidden:
                 pass  # whoever collects garbage removes it: the binding controls it
         self._faults.pop(uid_of(metadata), None)
+        self._credentials.forget(uid_of(metadata))
         self._observer.rotated(named(metadata), None)
         if owed and given:
             message = (

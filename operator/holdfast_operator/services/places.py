@@ -13,7 +13,7 @@ from holdfast_operator.reasons import ConditionType, CredentialsReason, ReadyRea
 from holdfast_operator.resources import MemoryBackend, MemoryBinding, MemoryResource
 from holdfast_operator.services.access import allows
 from holdfast_operator.services.conditions import is_true, listed, reason_of
-from holdfast_operator.services.objects import backend_ref, named, namespace_of
+from holdfast_operator.services.objects import backend_ref, mapping, named, namespace_of
 from holdfast_operator.services.outcome import Obstacle
 from holdfast_operator.services.ports import Body, Cluster, Namespace
 
@@ -28,8 +28,8 @@ _WITHDRAWN: Final = frozenset(
 )
 """Why a memory that was usable once must not be used any more; other reasons may be over in a moment.
 
-Not `InvalidSpec`: a spec that can be read is so by guard rails that its backend got later, and whoever
-works under the policy that is in force goes on.
+Not `InvalidSpec`: such a spec is so by guard rails that its backend got later, or cannot be read by this
+version; whoever works under the policy that is in force goes on.
 """
 
 
@@ -164,12 +164,10 @@ def _granted(
     if body is None:
         message = f"There is no MemoryResource {name} in this namespace."
         return None, Obstacle(ReadyReason.MEMORY_NOT_FOUND, message)
-    try:
-        resource = MemoryResource.from_body(body)
-    except PolicyInvalid:
-        return None, _unusable(name, str(ReadyReason.INVALID_SPEC))
+    resource, reason = _read(body)
+    if resource is None:
+        return None, _unusable(name, reason)
     status = resource.status
-    reason = reason_of(status, ConditionType.READY)
     if resource.metadata.deletion_timestamp is not None:
         return None, _unusable(name, str(ReadyReason.DELETING))
     if status.policy_revision is None or reason in _WITHDRAWN:
@@ -189,8 +187,30 @@ def _granted(
         fixed=fixed.start,
         whole=fixed.whole,
     )
-    ready = is_true(status, ConditionType.READY)
+    ready = reason == str(ReadyReason.AVAILABLE)
     return grant, None if ready else _unusable(name, reason)
+
+
+def _read(body: Body) -> tuple[MemoryResource | None, str]:
+    """Return a memory as far as access to it goes, and the reason of its Ready.
+
+    One whose spec cannot be read, such as one that another version stored, is as it was: a key template
+    never changes, and the policy that is in force is in Redis.
+    """
+    try:
+        resource = MemoryResource.from_body(body)
+    except PolicyInvalid:
+        spec = mapping(body.get("spec"))
+        parts = {part: spec[part] for part in ("backendRef", "keyTemplate") if part in spec}
+        bare = {**body, "spec": {**parts, "retention": {"ttl": "24h"}}}
+        try:
+            resource = MemoryResource.from_body(bare)
+        except PolicyInvalid:
+            resource = None
+        return resource, str(ReadyReason.INVALID_SPEC)
+    ready = is_true(resource.status, ConditionType.READY)
+    available = str(ReadyReason.AVAILABLE)
+    return resource, available if ready else reason_of(resource.status, ConditionType.READY)
 
 
 def _unusable(name: str, reason: str) -> Obstacle:
