@@ -55,6 +55,9 @@ class GlideCarrier:
     async def nodes(self) -> Sequence[Carrier]:
         return [self]
 
+    async def primaries(self) -> Sequence[Carrier]:
+        return [self]
+
     async def aclose(self) -> None:
         await self._client.close()
 

@@ -58,7 +58,7 @@ def compose(
     targets = Targets(cluster, backends, epoch=leader.epoch)
     resources = ResourceService(targets, walks, clock, observer)
     deletions = DeletionService(targets, walks, clock, observer, give_up=give_up)
-    erasures = ErasureService(targets, cluster, clock)
+    erasures = ErasureService(targets, cluster, clock, paces)
     users = Users(cluster, backends, leader)
     swept = SweptBackends(backends, users, cluster, clock)
     bindings = BindingService(

@@ -117,6 +117,12 @@ ORPHANS: Final = Instrument(
     "Key namespaces on a backend whose memory does not exist; never deleted on their own.",
     _BACKEND,
 )
+SURVEYS_FAILED: Final = Instrument(
+    "holdfast_operator_survey_failures_total",
+    Type.COUNTER,
+    "Steps of looks at all keys of a backend that failed; they are repeated.",
+    _BACKEND,
+)
 ACL_REPAIRS: Final = Instrument(
     "holdfast_operator_acl_repairs_total",
     Type.COUNTER,
@@ -157,7 +163,7 @@ MOST: Final = Instrument(
 INSTRUMENTS: Final = (
     *(LEADER, EPOCH, LOOKS, FAILURES, OBJECTS, WAITING, WRITES, API_WRITES),
     *(SESSIONS, MESSAGES, TOKENS, BYTES, ROLLOUTS, ROLLOUT_LEFT),
-    *(FENCED, REPAIRED, ORPHANS, ACL_REPAIRS, ROTATED),
+    *(FENCED, REPAIRED, ORPHANS, SURVEYS_FAILED, ACL_REPAIRS, ROTATED),
     *(UP, LATENCY, USED, MOST),
 )
 

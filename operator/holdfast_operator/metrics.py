@@ -96,6 +96,7 @@ class OperatorMetrics:
         self._fenced = self._counter(of.FENCED)
         self._repaired = self._counter(of.REPAIRED)
         self._acl = self._counter(of.ACL_REPAIRS)
+        self._surveys_failed = self._counter(of.SURVEYS_FAILED)
         ProcessCollector(registry=self._registry)
         self._registry.register(_Levels(self._levels))
 
@@ -145,6 +146,10 @@ class OperatorMetrics:
     def orphans(self, backend: Named, count: int, /) -> None:
         """Remember how many key namespaces have no memory."""
         self._orphans[backend] = count
+
+    def survey_failed(self, backend: Named, /) -> None:
+        """Count a step of a survey that failed."""
+        self._surveys_failed.labels(*_of(backend)).inc()
 
     def acl_repaired(self, backend: Named, users: int, /) -> None:
         """Count users that were not as their bindings say."""

@@ -316,6 +316,11 @@ class RiskReason(Reason):
         "A primary has fewer replicas than durability asks for: writes wait in vain.",
         "Bring the replicas back, or ask for fewer.",
     )
+    SURVEY_FAILED = (
+        "SurveyFailed",
+        "The look at the keys that no index leads to fails, so what is wrong there is not found.",
+        "See the reason in the message; where the user may not SCAN, allow it.",
+    )
 
 
 class PausedReason(Reason):
@@ -335,6 +340,11 @@ class NotInForceReason(Reason):
         "FieldsNotInForce",
         "The spec sets fields that this version stores and does not carry out.",
         "Leave out the fields that the message lists, or use a later version.",
+    )
+    READS_DO_NOT_REFRESH = (
+        "ReadsDoNotRefresh",
+        "Only reads renew the expiry of a memory's sessions, and who may only read renews nothing.",
+        "Add Write to retention.refreshOn, or give ReadWrite access to who is to keep sessions alive.",
     )
 
 

@@ -1,6 +1,7 @@
 """Starting the operator: definitions that are late or old, and one that serves some namespaces only."""
 
 import json
+from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,13 @@ from typing import Any
 import pytest
 import yaml
 
+from holdfast.client import Client
+from holdfast.store.redis import RedisStore
 from tests.harness import kubernetes_binaries, parts
 from tests.harness.control_plane import ControlPlane, ControlPlaneUnavailable
 from tests.harness.operator_process import ACCOUNT, CRDS, HOME, RBAC, OperatorProcess
 from tests.harness.servers import Server
+from tests.harness.space import Space
 from tests.harness.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.redis]
@@ -33,6 +37,15 @@ metadata: {name: elsewhere}
 spec: {backendRef: {name: shared, namespace: default}, retention: {ttl: 24h}}
 """
 
+BINDING = """
+apiVersion: holdfast.dev/v1alpha1
+kind: MemoryBinding
+metadata: {name: agent}
+spec:
+  serviceAccountName: agent
+  memories: [{name: people, memoryRef: {name: people}, access: ReadWrite}]
+"""
+
 
 @pytest.fixture(scope="module")
 def bare_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
@@ -45,7 +58,7 @@ def bare_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlan
     with ControlPlane.start(directory, binaries=programs) as plane:
         for name in (HOME, "served"):
             plane.kubectl("create", "namespace", name)
-        for name in ("serviceaccount", "discovery"):
+        for name in ("serviceaccount", "discovery", "leader"):
             plane.apply(RBAC / f"{name}.yaml")
         plane.apply(RBAC / "namespaced.yaml", namespace="served")
         yield plane
@@ -80,6 +93,61 @@ async def test_late_definitions_are_waited_for_and_one_namespace_is_served(
         for line in operator.log.splitlines():
             assert json.loads(line)["message"], "a log of JSON lines"
         operator.terminate()
+    finally:
+        operator.stop()
+
+
+@pytest.mark.asyncio
+async def test_bindings_and_erasures_in_an_installation_of_one_namespace(
+    bare_plane: ControlPlane, tmp_path: Path, valkey_server: Server
+):
+    """With Roles alone, as a chart with `watchNamespaces` gives them."""
+    bare_plane.apply(CRDS)
+    bare_plane.apply(RBAC / "binding-secrets.yaml", namespace="served")
+    space = Space(bare_plane, "served", valkey_server)
+    space.backend()
+    space.resource("people", keyTemplate="tenant:{tenant}:user:{user_id}")
+    arguments = ["--namespace=served", "--interval=1"]
+    operator = OperatorProcess(bare_plane, tmp_path, arguments=arguments, elected=True)
+    operator.start()
+    try:
+        for namespace in ("served", "default"):
+            bare_plane.apply(BINDING, namespace=namespace)
+        await space.ready("membind/agent")
+        entries = space.get("secret/agent-holdfast")["data"]
+        name, password = (b64decode(entries[key]).decode() for key in ("username", "password"))
+        async with (
+            valkey_server.client(username=name, password=password) as tenant,
+            Client(RedisStore.from_client(tenant), namespace="served") as client,
+        ):
+            for user in ("a", "b"):
+                session = client.memory("people").session(tenant="t", user_id=user)
+                await session.append({"role": "user", "content": "hello"})
+            # Its own index is what a tenant may edit: nothing hides from an erasure.
+            await tenant.zrem("mem:{served/people}:sessions", "tenant:t:user:a")
+            fields = [{"name": "user_id", "value": "a"}]
+            space.erasure(memoryRef={"name": "people"}, fields=fields, ttlAfterFinished="1h")
+            receipt = (await space.ready("memerase/order", "Erased"))["status"]["receipt"]
+            assert (receipt["sessions"], receipt["messages"]) == (1, 1)
+            assert await client.memory("people").session(tenant="t", user_id="a").length() == 0
+            assert await client.memory("people").session(tenant="t", user_id="b").length() == 1
+        space.erasure("short", memoryRef={"name": "people"}, fields=fields, ttlAfterFinished="1s")
+        await space.gone("memerase/short")
+        space.annotate("membind/agent", "holdfast.dev/rotate-requested-at=now")
+        await space.until(
+            "secret/agent-holdfast",
+            lambda secret: b64decode(secret["data"]["password"]).decode() != password,
+            "another password",
+        )
+        space.delete("membind/agent")
+        await space.gone("secret/agent-holdfast")
+        async with valkey_server.client() as administrator:
+            assert name.encode() not in b" ".join(
+                await administrator.execute_command("ACL", "USERS")
+            )
+        assert reason(bare_plane, "default", "membind/agent") == "Pending"
+        operator.terminate()
+        assert not operator.errors()
     finally:
         operator.stop()
 

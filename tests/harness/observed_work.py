@@ -154,5 +154,8 @@ class Hand:
     async def nodes(self) -> Sequence[Carrier]:
         return [self]
 
+    async def primaries(self) -> Sequence[Carrier]:
+        return [self]
+
     async def aclose(self) -> None:
         pass

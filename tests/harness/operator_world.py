@@ -15,6 +15,7 @@ from holdfast.errors import AccessDenied, HoldfastError
 from holdfast.store.addresses import Address
 from holdfast.store.in_memory import InMemoryStore
 from holdfast.store.maintenance import (
+    Lasting,
     Maintenance,
     Orphan,
     Owner,
@@ -114,6 +115,9 @@ class FakeServer:
         fault: raised by every call while set.
         run: which run of the server this is; another one is a restart.
         orphans: what a survey finds.
+        scans: whether it lets us look at all keys.
+        strangers: keys that a walk over all keys passes by.
+        hidden: sessions that their indexes do not name.
         expired: memories of which a survey was told to end what has no expiry.
         calls: names of what was called.
         protected: sessions that stay above a limit.
@@ -133,6 +137,9 @@ class FakeServer:
         self.access = FakeAccess()
         self.run = 1
         self.orphans: dict[MemoryAddress, Orphan] = {}
+        self.strangers = 0
+        self.scans = True
+        self.hidden: set[str] = set()
         self.expired: list[frozenset[MemoryAddress]] = []
 
     def memory(self, address: MemoryAddress) -> Memory:
@@ -142,6 +149,10 @@ class FakeServer:
         self.calls.append(name)
         if self.fault is not None:
             raise self.fault
+
+    def _require_scan(self) -> None:
+        if not self.scans:
+            raise AccessDenied("no permission for SCAN")
 
     async def server(self) -> ServerInfo:
         self._call("server")
@@ -271,6 +282,7 @@ class FakeServer:
         mend: bool,
     ) -> Survey:
         self._call("survey")
+        self._require_scan()
         relisted = 0
         for memory in served:
             held = self.memory(memory)
@@ -302,6 +314,15 @@ class FakeServer:
         self, memory: MemoryAddress, *, cursor: int, limit: int
     ) -> tuple[int, Sequence[str]]:
         self._call("names")
+        names = [name for name in await self.kept.labelled(memory, ()) if name not in self.hidden]
+        end = cursor + limit
+        return end if end < len(names) else 0, names[cursor:end]
+
+    async def search(
+        self, memory: MemoryAddress, *, cursor: int, limit: int
+    ) -> tuple[int, Sequence[str]]:
+        self._call("search")
+        self._require_scan()
         names = await self.kept.labelled(memory, ())
         end = cursor + limit
         return end if end < len(names) else 0, names[cursor:end]
@@ -318,19 +339,45 @@ class FakeServer:
     async def bury(self, memory: MemoryAddress, revision: int, *, cursor: int, limit: int) -> Step:
         self._call("bury")
         held = self.memory(memory)
-        names = sorted(held.sessions)[:limit]
+        names = sorted(held.sessions.keys() - self.hidden)[:limit]
         for name in names:
             del held.sessions[name]
             held.buried.append(name)
-        more = 1 if held.sessions else 0
-        return Step(more, len(names), len(names), 0, len(held.sessions))
+        left = len(held.sessions.keys() - self.hidden)
+        return Step(1 if left else 0, len(names), len(names), 0, left)
+
+    async def bury_hidden(
+        self, revisions: Mapping[MemoryAddress, int], *, cursor: int, limit: int
+    ) -> Step:
+        self._call("bury_hidden")
+        self._require_scan()
+        left = limit
+        if cursor + limit <= self.strangers:
+            return Step(cursor + limit, 0, 0, 0, 0)
+        for memory in revisions:
+            held = self.memory(memory)
+            for name in sorted(held.sessions)[:left]:
+                del held.sessions[name]
+                held.buried.append(name)
+                left -= 1
+        more = any(self.memory(memory).sessions for memory in revisions)
+        return Step(self.strangers + 1 if more else 0, limit - left, limit - left, 0, 0)
 
     async def end_deletion(self, memory: MemoryAddress, owner: Owner) -> bool:
         self._call("end_deletion")
         del self.memories[memory]
         return True
 
-    async def release(self, memory: MemoryAddress, owner: Owner) -> None:
+    async def lasting(
+        self, memory: MemoryAddress, *, cursor: int, limit: int
+    ) -> tuple[Step, Lasting]:
+        self._call("lasting")
+        held = self.memory(memory)
+        names, after, restarted = self._leg(held, cursor, limit)
+        step = Step(after, len(names), 0, 0, len(held.sessions), restarted=restarted)
+        return step, Lasting(ends=len(names), idle=1)
+
+    async def release(self, memory: MemoryAddress, owner: Owner, lasting: Lasting) -> None:
         self._call("release")
         self.memory(memory).released = True
 
@@ -387,6 +434,8 @@ class World:
         self.secrets: dict[tuple[str, str], Secret] = {}
         self.config_maps: dict[tuple[str, str], ConfigMap] = {}
         self.objects: dict[tuple[str, str, str], dict[str, Any]] = {}
+        self.strangers = 0
+        self.scans = True
         self.hidden: set[str] = set()
         self.id = "cluster-1"
         self.observer: Observer = Unobserved()
@@ -403,7 +452,7 @@ class World:
         targets = Targets(self, self.backends)
         self.resources = ResourceService(targets, walks, self.clock, self.observer)
         self.deletions = DeletionService(targets, walks, self.clock, self.observer)
-        self.erasures = ErasureService(targets, self, self.clock)
+        self.erasures = ErasureService(targets, self, self.clock, paces)
 
     def observe(self, observer: Observer) -> None:
         """Start the services anew with an observer."""

@@ -134,7 +134,7 @@ async def test_a_memory_that_is_retained_ends_whatever_times_its_sessions_say(
     await world.fill(3)
     await poisoned(world, "s", {10: value})
     await poisoned(world, "s", {11: -value})
-    await world.hands.release(world.memory, FIRST)
+    await world.release(FIRST)
     for key in (world.keys.policy, world.keys.owner, world.keys.sessions):
         assert 0 < await world.raw.pttl(key) < 30 * 365 * 24 * HOUR
 
@@ -192,7 +192,7 @@ async def test_what_is_too_large_for_a_session_is_never_brought_to_the_operator(
     before = (await world.raw.info("stats"))["total_net_output_bytes"]
     await every_walk(world)
     await world.hands.names(world.memory, cursor=0, limit=1000)
-    await world.hands.release(world.memory, FIRST)
+    await world.release(FIRST)
     sent = (await world.raw.info("stats"))["total_net_output_bytes"] - before
     assert sent < len(large)
     await world.raw.unlink(*[key async for key in world.raw.scan_iter(f"mem:{{{world.memory}*")])

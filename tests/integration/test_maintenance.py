@@ -4,7 +4,7 @@ import pytest
 
 from holdfast.errors import AccessDenied, StoreUnavailable, UnknownKeys
 from holdfast.policy import load_policy
-from holdfast.store.maintenance import LayoutTooNew, Owner, Ownership, Superseded, Totals
+from holdfast.store.maintenance import Lasting, LayoutTooNew, Owner, Ownership, Superseded, Totals
 from holdfast.store.redis.maintenance import RedisMaintenance
 from holdfast.store.redis.script import all_scripts
 from tests.harness.servers import Server
@@ -64,7 +64,7 @@ class TestOwnership:
             assert await hands.begin_deletion(memory, other) is None
             assert not await hands.end_deletion(memory, other)
             await hands.put_usage(memory, other, Totals(1, 1, 1, 1))
-            await hands.release(memory, other)
+            await hands.release(memory, other, Lasting())
         marker = await world.raw.hgetall(world.keys.owner)
         assert marker == {
             b"cluster": b"cluster-1",
@@ -132,7 +132,7 @@ class TestOwnership:
         with pytest.raises(Superseded):
             await hands.end_deletion(memory, older)
         await hands.put_usage(memory, older, Totals(1, 1, 1, 1))
-        await hands.release(memory, older)
+        await hands.release(memory, older, Lasting())
         assert await world.raw.ttl(world.keys.owner) == -1
         assert not await world.raw.exists(world.keys.usage)
         assert await world.raw.hget(world.keys.policy, "doc") == before[b"doc"]
@@ -240,7 +240,7 @@ class TestPolicy:
         await world.apply()
         await world.apply(limits={"maxTokens": 500})
         await world.fill(2)
-        await world.hands.release(world.memory, FIRST)
+        await world.release(FIRST)
         assert (await world.apply(AGAIN, limits={"maxTokens": 500})).revision == 2
         assert (await world.apply(AGAIN)).revision == 3
 
@@ -269,7 +269,7 @@ class TestRetain:
         await world.apply(retention={"ttl": "2d"})
         await world.fill(150, messages=1)
         await world.hands.put_usage(world.memory, FIRST, Totals(1, 1, 1, 1))
-        await world.hands.release(world.memory, FIRST)
+        await world.release(FIRST)
         longest = max([max(await world.expiries(f"s-{n}")) for n in range(150)])
         assert await world.raw.pexpiretime(world.keys.policy) == longest
         assert await world.raw.pexpiretime(world.keys.usage) == longest
@@ -282,20 +282,20 @@ class TestRetain:
     async def test_another_namespace_of_that_name_does_not_inherit(self, world: World) -> None:
         await world.apply()
         await world.fill(1)
-        await world.hands.release(world.memory, FIRST)
+        await world.release(FIRST)
         assert await world.hands.claim(world.memory, REUSED) is Ownership.OTHER
         assert await world.raw.pttl(world.keys.owner) > 0
 
     async def test_the_resource_made_again_keeps_them(self, world: World) -> None:
         await world.apply()
         await world.fill(1)
-        await world.hands.release(world.memory, FIRST)
+        await world.release(FIRST)
         assert await world.hands.claim(world.memory, AGAIN) is Ownership.TAKEN_OVER
         for key in (world.keys.owner, world.keys.policy, world.keys.sessions):
             assert await world.raw.pttl(key) == -1
 
     async def test_an_empty_memory_leaves_its_marker_for_a_day(self, world: World) -> None:
         await world.apply()
-        await world.hands.release(world.memory, FIRST)
+        await world.release(FIRST)
         assert 0 < await world.raw.pttl(world.keys.policy) <= HOUR
         assert await world.raw.pttl(world.keys.owner) > 24 * HOUR - 60_000

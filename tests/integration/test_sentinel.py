@@ -348,6 +348,7 @@ class TestNodes:
         primary, replica = await own.primary(), await own.replica()
         nodes = await carrier.nodes()
         assert [await _port(node) for node in nodes] == [primary.port, replica.port]
+        assert [await _port(node) for node in await carrier.primaries()] == [primary.port]
         user = (b"ACL", b"SETUSER", b"somebody", b"on", b">secret")
         for node in nodes:  # a replica, too: users are not replicated
             assert await node.exchange([user]) == [b"OK"]

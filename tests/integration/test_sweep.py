@@ -365,7 +365,7 @@ class TestSurvey:
             return (await survey(world.hands, {nobody}, set())).orphans
 
         assert (await orphans())[world.memory].ours
-        await world.hands.release(world.memory, FIRST)
+        await world.release(FIRST)
         assert (await orphans())[world.memory].immortal == 0
         await world.apply(AGAIN)
         revision = await world.hands.begin_deletion(world.memory, AGAIN)

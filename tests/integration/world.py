@@ -12,7 +12,7 @@ from holdfast.client import Client
 from holdfast.policies import terms_of
 from holdfast.policy import load_policy
 from holdfast.session import Session
-from holdfast.store.maintenance import Owner, Ownership, Step
+from holdfast.store.maintenance import Lasting, Owner, Ownership, Step
 from holdfast.store.redis import RedisStore
 from holdfast.store.redis.layout import memory_keys, session_keys
 from holdfast.store.redis.maintenance import RedisMaintenance
@@ -121,6 +121,16 @@ class World:
         return await walk(
             lambda cursor: self.hands.bury(self.memory, revision, cursor=cursor, limit=limit)
         )
+
+    async def release(self, owner: Owner, *, limit: int = 100) -> None:
+        """Leave all to its expiry."""
+        cursor, lasting = 0, Lasting()
+        while True:
+            step, found = await self.hands.lasting(self.memory, cursor=cursor, limit=limit)
+            cursor, lasting = step.cursor, lasting.joined(found)
+            if cursor == 0:
+                break
+        await self.hands.release(self.memory, owner, lasting)
 
     async def names(self) -> list[str]:
         """All keys of this memory and its sessions."""

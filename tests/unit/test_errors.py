@@ -330,6 +330,9 @@ class Scripted:
     async def nodes(self) -> Sequence[Carrier]:
         return [self]
 
+    async def primaries(self) -> Sequence[Carrier]:
+        return [self]
+
     async def aclose(self) -> None:
         pass
 

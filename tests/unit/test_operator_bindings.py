@@ -899,3 +899,42 @@ async def test_new_guard_rails_of_a_backend_cut_off_nobody_who_works(
     assert credentials_of(binding) == ("True", "Issued")
     assert world.user() is not None
     assert world.user().grants == (SUPPORT,)  # type: ignore[union-attr]
+
+
+@pytest.mark.asyncio
+async def test_who_may_only_read_is_told_that_reads_keep_nothing_alive(world: BindingWorld):
+    read_only = [memory("support", access="ReadOnly")]
+    binding = await bound(world, memories=read_only)
+    assert condition(binding, "NotInForce") is None, "writes refresh"
+    world.edit(support_of(world), retention={"ttl": "24h", "refreshOn": ["Read"]})
+    [event] = (await world.look(binding)).events
+    assert (event.type.value, event.reason) == ("Warning", "ReadsDoNotRefresh")
+    found = condition(binding, "NotInForce")
+    assert found is not None
+    assert (found["status"], found["reason"]) == ("True", "ReadsDoNotRefresh")
+    assert "refreshOn of support" in found["message"]
+    outcome = await world.look(binding)
+    assert (outcome.events, outcome.status) == ((), None)
+    world.edit(binding, memories=[memory("support")])
+    await world.look(binding)
+    assert condition(binding, "NotInForce") is None
+
+
+@pytest.mark.asyncio
+async def test_a_memory_whose_stored_spec_cannot_be_read_keeps_its_users(world: BindingWorld):
+    binding = await bound(world)
+    before = world.access.held.copy()
+    assert before
+    stored = support_of(world)
+    world.edit(stored, limits={"of": "another version"})
+    await world.look(stored)
+    assert ready(stored) == ("False", "InvalidSpec")
+    await world.look(binding)
+    assert ready(binding)[0] == "False"
+    assert "InvalidSpec" in str(condition(binding, "Ready"))
+    assert world.access.held == before
+    assert world.secrets["team", "agent-holdfast"].data
+    other = world.add_binding("other")
+    await world.look(other)
+    assert ready(other)[0] == "False"
+    assert len(world.access.held) == 2, "what is granted follows the template, which cannot change"

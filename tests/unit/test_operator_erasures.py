@@ -417,3 +417,27 @@ async def test_nobody_learns_from_it_whom_it_was_about(world: World):
         said += [event.message for event in outcome.events] + [json.dumps(order["status"])]
     assert said
     assert not [text for text in said if "user-42" in text]
+
+
+async def test_what_a_tenant_took_out_of_the_index_is_counted_and_erased(world: World):
+    await ready_memory(world, keyTemplate=TEMPLATE)
+    await write(world, *three_users())
+    world.server.hidden = {"tenant:b:user:user-42"}
+    counted = await carry_out(world, world.add_erasure("look", fields=USER, dryRun=True))
+    erased = await carry_out(world, world.add_erasure("order", fields=USER))
+    assert counted == erased
+    assert erased["sessions"] == 2
+    assert await lengths(world, *three_users()) == [0, 0, 2]
+
+
+async def test_no_receipt_is_given_where_keys_cannot_be_looked_at(world: World):
+    await ready_memory(world, keyTemplate=TEMPLATE)
+    await write(world, *three_users())
+    world.server.scans = False
+    order = world.add_erasure(fields=USER)
+    for _ in range(3):
+        await world.look(order)
+    assert ready(order) == ("False", "PermissionDenied")
+    assert await lengths(world, *three_users()) == [2, 2, 2]
+    world.server.scans = True
+    assert (await carry_out(world, order))["sessions"] == 2

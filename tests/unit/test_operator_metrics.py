@@ -68,6 +68,7 @@ def tell_everything(observer: Observer) -> None:
     observer.fenced(SUPPORT)
     observer.repaired(SUPPORT, 4)
     observer.orphans(SHARED, 5)
+    observer.survey_failed(SHARED)
     observer.acl_repaired(SHARED, 6)
     observer.rotated(Named("team", "agent"), datetime(2026, 1, 1, tzinfo=UTC))
 
@@ -114,6 +115,7 @@ def test_each_metric_shows_what_was_told_or_seen():
         (f"{prefix}fenced_writes_total", OF_SUPPORT, 1),
         (f"{prefix}repaired_keys_total", OF_SUPPORT, 4),
         (f"{prefix}orphans", OF_SHARED, 5),
+        (f"{prefix}survey_failures_total", OF_SHARED, 1),
         (f"{prefix}acl_repairs_total", OF_SHARED, 6),
         (
             f"{prefix}rotation_timestamp_seconds",

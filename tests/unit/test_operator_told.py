@@ -14,7 +14,7 @@ from holdfast_operator.services import users
 from holdfast_operator.services.observing import Named, Unobserved
 from holdfast_operator.services.ports import ClusterUnavailable
 from holdfast_operator.services.users import CERTAIN, Users
-from tests.harness.binding_world import BindingWorld
+from tests.harness.binding_world import BindingWorld, memory
 from tests.harness.operator_world import ready
 
 pytestmark = pytest.mark.asyncio
@@ -201,3 +201,24 @@ async def test_a_change_of_users_that_takes_long_is_broken_off(
     world.access.stuck = False
     await world.look(binding)
     assert ready(binding) == ("True", "Available")
+
+
+async def test_an_edit_and_the_end_of_a_password_are_no_repairs(world: BindingWorld, told: Told):
+    binding = only(world, "MemoryBinding")
+    told.said.clear()
+    world.edit(binding, memories=[memory("support", access="ReadOnly")])
+    await world.look(binding)
+    assert told.taken("acl_repaired") == [], "somebody edited the binding"
+    world.annotate(binding, rotate_requested_at="1")
+    await world.look(binding)
+    world.clock.advance(3600)
+    await world.look(binding)
+    assert told.taken("acl_repaired") == [], "the time of the password before is over"
+    world.restart()
+    world.edit(binding, memories=[memory("support")])
+    await world.look(binding)
+    assert told.taken("acl_repaired") == [], "edited while nobody looked"
+    world.restart()
+    world.access.held.clear()
+    await world.look(binding)
+    assert told.taken("acl_repaired") == [(SHARED, 1)], "somebody else removed it meanwhile"

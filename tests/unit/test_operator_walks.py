@@ -12,6 +12,7 @@ from holdfast.errors import StoreUnavailable
 from holdfast.store.maintenance import Orphan
 from holdfast.values import MemoryAddress
 from holdfast_operator.services.conditions import moment
+from holdfast_operator.services.observing import Named, Unobserved
 from holdfast_operator.services.pacing import LEAST, MOST, PLACES, RATE, Pace
 from holdfast_operator.services.ports import Namespace
 from tests.harness.operator_world import ManualClock, Memory, World, condition, ready
@@ -436,19 +437,40 @@ async def test_orphans_are_reported_when_their_number_moves_and_end_only_when_ce
 
 
 @pytest.mark.asyncio
-async def test_a_survey_that_fails_is_no_fault_of_its_own(
-    world: World, monkeypatch: pytest.MonkeyPatch
-):
+async def test_a_survey_that_fails_is_told_once_and_taken_back_when_it_succeeds(world: World):
+    observed = Failures()
+    world.observe(observed)
     backend, _ = await ready_pair(world)
-
-    async def down(*_: Any, **__: Any) -> None:
-        raise StoreUnavailable("down")
-
-    monkeypatch.setattr(world.server, "survey", down)
+    world.server.scans = False
     world.clock.advance(3600)
-    outcome = await world.look(backend)
+    for faults in (1, 2):
+        outcome = await world.look(backend)
+        assert condition(backend, "AtRisk") is None, "it may be over in a moment"
+        assert (outcome.again, observed.count) == (10.0, faults)
+    [event] = (await world.look(backend)).events
+    assert (event.type.value, event.reason) == ("Warning", "SurveyFailed")
+    assert "PermissionDenied" in event.message
     assert ready(backend) == ("True", "Available")
-    assert outcome.again == 10.0
+    before = backend["status"]
+    world.restart()
+    for _ in range(3):
+        outcome = await world.look(backend)
+        assert (outcome.status, outcome.events) == (None, ()), "nothing is new"
+    assert backend["status"] == before
+    world.server.scans = True
+    world.clock.advance(3600)
+    await world.look(backend)
+    assert condition(backend, "AtRisk") is None
+
+
+class Failures(Unobserved):
+    """Counts steps of surveys that failed."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def survey_failed(self, backend: Named, /) -> None:
+        self.count += backend == Named("platform", "shared")
 
 
 # Deletions
@@ -552,3 +574,82 @@ async def test_it_does_not_wait_for_one_that_does_not_get_on(world: World):
         world.clock.advance(10)
         await world.look(resource)
     assert (world.clock.now() - began).total_seconds() == pytest.approx(120, abs=1)
+
+
+@pytest.mark.asyncio
+async def test_a_deletion_buries_also_what_a_tenant_took_out_of_the_index(world: World):
+    _, resource = await ready_pair(world, deletionPolicy="Delete")
+    held = filled(world, 30)
+    world.server.hidden = {"s00003", "s00004"}
+    world.delete(resource)
+    await world.settle(resource)
+    assert len(held.buried) == 30
+    assert SUPPORT not in world.server.memories
+
+
+@pytest.mark.asyncio
+async def test_memories_that_are_deleted_together_share_the_walk_over_all_keys(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("holdfast_operator.services.deletions.BUDGET", 0.0)
+    await world.look(world.add_backend())
+    bodies = [world.add_resource(f"m-{number}", deletionPolicy="Delete") for number in range(20)]
+    for body in bodies:
+        await world.settle(body)
+        held = world.server.memory(MemoryAddress("team", body["metadata"]["name"]))
+        held.sessions.update({str(number): 1 for number in range(10)})
+        world.delete(body)
+    world.server.hidden = {str(number) for number in range(10)}
+    world.server.strangers = 10_000
+    while bodies:
+        bodies = [body for body in bodies if (await world.look(body)).again is not None]
+        world.clock.advance(5.001)
+    assert world.server.memories == {}
+    steps = 10_000 * 0.05 / MOST
+    # One walk for whoever came first, and one for all others; each for itself would be twenty.
+    assert 2 * steps <= world.server.calls.count("bury_hidden") <= 3 * steps
+
+
+@pytest.mark.asyncio
+async def test_a_deletion_that_is_called_off_buries_nothing_hidden(world: World):
+    _, resource = await ready_pair(world, deletionPolicy="Delete")
+    held = filled(world, 3)
+    world.server.hidden = set(held.sessions)
+    world.delete(resource)
+    await world.look(resource)
+    world.clock.advance(5)
+    await world.look(resource)
+    world.edit(resource, deletionPolicy="Retain")
+    world.clock.advance(5.001)
+    await world.settle(resource)
+    assert len(held.sessions) == 3
+    assert held.released
+    assert "bury_hidden" not in world.server.calls
+
+
+@pytest.mark.asyncio
+async def test_a_large_memory_is_let_go_in_steps_and_holds_nobody_up(world: World):
+    _, resource = await ready_pair(world)
+    held = filled(world, 100_000)
+    other = world.add_resource("other")
+    world.delete(resource)
+    outcome = await world.look(resource)
+    assert (outcome.again, held.released) == (0.0, False)
+    assert world.clock.monotonic() < 2.0
+    await world.look(other)
+    assert ready(other) == ("True", "Available")
+    outcome = await world.settle(resource)
+    assert [event.reason for event in outcome.events] == ["SessionsRetained"]
+    assert held.released
+
+
+@pytest.mark.asyncio
+async def test_a_deletion_where_keys_cannot_be_looked_at_ends_and_says_what_it_leaves(world: World):
+    _, resource = await ready_pair(world, deletionPolicy="Delete")
+    filled(world, 3)
+    world.server.scans = False
+    world.delete(resource)
+    [event] = (await world.settle(resource)).events
+    assert (event.reason, event.type.value) == ("SessionsDeleted", "Warning")
+    assert event.message.startswith("3 sessions were deleted")
+    assert "denies SCAN" in event.message

@@ -544,6 +544,9 @@ class Hand:
     async def nodes(self) -> Sequence[Carrier]:
         return [self]
 
+    async def primaries(self) -> Sequence[Carrier]:
+        return [self]
+
     async def aclose(self) -> None:
         self.closed = True
 
@@ -591,6 +594,9 @@ class Server:
         raise AssertionError("nobody waits here")
 
     async def nodes(self) -> Sequence[Carrier]:
+        return [self]
+
+    async def primaries(self) -> Sequence[Carrier]:
         return [self]
 
     async def aclose(self) -> None:

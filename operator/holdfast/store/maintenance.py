@@ -14,7 +14,24 @@ from typing import NamedTuple, Protocol
 from holdfast.errors import HoldfastError, UnknownKeys
 from holdfast.store.access import Access
 from holdfast.store.protocol import MemoryStore
+from holdfast.store.walks import Lasting, Orphan, Step, Survey, Swept, Totals, Walk
 from holdfast.values import MemoryAddress, Terms
+
+__all__ = [
+    "Lasting",
+    "LayoutTooNew",
+    "Maintenance",
+    "Orphan",
+    "Owner",
+    "Ownership",
+    "ServerInfo",
+    "Step",
+    "Superseded",
+    "Survey",
+    "Swept",
+    "Totals",
+    "Walk",
+]
 
 
 class LayoutTooNew(UnknownKeys):
@@ -98,108 +115,6 @@ class Ownership(StrEnum):
     OTHER = "Other"  # another cluster or another namespace of that name
     UNMARKED = "Unmarked"  # there are sessions or a policy, but no marker
     FENCED = "Fenced"  # a newer leader was here
-
-
-class Step(NamedTuple):
-    """One bounded step of a walk over the sessions of a memory.
-
-    Attributes:
-        cursor: continues the walk, 0 when it is done. Opaque, and wider than 64 bits. It belongs to one
-            run of the server: on another one the walk begins again by itself.
-        seen: entries of the index that were looked at; over a whole walk one may come twice.
-        changed: how many of their sessions changed.
-        unsatisfied: how many stay above a limit because of what is protected or must not be evicted;
-            the broken ones are counted here as well.
-        total: size of the index.
-        broken: how many could not be dealt with: a key of theirs has another type, or what is in it
-            is not ours.
-        restarted: the cursor was of another run of the server, so the walk began again with this step;
-            what earlier steps added up does not count.
-    """
-
-    cursor: int
-    seen: int
-    changed: int
-    unsatisfied: int
-    total: int
-    broken: int = 0
-    restarted: bool = False
-
-
-class Totals(NamedTuple):
-    """What a memory holds, as far as measured."""
-
-    sessions: int
-    messages: int
-    tokens: int
-    bytes: int
-
-
-class Walk(NamedTuple):
-    """How far a rollout is, as a restart finds it.
-
-    Attributes:
-        revision: of the policy that is rolled out.
-        cursor: where it goes on; 0 at the beginning of a pass.
-        second: it is in its second pass.
-        done: sessions seen in the first pass.
-        unsatisfied, broken: as in `Step`, of the pass so far.
-    """
-
-    revision: int
-    cursor: int
-    second: bool
-    done: int
-    unsatisfied: int
-    broken: int
-
-
-class Swept(NamedTuple):
-    """What a step of a sweep found, and set right unless it was to look only.
-
-    Attributes:
-        totals: what the sessions hold.
-        repaired: keys that had a wrong expiry or none.
-        dropped: entries of the index without a session, too old to be one that begins.
-        strays: keys of sessions whose counters are gone. They are left to their expiry.
-    """
-
-    totals: Totals
-    repaired: int = 0
-    dropped: int = 0
-    strays: int = 0
-
-
-class Orphan(NamedTuple):
-    """Keys under the name of a memory that no resource stands for.
-
-    Attributes:
-        keys: how many, without those that end within the hour.
-        immortal: how many of them are of sessions and have no expiry.
-        ours: the memory is marked as this cluster's.
-    """
-
-    keys: int
-    immortal: int
-    ours: bool
-
-
-class Survey(NamedTuple):
-    """One bounded step of a walk over all keys under the prefix of a backend.
-
-    Attributes:
-        cursor: continues the walk, 0 when it is done. It belongs to one run of the servers.
-        seen: keys that were looked at.
-        relisted: sessions that were missing in the index of their memory.
-        repaired: keys without an expiry that got one.
-        orphans: by the memory they are named after.
-    """
-
-    cursor: int
-    seen: int
-    relisted: int
-    repaired: int
-    orphans: Mapping[MemoryAddress, Orphan]
 
 
 class Maintenance(Protocol):
@@ -375,7 +290,22 @@ class Maintenance(Protocol):
     ) -> tuple[int, Sequence[str]]:
         """Return the encoded keys of about `limit` sessions, and the cursor as of a `Step`.
 
-        Some may not exist any more, and over a whole walk one may come twice.
+        Some may not exist any more, and over a whole walk one may come twice. As the index says, which
+        whoever may write to the memory may edit: see `search`.
+        """
+        ...
+
+    async def search(
+        self, memory: MemoryAddress, *, cursor: int, limit: int
+    ) -> tuple[int, Sequence[str]]:
+        """Return the encoded keys of the sessions among about `limit` keys of the servers.
+
+        Whether or not the index knows them. The cursor is as of a `Step`; a walk that another run of a
+        server interrupts begins again by itself, and one may come twice. What moves from one node of a
+        Cluster to another meanwhile may be missed.
+
+        Raises:
+            StoreUnavailable: one of the primaries does not answer: nothing is left out in silence.
         """
         ...
 
@@ -399,6 +329,21 @@ class Maintenance(Protocol):
         """
         ...
 
+    async def bury_hidden(
+        self, revisions: Mapping[MemoryAddress, int], *, cursor: int, limit: int
+    ) -> Step:
+        """Bury, as `bury` does, the sessions among about `limit` keys of the servers.
+
+        Whether or not an index knows them; entries of indexes stay. Cursor and errors are those of
+        `search`.
+
+        Args:
+            revisions: of the memories whose sessions go.
+            cursor: 0 to begin, else of the step before.
+            limit: keys.
+        """
+        ...
+
     async def end_deletion(self, memory: MemoryAddress, owner: Owner) -> bool:
         """Remove the policy, the usage, the index and the marker.
 
@@ -411,12 +356,18 @@ class Maintenance(Protocol):
         """
         ...
 
-    async def release(self, memory: MemoryAddress, owner: Owner) -> None:
+    async def lasting(
+        self, memory: MemoryAddress, *, cursor: int, limit: int
+    ) -> tuple[Step, Lasting]:
+        """Return how long up to about `limit` sessions live: what `release` is told of all."""
+        ...
+
+    async def release(self, memory: MemoryAddress, owner: Owner, lasting: Lasting) -> None:
         """Leave the keys to their expiry; nothing when the marker is not ours.
 
         The policy lives as long as the longest living session, at least an hour. Index and marker live
         longer by the longest idle time, at least a day: as long as anything that is written under that
-        policy. Reads the expiry of every session: about 3 s for a million.
+        policy.
         """
         ...
 

@@ -57,7 +57,7 @@ from holdfast_operator.services.ports import (
     UnusableCertificates,
 )
 from holdfast_operator.services.references import References, unusable
-from holdfast_operator.services.risks import risk_events, risks
+from holdfast_operator.services.risks import risk_events, risks, survey_sentence, survey_told
 from holdfast_operator.services.servers import (
     available,
     is_full,
@@ -122,6 +122,7 @@ class BackendService:
         self._figures_written: dict[str, float] = {}
         self._addresses: dict[str, Address] = {}
         self._runs: dict[str, frozenset[str]] = {}
+        self._survey_faults: dict[str, str] = {}
 
     async def reconcile(self, body: Body) -> Outcome:
         """Look at the server of a MemoryBackend.
@@ -152,11 +153,12 @@ class BackendService:
                 findings.append(_reachable())
         else:
             ready = Finding(ConditionType.READY, TRUE, ReadyReason.AVAILABLE, seen.message)
-            at_risk = risks(backend.spec, seen.info, before)
-            findings = [ready, _reachable(), *at_risk]
             changes["server"] = _server(seen)
             changes |= self._figures(backend, seen.info)
             changes["last_sweep"], events, more = await self._survey(backend, seen)
+            failing = self._survey_fault(backend)
+            at_risk = risks(backend.spec, seen.info, before, survey=failing)
+            findings = [ready, _reachable(), *at_risk]
             events = (*risk_events(before, at_risk), *events)
             restarted = self._restarted(backend, seen.info)
         changes["conditions"] = conditions(
@@ -181,8 +183,17 @@ class BackendService:
     ) -> tuple[Sweep | None, tuple[Event, ...], bool]:
         try:
             return await self._surveys.advance(backend, seen.hands)
-        except HoldfastError:
-            return backend.status.last_sweep, (), False  # the next look says what is wrong
+        except HoldfastError as error:
+            self._survey_faults[uid_of(backend.metadata)] = str(self.obstacle(error).reason)
+            return backend.status.last_sweep, (), False
+
+    def _survey_fault(self, backend: MemoryBackend) -> str:
+        """Return what to say of surveys that fail; what was said holds until one was tried."""
+        uid = uid_of(backend.metadata)
+        fails = self._surveys.fails(uid)
+        if fails is None:
+            return survey_told(backend.status)
+        return survey_sentence(self._survey_faults.get(uid, "")) if fails else ""
 
     async def finalize(self, body: Body) -> Outcome:
         """Let a MemoryBackend go once no memory uses it. No data are deleted.
@@ -228,6 +239,7 @@ class BackendService:
         self._addresses.pop(uid, None)
         self._runs.pop(uid, None)
         self._surveys.forget(uid)
+        self._survey_faults.pop(uid, None)
         self._last_users.forget(uid)
         await self._connections.close(uid)
         return Outcome()

@@ -6,7 +6,14 @@ from datetime import timedelta
 from typing import Final
 
 from holdfast.errors import HoldfastError, PolicyInvalid
-from holdfast_operator.reasons import REASONS, ConditionType, CredentialsReason, ReadyReason, Reason
+from holdfast_operator.reasons import (
+    REASONS,
+    ConditionType,
+    CredentialsReason,
+    NotInForceReason,
+    ReadyReason,
+    Reason,
+)
 from holdfast_operator.resources import MemoryBinding
 from holdfast_operator.services.backends import BackendService
 from holdfast_operator.services.conditions import (
@@ -15,6 +22,7 @@ from holdfast_operator.services.conditions import (
     Finding,
     conditions,
     healing_interval,
+    listed,
     moment,
     not_ready,
     paused,
@@ -209,6 +217,7 @@ class BindingService:
             except ClusterForbidden:
                 pass  # whoever collects garbage removes it: the binding controls it
         self._faults.pop(uid_of(metadata), None)
+        self._credentials.forget(uid_of(metadata))
         self._observer.rotated(named(metadata), None)
         if owed and given:
             message = (
@@ -242,6 +251,12 @@ class BindingService:
         look.changes |= given.changes
         look.events += given.events
         look.findings = [*_ready(place), given.finding]
+        unrefreshed = _unrefreshed(place)
+        look.findings += unrefreshed
+        if look.binding.status.condition(ConditionType.NOT_IN_FORCE) is None:
+            look.events += [
+                Event(EventType.WARNING, finding.reason, finding.message) for finding in unrefreshed
+            ]
         if given.rotating:
             finding = given.finding
             look.findings.append(
@@ -333,6 +348,20 @@ def _ready(place: Place) -> list[Finding]:
         f"{place.reference} is given."
     )
     return [Finding(ConditionType.READY, TRUE, ReadyReason.AVAILABLE, message)]
+
+
+def _unrefreshed(place: Place) -> list[Finding]:
+    """Return what there is to say of reads that were to keep sessions alive, and do not."""
+    if not place.unrefreshed:
+        return []
+    message = (
+        f"retention.refreshOn of {listed(place.unrefreshed)} is Read alone, and this binding may only read: "
+        "its reads renew no expiry, and sessions end as if nobody used them. Add Write to refreshOn, or "
+        "bind whoever keeps them alive with ReadWrite."
+    )
+    return [
+        Finding(ConditionType.NOT_IN_FORCE, TRUE, NotInForceReason.READS_DO_NOT_REFRESH, message)
+    ]
 
 
 def _lacking(reason: Reason, message: str) -> Finding:

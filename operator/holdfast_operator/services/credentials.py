@@ -103,6 +103,7 @@ class CredentialsService:
         self._users = users
         self._clock = clock
         self._make_password = make_password
+        self._made: dict[str, AccessUser] = {}
 
     async def secret(self, binding: MemoryBinding) -> Secret | None:
         """Return the Secret of a binding's name, whoever's it is.
@@ -166,16 +167,30 @@ class CredentialsService:
                 f"The server of MemoryBackend {place.reference} does not let the operator make users: "
                 "allow its user ACL, or set access.mode ProvidedCredentials there.",
             ) from error
+        edited = self._is_edited(binding, user)
         given = self._issued(binding, password, unlocked=is_open(place.backend.status))
         self._observer.rotated(named(binding.metadata), password.made)
         if password is not current:
             message = f"The Secret {secret_name(binding.metadata.name)} has a new password."
             given.events.append(Event(EventType.NORMAL, "PasswordChanged", message))
         elif changed:
-            self._observer.acl_repaired(named(place.backend.metadata), 1)
+            if not edited:
+                self._observer.acl_repaired(named(place.backend.metadata), 1)
             message = "The user on the server was made what the binding says."
             given.events.append(Event(EventType.NORMAL, "AccessApplied", message))
         return _Login(Credentials(name, password.text), password.notes(), given)
+
+    def _is_edited(self, binding: MemoryBinding, user: AccessUser) -> bool:
+        """Whether a user is to be another one than before: by an edit, or since a password's time is over."""
+        uid, metadata = uid_of(binding.metadata), binding.metadata
+        made, self._made[uid] = self._made.get(uid), user
+        if made is None:
+            return binding.status.observed_generation != metadata.generation
+        return made != user
+
+    def forget(self, uid: str) -> None:
+        """Drop what is remembered of a binding that is gone."""
+        self._made.pop(uid, None)
 
     def _issued(
         self, binding: MemoryBinding, password: passwords.Password, *, unlocked: bool

@@ -5,9 +5,10 @@ from datetime import timedelta
 from enum import Enum, auto
 from typing import Final
 
-from holdfast.errors import HoldfastError, PolicyInvalid
+from holdfast.errors import AccessDenied, HoldfastError, PolicyInvalid
 from holdfast.policy import DeletionPolicy
 from holdfast.store.maintenance import Superseded
+from holdfast.values import MemoryAddress
 from holdfast_operator.reasons import ConditionType, ReadyReason
 from holdfast_operator.resources import MemoryResource
 from holdfast_operator.services.conditions import (
@@ -23,6 +24,8 @@ from holdfast_operator.services.conditions import (
     reason_of,
     transition,
 )
+from holdfast_operator.services.hidden import HiddenSessions
+from holdfast_operator.services.leaving import Leavings
 from holdfast_operator.services.objects import (
     ABANDON,
     PAUSED,
@@ -46,6 +49,7 @@ SHORTEST_WAIT: Final = 2.0
 """Seconds between the first attempts of a deletion that is blocked."""
 LONGEST_WAIT: Final = 30.0
 
+_MORE: Final = Outcome(again=0.0)
 _GONE: Final = frozenset({ReadyReason.SECRET_MISSING})
 """Obstacles that mean that the server is out of reach for good."""
 _WAYS_OUT: Final = (
@@ -58,18 +62,30 @@ class _Phase(Enum):
     REFUSING = auto()  # writers are refused; those who have not heard yet get time to
     FIRST = auto()
     SECOND = auto()
+    HIDDEN = auto()  # what no index leads to
+
+
+class _Left(Enum):
+    """How much is left to its expiry."""
+
+    ALL = auto()
+    MORE = auto()  # not all yet
+    UNKNOWN = auto()  # the server could not be asked
 
 
 @dataclass(slots=True)
 class _Burial:
     """A deletion under way. Lost with the process, it begins again and buries what is left."""
 
+    backend: str
+    memory: MemoryAddress
     revision: int
     begins: float
     phase: _Phase = _Phase.REFUSING
     cursor: int = 0
     buried: int = 0
     total: int = 0
+    unsearched: bool = False  # the server does not let us look for what no index leads to
 
 
 class DeletionService:
@@ -98,6 +114,8 @@ class DeletionService:
         self._observer = observer or Unobserved()
         self._give_up = give_up
         self._burials: dict[str, _Burial] = {}
+        self._hidden = HiddenSessions()
+        self._leavings = Leavings(clock, walks.paces)
         self._blocked: dict[str, float] = {}
 
     async def finalize(self, body: Body) -> Outcome:
@@ -123,7 +141,8 @@ class DeletionService:
             return Outcome(again=SHORTEST_WAIT, blocked=True)
         if outcome.again is None:
             self._walks.forget(uid)
-            self._burials.pop(uid, None)
+            self._leavings.forget(uid)
+            self._bury_no_more(uid)
         if not outcome.blocked:
             self._blocked.pop(uid, None)
         return outcome
@@ -132,10 +151,10 @@ class DeletionService:
         metadata = resource.metadata
         if resource.status.policy_revision is None:
             # It never was Ready: whatever is there, it put nothing there but a mark, perhaps.
-            await self._release(resource)
-            return Outcome()
+            return _MORE if await self._release(resource) is _Left.MORE else Outcome()
         if is_set(metadata, ABANDON):
-            await self._release(resource)
+            if await self._release(resource) is _Left.MORE:
+                return _MORE
             return _done(
                 EventType.WARNING,
                 "DataAbandoned",
@@ -190,24 +209,34 @@ class DeletionService:
     async def _retain(self, resource: MemoryResource) -> Outcome:
         """Leave the sessions to their expiry. What does not answer does not hold a deletion up."""
         message = "The sessions stay until they expire (deletionPolicy Retain)."
-        if await self._release(resource):
+        left = await self._release(resource)
+        if left is _Left.MORE:
+            return _MORE
+        if left is _Left.ALL:
             return _done(EventType.NORMAL, "SessionsRetained", message)
         message += " The server could not be asked: policy and mark of ownership stay there too."
         return _done(EventType.WARNING, "SessionsRetained", message)
 
-    async def _release(self, resource: MemoryResource) -> bool:
-        """Leave what is ours on the server to its expiry; False where the server could not be asked."""
+    async def _release(self, resource: MemoryResource) -> _Left:
+        """Leave what is ours on the server to its expiry, a step at a time."""
+        uid = uid_of(resource.metadata)
+        self._bury_no_more(uid)
         try:
             namespace = await self._targets.own_namespace(resource)
             target = await self._target(resource, namespace)
             if target is None:
-                return False
-            await target.hands.release(target.memory, target.owner)
+                return _Left.UNKNOWN
+            done = await self._leavings.advance(uid, target)
         except Superseded:
             raise
         except (Obstacle, HoldfastError):
-            return False
-        return True
+            return _Left.UNKNOWN
+        return _Left.ALL if done else _Left.MORE
+
+    def _bury_no_more(self, uid: str) -> None:
+        burial = self._burials.pop(uid, None)
+        if burial is not None:
+            self._hidden.forget(burial.backend, burial.memory)
 
     async def _delete(self, resource: MemoryResource, target: Target) -> Outcome:
         """Refuse writers, give them time to notice, bury the sessions twice, remove the rest."""
@@ -225,7 +254,8 @@ class DeletionService:
             )
         burial = self._burials.get(uid)
         if burial is None or burial.revision != revision:
-            burial = self._burials[uid] = _Burial(revision, now + SETTLE)
+            burial = _Burial(target.backend_uid, target.memory, revision, now + SETTLE)
+            self._burials[uid] = burial
         if now < burial.begins:
             return self._progress(resource, burial, burial.begins - now)
         if burial.phase is _Phase.REFUSING:
@@ -242,10 +272,29 @@ class DeletionService:
             return self._progress(resource, burial, SETTLE)
         await target.hands.end_deletion(target.memory, target.owner)
         message = f"{burial.buried} sessions were deleted (deletionPolicy Delete)."
-        return _done(EventType.NORMAL, "SessionsDeleted", message)
+        if burial.unsearched:
+            message += (
+                " The server denies SCAN: sessions that somebody took out of the index are left; they go "
+                "when they expire."
+            )
+        kind = EventType.WARNING if burial.unsearched else EventType.NORMAL
+        return _done(kind, "SessionsDeleted", message)
 
     async def _bury(self, burial: _Burial, target: Target, pace: Pace) -> bool:
         """Bury some sessions; True at the end of a pass."""
+        if burial.phase is _Phase.HIDDEN:
+            try:
+                return await self._hidden.advance(target, burial.revision, pace)
+            except AccessDenied:  # SCAN is optional, and a deletion has to end
+                burial.unsearched = True
+                return True
+        ended = await self._bury_listed(burial, target, pace)
+        if ended and burial.phase is _Phase.SECOND:
+            burial.phase = _Phase.HIDDEN
+            return False
+        return ended
+
+    async def _bury_listed(self, burial: _Burial, target: Target, pace: Pace) -> bool:
         step = await pace.call(
             lambda limit: target.hands.bury(
                 target.memory, burial.revision, cursor=burial.cursor, limit=limit

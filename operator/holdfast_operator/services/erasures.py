@@ -5,7 +5,7 @@ is known to have begun, goes on from the beginning, and does not claim that ther
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import islice
@@ -20,7 +20,7 @@ from holdfast.policies import terms_of
 from holdfast.policy import Policy
 from holdfast.store import StalePolicy
 from holdfast.store.maintenance import Ownership
-from holdfast.values import Erased
+from holdfast.values import Erased, MemoryAddress
 from holdfast_operator.erasure import ErasureProgress, ErasureReceipt, ErasureStatus
 from holdfast_operator.reasons import ConditionType, ReadyReason
 from holdfast_operator.resources import MemoryErasure, MemoryResource
@@ -46,8 +46,9 @@ from holdfast_operator.services.objects import (
     uid_of,
     unreadable,
 )
-from holdfast_operator.services.orders import Order
+from holdfast_operator.services.orders import Order, Search
 from holdfast_operator.services.outcome import Obstacle, Outcome, changed
+from holdfast_operator.services.pacing import Paces
 from holdfast_operator.services.ports import Body, Clock, Cluster
 from holdfast_operator.services.targets import Target, Targets
 
@@ -78,7 +79,7 @@ class _Walk:
 
     left: dict[str, None] = field(default_factory=dict[str, None])
     cursor: int = 0
-    searched: bool = False
+    searched: int = 0  # searches that are done
     facts: Facts = field(default_factory=list[tuple[str, Erased]])
 
 
@@ -105,12 +106,14 @@ class ErasureService:
         targets: finds where a memory is kept.
         cluster: knows the memories.
         clock: for budgets, transitions and the end of what has finished.
+        paces: how fast to go over the keys of a server.
     """
 
-    def __init__(self, targets: Targets, cluster: Cluster, clock: Clock) -> None:
+    def __init__(self, targets: Targets, cluster: Cluster, clock: Clock, paces: Paces) -> None:
         self._targets = targets
         self._cluster = cluster
         self._clock = clock
+        self._paces = paces
         self._works: dict[str, _Work] = {}
 
     async def finalize(self, body: Body) -> Outcome:
@@ -212,7 +215,8 @@ class ErasureService:
         if document is None or not document.active:
             raise _not_ready(resource.metadata.name, str(ReadyReason.DELETING))
         terms = terms_of(Policy.from_document(document.document), document.revision)
-        order = Order(erasure, resource.spec.key_template, target, store, terms)
+        pace = self._paces.of(target.backend_uid)
+        order = Order(erasure, resource.spec.key_template, target, store, terms, pace=pace)
         work = self._works.setdefault(uid_of(erasure.metadata), _Work())
         if erasure.status.progress is None:
             return await self._count(order, work)
@@ -229,7 +233,7 @@ class ErasureService:
 
     async def _count(self, order: Order, work: _Work) -> Outcome:
         """Count what is there, and note it, before anything is erased."""
-        if not await self._walk(order, work.counting, order.look):
+        if not await self._walk(order.searches(), order.memory, work.counting, order.look):
             return Outcome(again=0.0)
         facts, work.counting = work.counting.facts, _Walk()
         if order.erasure.spec.dry_run:
@@ -252,7 +256,10 @@ class ErasureService:
         begun = self._clock.monotonic()
         while work.passes < 2:
             try:
-                ended = await self._walk(order, work.erasing, order.erase, since=begun)
+                searches = order.searches(again=work.passes > 0)
+                ended = await self._walk(
+                    searches, order.memory, work.erasing, order.erase, since=begun
+                )
             except HoldfastError:
                 work.broken_off = True  # it may have been carried out, and the answer been lost
                 raise
@@ -269,17 +276,23 @@ class ErasureService:
         return self._done(order.erasure, [], Figures(*map(max, zip(found, gone, strict=True))))
 
     async def _walk(
-        self, order: Order, walk: _Walk, act: Act, *, since: float | None = None
+        self,
+        searches: Sequence[Search],
+        memory: MemoryAddress,
+        walk: _Walk,
+        act: Act,
+        *,
+        since: float | None = None,
     ) -> bool:
         """Go on over the sessions; False when the time for one step is over.
 
         What has succeeded beside a failure is noted; only what failed comes again.
         """
         since = self._clock.monotonic() if since is None else since
-        while not walk.searched:
-            walk.cursor, found = await order.search(walk.cursor)
+        while walk.searched < len(searches):
+            walk.cursor, found = await searches[walk.searched](walk.cursor)
             walk.left |= dict.fromkeys(found)
-            walk.searched = walk.cursor == 0
+            walk.searched += walk.cursor == 0
             if self._clock.monotonic() - since >= BUDGET:
                 return False
         while walk.left:
@@ -291,12 +304,12 @@ class ErasureService:
                     failures.append(answer)
                 else:
                     del walk.left[key]
-                    walk.facts.append((f"{order.memory}/{key}", answer))
+                    walk.facts.append((f"{memory}/{key}", answer))
             if failures:
                 raise failures[0]
             if self._clock.monotonic() - since >= BUDGET:
                 return False
-        walk.searched = False
+        walk.searched = 0
         return True
 
     def _progress(self, erasure: MemoryErasure, progress: ErasureProgress) -> Outcome:

@@ -73,6 +73,10 @@ class Observer(Protocol):
         """There are so many key namespaces on a backend whose memory is gone."""
         ...
 
+    def survey_failed(self, backend: Named, /) -> None:
+        """A step of the look at all keys of a backend failed."""
+        ...
+
     def acl_repaired(self, backend: Named, users: int, /) -> None:
         """So many users on a backend were not as their bindings say, and are again."""
         ...
@@ -107,6 +111,9 @@ class Unobserved:
         """Nothing."""
 
     def orphans(self, backend: Named, count: int, /) -> None:
+        """Nothing."""
+
+    def survey_failed(self, backend: Named, /) -> None:
         """Nothing."""
 
     def acl_repaired(self, backend: Named, users: int, /) -> None:

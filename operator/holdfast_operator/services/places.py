@@ -5,6 +5,7 @@ from typing import Final
 
 from holdfast.errors import PolicyInvalid, SessionKeyError
 from holdfast.keys import fixed_key
+from holdfast.policy import RefreshOn
 from holdfast.store.access import Grant
 from holdfast.values import MemoryAddress
 from holdfast_operator.binding import BoundMemory, MemoryAccess
@@ -12,7 +13,7 @@ from holdfast_operator.reasons import ConditionType, CredentialsReason, ReadyRea
 from holdfast_operator.resources import MemoryBackend, MemoryBinding, MemoryResource
 from holdfast_operator.services.access import allows
 from holdfast_operator.services.conditions import is_true, listed, reason_of
-from holdfast_operator.services.objects import backend_ref, named, namespace_of
+from holdfast_operator.services.objects import backend_ref, mapping, named, namespace_of
 from holdfast_operator.services.outcome import Obstacle
 from holdfast_operator.services.ports import Body, Cluster, Namespace
 
@@ -27,8 +28,8 @@ _WITHDRAWN: Final = frozenset(
 )
 """Why a memory that was usable once must not be used any more; other reasons may be over in a moment.
 
-Not `InvalidSpec`: a spec that can be read is so by guard rails that its backend got later, and whoever
-works under the policy that is in force goes on.
+Not `InvalidSpec`: such a spec is so by guard rails that its backend got later, or cannot be read by this
+version; whoever works under the policy that is in force goes on.
 """
 
 
@@ -44,11 +45,13 @@ class Place:
         backend: the one backend of all of them.
         grants: what the user may do; empty where nothing can be granted now.
         faults: what is wrong with single memories.
+        unrefreshed: memories whose sessions only reads keep alive, and that may only be read.
     """
 
     backend: MemoryBackend
     grants: tuple[Grant, ...]
     faults: tuple[Obstacle, ...]
+    unrefreshed: tuple[str, ...] = ()
 
     @property
     def reference(self) -> str:
@@ -79,7 +82,21 @@ def find_place(binding: MemoryBinding, cluster: Cluster, namespace: Namespace) -
         grant, fault = _granted(memory, bodies[memory.name], namespace)
         grants += [grant] if grant is not None else []
         faults += [fault] if fault is not None else []
-    return Place(backend, tuple(grants), tuple(faults))
+    unrefreshed = tuple(
+        memory.memory_ref.name
+        for memory in binding.spec.memories
+        if memory.access is MemoryAccess.READ_ONLY and _only_reads_refresh(bodies[memory.name])
+    )
+    return Place(backend, tuple(grants), tuple(faults), unrefreshed)
+
+
+def _only_reads_refresh(body: Body | None) -> bool:
+    """Whether a memory's sessions are kept alive by reads and by nothing else."""
+    try:
+        resource = MemoryResource.from_body(body) if body is not None else None
+    except PolicyInvalid:
+        return False
+    return resource is not None and resource.spec.policy.retention.refresh_on == (RefreshOn.READ,)
 
 
 def backends_named(binding: MemoryBinding, cluster: Cluster) -> list[tuple[str, str]]:
@@ -147,12 +164,10 @@ def _granted(
     if body is None:
         message = f"There is no MemoryResource {name} in this namespace."
         return None, Obstacle(ReadyReason.MEMORY_NOT_FOUND, message)
-    try:
-        resource = MemoryResource.from_body(body)
-    except PolicyInvalid:
-        return None, _unusable(name, str(ReadyReason.INVALID_SPEC))
+    resource, reason = _read(body)
+    if resource is None:
+        return None, _unusable(name, reason)
     status = resource.status
-    reason = reason_of(status, ConditionType.READY)
     if resource.metadata.deletion_timestamp is not None:
         return None, _unusable(name, str(ReadyReason.DELETING))
     if status.policy_revision is None or reason in _WITHDRAWN:
@@ -172,8 +187,30 @@ def _granted(
         fixed=fixed.start,
         whole=fixed.whole,
     )
-    ready = is_true(status, ConditionType.READY)
+    ready = reason == str(ReadyReason.AVAILABLE)
     return grant, None if ready else _unusable(name, reason)
+
+
+def _read(body: Body) -> tuple[MemoryResource | None, str]:
+    """Return a memory as far as access to it goes, and the reason of its Ready.
+
+    One whose spec cannot be read, such as one that another version stored, is as it was: a key template
+    never changes, and the policy that is in force is in Redis.
+    """
+    try:
+        resource = MemoryResource.from_body(body)
+    except PolicyInvalid:
+        spec = mapping(body.get("spec"))
+        parts = {part: spec[part] for part in ("backendRef", "keyTemplate") if part in spec}
+        bare = {**body, "spec": {**parts, "retention": {"ttl": "24h"}}}
+        try:
+            resource = MemoryResource.from_body(bare)
+        except PolicyInvalid:
+            resource = None
+        return resource, str(ReadyReason.INVALID_SPEC)
+    ready = is_true(resource.status, ConditionType.READY)
+    available = str(ReadyReason.AVAILABLE)
+    return resource, available if ready else reason_of(resource.status, ConditionType.READY)
 
 
 def _unusable(name: str, reason: str) -> Obstacle:

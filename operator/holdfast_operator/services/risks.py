@@ -12,10 +12,13 @@ from holdfast_operator.status import BackendStatus
 _HIGH: Final = 90
 _LOW: Final = 85
 """Percent of its memory below which a server counts as relieved again: no flapping in between."""
+_SURVEY: Final = "The look at all keys of the backend fails"
 _OPEN: Final = "lets in who gives no password"
 
 
-def risks(spec: BackendSpec, info: ServerInfo, before: BackendStatus) -> list[Finding]:
+def risks(
+    spec: BackendSpec, info: ServerInfo, before: BackendStatus, *, survey: str = ""
+) -> list[Finding]:
     """Return the condition AtRisk if there is any risk: the gravest is its reason.
 
     What a server does not tell is no risk. Messages hold no figure that moves.
@@ -24,6 +27,7 @@ def risks(spec: BackendSpec, info: ServerInfo, before: BackendStatus) -> list[Fi
         spec: of the backend.
         info: what its servers say.
         before: what was said last.
+        survey: why the look at all keys fails; empty where it does not.
     """
     found: dict[RiskReason, str] = {}
     if info.silent:
@@ -61,6 +65,8 @@ def risks(spec: BackendSpec, info: ServerInfo, before: BackendStatus) -> list[Fi
             f"durability asks for {wanted} replicas, and a primary has fewer: every write waits for the "
             "whole timeout, and is not confirmed. Bring replicas back, or ask for fewer."
         )
+    if survey:
+        found[RiskReason.SURVEY_FAILED] = survey
     if not found:
         return []
     reason = next(iter(found))
@@ -75,6 +81,21 @@ def risk_events(before: BackendStatus, findings: list[Finding]) -> tuple[Event, 
         for finding in findings
         if old is None or old.message != finding.message
     )
+
+
+def survey_sentence(reason: str) -> str:
+    """Return what is said of a look at all keys that fails for this reason."""
+    return (
+        f"{_SURVEY} ({reason}): sessions that are missing in an index, and keys of memories without a "
+        "MemoryResource, are not found. The operator keeps trying."
+    )
+
+
+def survey_told(status: BackendStatus) -> str:
+    """Return what was last said of a look at all keys that fails; empty if nothing was."""
+    at_risk = status.condition(ConditionType.AT_RISK)
+    found = at_risk.message.find(_SURVEY) if at_risk is not None else -1
+    return at_risk.message[found:] if at_risk is not None and found >= 0 else ""
 
 
 def is_open(status: BackendStatus) -> bool:

@@ -7,6 +7,7 @@ resource stands for are orphans: they are reported, and never deleted on their o
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from holdfast.errors import HoldfastError
 from holdfast.store.maintenance import Maintenance, Orphan, Survey
 from holdfast.values import MemoryAddress
 from holdfast_operator.reasons import ConditionType
@@ -32,6 +33,8 @@ from holdfast_operator.status import ResourceStatus, Sweep
 
 DOUBT: Final = 3600.0
 """Seconds after which an orphan without an expiry is one for certain, if it was seen before."""
+FAULTS: Final = 3
+"""Failures in a row after which people are told."""
 _BUDGET: Final = 0.5
 _COST: Final = 0.1
 
@@ -66,6 +69,7 @@ class _Walk:
     relisted: int = 0
     orphans: dict[MemoryAddress, Orphan] = field(default_factory=dict[MemoryAddress, Orphan])
     suspects: dict[MemoryAddress, float] = field(default_factory=dict[MemoryAddress, float])
+    faults: int | None = None  # in a row; None: not tried yet
 
     def begin(self, request: Request | None, due: float) -> None:
         self.due, self.request, self.cursor = due, request, 0
@@ -111,7 +115,7 @@ class Surveys:
             What status should say of the last sweep; what to tell people; whether there is more to do now.
 
         Raises:
-            HoldfastError: of the server; the next step goes on where this one stopped.
+            HoldfastError: of the server; the next step goes on where this one stopped. Counted.
             ClusterUnavailable: the API server does not say which cluster this is.
         """
         metadata, last = backend.metadata, backend.status.last_sweep
@@ -126,7 +130,16 @@ class Surveys:
                 last = last.model_copy(update={"request": None})
             return last, (), False
         async with self._paces.of(uid).place() as place:
-            if not place or not await self._walk(walk, backend, hands):
+            if not place:
+                return last, (), True
+            try:
+                ended = await self._walk(walk, backend, hands)
+            except HoldfastError:
+                walk.faults = (walk.faults or 0) + 1
+                self._observer.survey_failed(named(metadata))
+                raise
+            walk.faults = 0
+            if not ended:
                 return last, (), True
         report = self._close(walk)
         self._observer.orphans(named(metadata), len(report.orphans))
@@ -196,6 +209,13 @@ class Surveys:
         report = Report(walk.repaired, walk.relisted, orphans, walk.request)
         walk.begin(None, now + INTERVAL)
         return report
+
+    def fails(self, uid: str) -> bool | None:
+        """Whether the survey of a backend fails again and again; None: it was not tried yet."""
+        walk = self._walks.get(uid)
+        if walk is None or walk.faults is None:
+            return None
+        return walk.faults >= FAULTS
 
     def forget(self, uid: str) -> None:
         """Drop what is remembered of a backend that is gone."""

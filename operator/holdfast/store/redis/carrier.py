@@ -114,6 +114,13 @@ class Carrier(Protocol):
         """
         ...
 
+    async def primaries(self) -> Sequence["Carrier"]:
+        """Return a carrier to each server that takes writes now, those that do not answer included.
+
+        Together they have every key. Whom they belong to, and errors: as of `nodes`.
+        """
+        ...
+
     async def aclose(self) -> None:
         """Close the connections, if they are the carrier's own."""
         ...
@@ -199,6 +206,10 @@ class PoolCarrier:
 
     async def nodes(self) -> Sequence[Carrier]:
         """Return this one: there is one server; see `Carrier`."""
+        return [self]
+
+    async def primaries(self) -> Sequence[Carrier]:
+        """Return this one; see `Carrier`."""
         return [self]
 
     async def retire(self) -> None:

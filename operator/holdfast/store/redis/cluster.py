@@ -102,6 +102,16 @@ class ClusterCarrier:
             await self._tidy()
             return [self._carrier(node) for node in members]
 
+    async def primaries(self) -> Sequence[Carrier]:
+        """Return carriers to the nodes that have slots, in the order of these; see `Carrier`."""
+        async with self._looking:
+            self._stale = True
+            await self._ask_for_map(_SLOTS)
+            owners = dict.fromkeys(filter(None, self._owners))
+            if not owners:
+                raise StoreUnavailable("no node of the Cluster has any slots")
+            return [self._carrier(node) for node in owners]
+
     async def aclose(self) -> None:
         """Close all connections."""
         while self._carriers:

@@ -119,6 +119,10 @@ class _Each:
         """Return all of them; see `Carrier`."""
         return self._carriers
 
+    async def primaries(self) -> Sequence[Carrier]:
+        """Return all of them; see `Carrier`."""
+        return self._carriers
+
     async def aclose(self) -> None:
         """Close all connections."""
         for carrier in self._carriers:

@@ -86,9 +86,8 @@ class Index:
             if isinstance(found, Exception):
                 raise_for(found)
             after, flat, total = found
-            # A server that does not say which run it is gets the benefit of the doubt.
-            said = None if isinstance(info, Exception) else _RUN.search(text(info))
-            now = zlib.crc32(said[1].encode()) if said else 0
+            said = run_of(info)
+            now = zlib.crc32(said) if said else 0
             if place == 0 or run == now:
                 break
             place = 0  # another server, or another run of it: there the cursor means nothing
@@ -130,6 +129,15 @@ class Index:
             [evalsha(script("index"), [self._key], [name, 0, 0]) for name in back]
         )
         return len(back)
+
+
+def run_of(info: Reply) -> bytes:
+    """Return which run of itself a server is, by its reply to INFO.
+
+    One that does not say gets the benefit of the doubt: it is always the same.
+    """
+    said = None if isinstance(info, Exception) else _RUN.search(text(info))
+    return said[1].encode() if said else b""
 
 
 def _lives(look: Reply) -> bool:

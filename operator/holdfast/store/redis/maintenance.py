@@ -1,7 +1,7 @@
 """The operator's hands in Redis or Valkey; see `holdfast.store.maintenance`."""
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, Self
 
@@ -10,6 +10,7 @@ from holdfast.keys import is_session_key
 from holdfast.store.access import Access
 from holdfast.store.addresses import Address, Login, Mode
 from holdfast.store.maintenance import (
+    Lasting,
     LayoutTooNew,
     Owner,
     Ownership,
@@ -26,7 +27,8 @@ from holdfast.store.redis.carrier import Carrier, Command, Reply
 from holdfast.store.redis.connecting import make_carrier
 from holdfast.store.redis.discovery import WithSentinels
 from holdfast.store.redis.fleet import Fleet
-from holdfast.store.redis.index import CHUNK, Entry, Index, pack_walk, read_walk
+from holdfast.store.redis.hunting import Hunt
+from holdfast.store.redis.index import CHUNK, Index, pack_walk, read_walk
 from holdfast.store.redis.layout import (
     LABELS,
     LAYOUT,
@@ -36,6 +38,7 @@ from holdfast.store.redis.layout import (
     mark_key,
     memory_keys,
     pack_terms,
+    session_keys,
 )
 from holdfast.store.redis.migrating import Migration
 from holdfast.store.redis.replies import (
@@ -49,7 +52,8 @@ from holdfast.store.redis.runner import Runner, evalsha
 from holdfast.store.redis.script import Script, script
 from holdfast.store.redis.store import RedisStore
 from holdfast.store.redis.surveying import Surveyor, Task
-from holdfast.store.redis.sweeping import ABANDONED, Sweeper, Visit, answered, check
+from holdfast.store.redis.sweeping import ABANDONED, Sweeper, answered, check
+from holdfast.store.redis.visiting import Visitor
 from holdfast.values import MemoryAddress, Terms
 
 _TOMBSTONE = 60_000
@@ -61,7 +65,6 @@ _LONGEST = 3650 * 86_400_000
 _RETAINED = 3_600_000
 """Milliseconds that a retained policy lives at least."""
 _CONNECTIONS = 16
-_SAME: Reply = [b"SAME", 0]
 _LARGEST = 1 << 25
 """Bytes of an answer. Anybody may have us look at a server of theirs, and it must not fill our memory."""
 _INSTANCE = re.compile("[0-9a-f]{16}")
@@ -97,10 +100,10 @@ class RedisMaintenance:
         self._carrier = carrier
         self._patience = patience
         self._prefix = prefix
-        self._patience = patience
         self._steps = migration or script("migrate")
         self._runner = Runner(carrier, patience=patience)
-        self._migration = Migration(self._runner, self._steps)
+        self._visitor = Visitor(self._runner, Migration(self._runner, self._steps), prefix)
+        self._hunt = Hunt(carrier, prefix, patience=patience)
         self._fleet = Fleet(carrier, patience=patience)
         self._access = access
 
@@ -214,7 +217,7 @@ class RedisMaintenance:
             return evalsha(script("roll_out"), keys[:5], [packed, grace])
 
         done = partial(follows, terms=terms) if again else None
-        visit = await self._visit(memory, cursor, limit, command, done=done)
+        visit = await self._visitor.visit(memory, cursor, limit, command, done=done)
         looked = [reply for word in ("DONE", "SAME") for _, reply in visit.answers.get(word, ())]
         return visit.step(
             changed=len(visit.entries("DONE")),
@@ -230,7 +233,7 @@ class RedisMaintenance:
         def command(keys: SessionKeys) -> Command:
             return evalsha(script("holdings"), keys[:1], [])
 
-        visit = await self._visit(memory, cursor, limit, command, read=_counted)
+        visit = await self._visitor.visit(memory, cursor, limit, command, read=_counted)
         counts = [reply[1] for _, reply in visit.answers.get("OK", ())]
         totals = (
             Totals(len(counts), *(sum(column) for column in zip(*counts, strict=True)))
@@ -247,6 +250,16 @@ class RedisMaintenance:
         leg = await self._index(memory).leg(cursor, limit)
         names = (entry.name.decode("ascii", "replace") for entry in leg.entries)
         return leg.cursor, list(filter(is_session_key, names))
+
+    async def search(
+        self, memory: MemoryAddress, *, cursor: int, limit: int
+    ) -> tuple[int, Sequence[str]]:
+        """Name sessions by the keys there are; see `Maintenance.search`.
+
+        One round trip to each primary, and what the carrier needs to know which these are.
+        """
+        cursor, found = await self._hunt.step([memory], cursor, limit)
+        return cursor, [session for _, session in found]
 
     async def noted_walk(self, memory: MemoryAddress) -> Walk | None:
         """Return the rollout noted last; see `Maintenance.noted_walk`. One round trip."""
@@ -266,7 +279,7 @@ class RedisMaintenance:
 
         Two round trips for every 100 sessions, and two more for those that are not as they should be.
         """
-        visit = await self._visit(memory, cursor, limit, check)
+        visit = await self._visitor.visit(memory, cursor, limit, check)
         return await Sweeper(self._runner, self._index(memory)).settle(visit, ttl=ttl, mend=mend)
 
     async def survey(
@@ -303,11 +316,33 @@ class RedisMaintenance:
         def command(keys: SessionKeys) -> Command:
             return evalsha(script("bury"), keys, [revision, _TOMBSTONE])
 
-        visit = await self._visit(memory, cursor, limit, command)
+        visit = await self._visitor.visit(memory, cursor, limit, command)
         index = self._index(memory)
         dropped = await index.forget(visit.entries("DONE", "SAME"), idle=0)
         dropped += await index.forget(visit.entries("GONE"), idle=ABANDONED)
         return visit.step(changed=len(visit.entries("DONE")), dropped=dropped)
+
+    async def bury_hidden(
+        self, revisions: Mapping[MemoryAddress, int], *, cursor: int, limit: int
+    ) -> Step:
+        """Bury whatever the keys say that there is; see `Maintenance.bury_hidden`.
+
+        A round trip more than `search`.
+        """
+        cursor, found = await self._hunt.step(revisions, cursor, limit)
+        commands = [
+            evalsha(
+                script("bury"),
+                session_keys(memory, session, self._prefix),
+                [revisions[memory], _TOMBSTONE],
+            )
+            for memory, session in found
+        ]
+        buried = 0
+        for first in range(0, len(commands), CHUNK):
+            replies = await self._runner.each(commands[first : first + CHUNK])
+            buried += sum(answered(reply, list)[0] == "DONE" for reply in replies)
+        return Step(cursor, len(found), buried, 0, 0)
 
     async def end_deletion(self, memory: MemoryAddress, owner: Owner) -> bool:
         """Remove what is left of the memory; see `Maintenance.end_deletion`.
@@ -321,28 +356,30 @@ class RedisMaintenance:
         _require_leader(word, memory)
         return word == "OK"
 
-    async def release(self, memory: MemoryAddress, owner: Owner) -> None:
-        """Leave the keys to their expiry; see `Maintenance.release`.
+    async def lasting(
+        self, memory: MemoryAddress, *, cursor: int, limit: int
+    ) -> tuple[Step, Lasting]:
+        """Return how long sessions live; see `Maintenance.lasting`.
 
         Two round trips for every 100 sessions.
         """
-        [clock] = await self._runner.read([(b"TIME",)])
-        now = milliseconds(clock)
-        longest, idle, cursor = now + _RETAINED, _REMEMBERED, 0
 
         def command(keys: SessionKeys) -> Command:
             return evalsha(script("holdings"), keys[:1], [])
 
-        while True:
-            visit = await self._visit(memory, cursor, 100 * CHUNK, command, read=_lasting)
-            for _, (_, expires_at, touched) in visit.answers.get("OK", ()):
-                # A tenant may have written any time there; more than a policy can say is none.
-                ends = min(expires_at, now + _LONGEST)
-                idle = max(idle, min(ends - touched, _LONGEST))
-                longest = max(longest, ends)
-            cursor = visit.cursor
-            if cursor == 0:
-                break
+        visit = await self._visitor.visit(memory, cursor, limit, command, read=_lasting)
+        found = Lasting()
+        for _, ends, touched in visit.replies("OK"):
+            found = found.joined(Lasting(ends, ends - touched))
+        return visit.step(changed=0), found
+
+    async def release(self, memory: MemoryAddress, owner: Owner, lasting: Lasting) -> None:
+        """Leave the keys to their expiry; see `Maintenance.release`. Two round trips."""
+        [clock] = await self._runner.read([(b"TIME",)])
+        now = milliseconds(clock)
+        # A tenant may have written any time there; more than a policy can say is none.
+        longest = max(now + _RETAINED, min(lasting.ends, now + _LONGEST))
+        idle = max(_REMEMBERED, min(lasting.idle, _LONGEST))
         # Until the policy ends a writer may renew a session once more.
         arguments = [owner.uid, owner.epoch, longest, longest + idle + _TOMBSTONE]
         await self._own("retain", memory, arguments)
@@ -386,47 +423,6 @@ class RedisMaintenance:
                 memory=str(memory),
             )
         return [word, *reply[1:]]
-
-    async def _visit(
-        self,
-        memory: MemoryAddress,
-        cursor: int,
-        limit: int,
-        command: Callable[[SessionKeys], Command],
-        *,
-        read: Callable[[Reply], Sequence[Any]] = list,
-        done: Callable[[Reply], bool] | None = None,
-    ) -> Visit:
-        """Run a command for each session of a part of the walk; see `Migration.each_unless` for `done`.
-
-        Ends after `limit` places of the index were looked at, so that a step is bounded also where
-        most of them are empty.
-        """
-        index = self._index(memory)
-        answers: dict[str, list[tuple[Entry, Reply]]] = {}
-        looked, restarted = 0, False
-        while True:
-            count = max(1, min(CHUNK, limit - looked))
-            leg = await index.leg(cursor, count)
-            if leg.restarted:
-                restarted = True
-                answers.clear()
-            for first in range(0, len(leg.entries), CHUNK):
-                part = leg.entries[first : first + CHUNK]
-                keys = [index.keys_of(entry) for entry in part]
-                found = [one for one in keys if one]
-                each = (
-                    partial(self._migration.each_unless, done=done, answer=_SAME)
-                    if done
-                    else self._migration.each
-                )
-                replies = iter(await each(found, command))
-                for entry, one in zip(part, keys, strict=True):
-                    word, reply = answered(next(replies), read) if one else ("GONE", None)
-                    answers.setdefault(word, []).append((entry, reply))
-            cursor, looked = leg.cursor, looked + count
-            if cursor == 0 or looked >= limit:
-                return Visit(cursor, leg.total, answers, restarted)
 
 
 def _instance(found: bytes | str) -> str:

@@ -87,6 +87,10 @@ class SentinelCarrier:
                     self._replicas[node] = self._reach(node)
             return [primary, *(self._replicas[node] for node in there)]
 
+    async def primaries(self) -> Sequence[Carrier]:
+        """Return a carrier to the primary, as one sentinel knows it now; see `Carrier`."""
+        return (await self.nodes())[:1]
+
     async def aclose(self) -> None:
         """Close all connections."""
         own = [self._carrier] if self._carrier else []

@@ -5,12 +5,15 @@
 -- ARGV  1 uid   2 leader's epoch
 -- Returns {OK, revision}, {OTHER}, {FENCED, epoch} or {LAYOUT, layout}.
 local uid, epoch = ARGV[1], tonumber(ARGV[2])
-local owner = load_owner()
+local owner = load_owner(true)
 local refused = refuse(owner, uid, epoch)
 if refused then
   return refused
 end
 note_epoch(owner, epoch)
+if redis.call('TYPE', SESSIONS).ok ~= 'zset' then
+  redis.call('UNLINK', SESSIONS)
+end
 if owner.deleting == uid and owner.state == 'deleting' then
   return { 'OK', owner.revision }
 end

@@ -5,7 +5,7 @@
 -- ARGV  1 uid   2 leader's epoch   3 milliseconds for which epoch and revision are remembered
 -- Returns {OK}, {MORE} when it is to be called again, {OTHER} also when this uid's deletion was not begun, {FENCED, epoch} or {LAYOUT, layout}.
 local uid, epoch = ARGV[1], tonumber(ARGV[2])
-local owner = load_owner()
+local owner = load_owner(true)
 if not owner.uid and owner.deleting == uid then
   return { 'OK' }
 end

@@ -1,5 +1,6 @@
 -- lib/owner: whose a memory is, and the counter of its policy. Read first, and all four keys: one of another type stops
--- the script before it wrote anything.
+-- the script before it wrote anything. Only `sessions` is a tenant's to write, and must not stop a deletion: there it is
+-- passed by.
 -- owner   cluster namespaceUid namespace name uid, epoch (the highest leader's), deleting (a uid), revision (kept where
 --         the policy may end before)
 -- policy  layout revision state sha256 doc       usage  sessions messages tokens bytes at       sessions  name -> ms
@@ -11,16 +12,17 @@ local function int(number)
   return string.format('%.0f', number)
 end
 
-local function load_owner()
+local function load_owner(whatever)
   local fields = redis.call('HMGET', OWNER, 'cluster', 'namespaceUid', 'namespace', 'name', 'uid', 'epoch', 'deleting', 'revision')
   local policy = redis.call('HMGET', POLICY, 'layout', 'revision', 'state', 'sha256')
   redis.call('HLEN', USAGE)
+  local sessions = (whatever and redis.pcall or redis.call)('ZCARD', SESSIONS)
   return {
     cluster = fields[1], namespace_uid = fields[2], namespace = fields[3], name = fields[4], uid = fields[5],
     epoch = tonumber(fields[6] or 0), deleting = fields[7],
     layout = tonumber(policy[1] or 0), state = policy[3], sha = policy[4],
     revision = math.max(tonumber(fields[8] or 0), tonumber(policy[2] or 0)),
-    sessions = redis.call('ZCARD', SESSIONS),
+    sessions = tonumber(sessions) or 0,
   }
 end
 
