@@ -26,7 +26,7 @@ from holdfast.store.redis.carrier import Carrier, Command, Reply
 from holdfast.store.redis.connecting import make_carrier
 from holdfast.store.redis.discovery import WithSentinels
 from holdfast.store.redis.fleet import Fleet
-from holdfast.store.redis.index import CHUNK, Entry, Index, pack_walk, read_walk
+from holdfast.store.redis.index import CHUNK, Index, pack_walk, read_walk
 from holdfast.store.redis.layout import (
     LABELS,
     LAYOUT,
@@ -39,7 +39,7 @@ from holdfast.store.redis.layout import (
 )
 from holdfast.store.redis.migrating import Migration
 from holdfast.store.redis.replies import (
-    follows,
+    follower,
     milliseconds,
     read_expiry,
     read_holdings,
@@ -49,7 +49,8 @@ from holdfast.store.redis.runner import Runner, evalsha
 from holdfast.store.redis.script import Script, script
 from holdfast.store.redis.store import RedisStore
 from holdfast.store.redis.surveying import Surveyor, Task
-from holdfast.store.redis.sweeping import ABANDONED, Sweeper, Visit, answered, check
+from holdfast.store.redis.sweeping import ABANDONED, Sweeper, check
+from holdfast.store.redis.visiting import CHANGED, COUNTED, LOOKED, Each, Visit, visit_part
 from holdfast.values import MemoryAddress, Terms
 
 _TOMBSTONE = 60_000
@@ -206,15 +207,18 @@ class RedisMaintenance:
     ) -> Step:
         """Bring sessions under these terms; see `Maintenance.roll_out`.
 
-        Two round trips for every 100 sessions; with `again` three at most.
+        A round trip for every 100 places of the index, and one for every 10 sessions; with `again` one for
+        every 50, and another one where there are some that are not.
         """
-        packed = pack_terms(terms)
+        rolled = script("roll_out")
+        head, rest = (rolled.command, rolled.sha, 5), (pack_terms(terms), b"%d" % grace)
 
         def command(keys: SessionKeys) -> Command:
-            return evalsha(script("roll_out"), keys[:5], [packed, grace])
+            return (*head, *keys[:5], *rest)
 
-        done = partial(follows, terms=terms) if again else None
-        visit = await self._visit(memory, cursor, limit, command, done=done)
+        done = partial(self._migration.each_unless, done=follower(terms), answer=_SAME)
+        each, part = (done, COUNTED) if again else (None, CHANGED)
+        visit = await self._visit(memory, cursor, limit, command, each=each, part=part)
         looked = [reply for word in ("DONE", "SAME") for _, reply in visit.answers.get(word, ())]
         return visit.step(
             changed=len(visit.entries("DONE")),
@@ -225,7 +229,7 @@ class RedisMaintenance:
     async def measure(
         self, memory: MemoryAddress, *, cursor: int, limit: int
     ) -> tuple[Step, Totals]:
-        """Add up counters; see `Maintenance.measure`. Two round trips for every 100 sessions."""
+        """Add up counters; see `Maintenance.measure`. Five round trips for every 100 sessions."""
 
         def command(keys: SessionKeys) -> Command:
             return evalsha(script("holdings"), keys[:1], [])
@@ -264,7 +268,7 @@ class RedisMaintenance:
     ) -> tuple[Step, Swept]:
         """Check expiries; see `Maintenance.sweep`.
 
-        Two round trips for every 100 sessions, and two more for those that are not as they should be.
+        Five round trips for every 100 sessions, and two more for those that are not as they should be.
         """
         visit = await self._visit(memory, cursor, limit, check)
         return await Sweeper(self._runner, self._index(memory)).settle(visit, ttl=ttl, mend=mend)
@@ -297,13 +301,13 @@ class RedisMaintenance:
     async def bury(self, memory: MemoryAddress, revision: int, *, cursor: int, limit: int) -> Step:
         """Replace sessions by tombstones; see `Maintenance.bury`.
 
-        Four round trips for every 100 sessions.
+        Thirteen round trips for every 100 sessions.
         """
 
         def command(keys: SessionKeys) -> Command:
             return evalsha(script("bury"), keys, [revision, _TOMBSTONE])
 
-        visit = await self._visit(memory, cursor, limit, command)
+        visit = await self._visit(memory, cursor, limit, command, part=CHANGED)
         index = self._index(memory)
         dropped = await index.forget(visit.entries("DONE", "SAME"), idle=0)
         dropped += await index.forget(visit.entries("GONE"), idle=ABANDONED)
@@ -324,7 +328,7 @@ class RedisMaintenance:
     async def release(self, memory: MemoryAddress, owner: Owner) -> None:
         """Leave the keys to their expiry; see `Maintenance.release`.
 
-        Two round trips for every 100 sessions.
+        Five round trips for every 100 sessions.
         """
         [clock] = await self._runner.read([(b"TIME",)])
         now = milliseconds(clock)
@@ -394,39 +398,12 @@ class RedisMaintenance:
         limit: int,
         command: Callable[[SessionKeys], Command],
         *,
+        each: Each | None = None,
+        part: int = LOOKED,
         read: Callable[[Reply], Sequence[Any]] = list,
-        done: Callable[[Reply], bool] | None = None,
     ) -> Visit:
-        """Run a command for each session of a part of the walk; see `Migration.each_unless` for `done`.
-
-        Ends after `limit` places of the index were looked at, so that a step is bounded also where
-        most of them are empty.
-        """
-        index = self._index(memory)
-        answers: dict[str, list[tuple[Entry, Reply]]] = {}
-        looked, restarted = 0, False
-        while True:
-            count = max(1, min(CHUNK, limit - looked))
-            leg = await index.leg(cursor, count)
-            if leg.restarted:
-                restarted = True
-                answers.clear()
-            for first in range(0, len(leg.entries), CHUNK):
-                part = leg.entries[first : first + CHUNK]
-                keys = [index.keys_of(entry) for entry in part]
-                found = [one for one in keys if one]
-                each = (
-                    partial(self._migration.each_unless, done=done, answer=_SAME)
-                    if done
-                    else self._migration.each
-                )
-                replies = iter(await each(found, command))
-                for entry, one in zip(part, keys, strict=True):
-                    word, reply = answered(next(replies), read) if one else ("GONE", None)
-                    answers.setdefault(word, []).append((entry, reply))
-            cursor, looked = leg.cursor, looked + count
-            if cursor == 0 or looked >= limit:
-                return Visit(cursor, leg.total, answers, restarted)
+        each, index = each or self._migration.each, self._index(memory)
+        return await visit_part(index, cursor, limit, command, each=each, part=part, read=read)
 
 
 def _instance(found: bytes | str) -> str:
