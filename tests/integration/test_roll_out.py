@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,11 +13,12 @@ from holdfast.policies import terms_of
 from holdfast.policy import load_policy
 from holdfast.store import StalePolicy
 from holdfast.store.maintenance import Totals
-from holdfast.store.redis.carrier import PoolCarrier
+from holdfast.store.redis.carrier import Command, PoolCarrier
 from holdfast.store.redis.index import Entry, Index
 from holdfast.store.redis.layout import session_keys
 from holdfast.store.redis.maintenance import RedisMaintenance
 from holdfast.store.redis.runner import Runner
+from holdfast.store.redis.visiting import CHANGED, COUNTED
 from tests.harness.servers import Server
 from tests.harness.waiting import until
 from tests.integration.world import (
@@ -288,6 +290,54 @@ class TestRollOut:
             agreed = await world.apply(locking={"leaseTTL": "10m"}, retention={"ttl": "1m"})
             await world.roll_out(agreed)
             assert await world.expiries("any") == {lease.until}
+
+    async def test_a_plain_session_costs_a_few_commands_and_another_one_what_it_needs(
+        self, own_world: World
+    ) -> None:
+        world = own_world
+        await world.apply()
+        await world.fill(20)
+        # What the counters know nothing of expires with the rest all the same.
+        odd = session_keys(world.memory, "s-7", "mem")
+        await world.raw.rpush(odd.hist, "something")
+        before = await world.raw.info("commandstats")
+        agreed = await world.apply(retention={"ttl": "10m"})
+        assert total(await world.roll_out(agreed, grace=HOUR // 2), "changed") == 20
+        after = await world.raw.info("commandstats")
+        calls = after["cmdstat_pexpireat"]["calls"] - before["cmdstat_pexpireat"]["calls"]
+        assert calls == 2 * 19 + 4
+        for name in ("s-0", "s-7"):
+            assert len(await world.expiries(name)) == 1
+
+    async def test_others_wait_for_a_few_sessions_however_many_a_step_takes(
+        self, each_server: Server, world: World
+    ) -> None:
+        await world.apply()
+        await world.fill(120)
+        sizes: list[int] = []
+
+        class Watched(PoolCarrier):
+            """A carrier that notes how many commands go out at once."""
+
+            async def exchange(
+                self, commands: Sequence[Command], *, near: bytes = b""
+            ) -> list[Any]:
+                sizes.append(len(commands))
+                return await super().exchange(commands, near=near)
+
+        hands = RedisMaintenance(Watched(each_server.client().connection_pool, owned=True))
+        agreed = await world.apply(retention={"ttl": "2h"})
+        for again in (False, True):
+            cursor = 0
+            while True:
+                step = await hands.roll_out(
+                    world.memory, agreed, cursor=cursor, limit=500, grace=0, again=again
+                )
+                cursor = step.cursor
+                if cursor == 0:
+                    break
+            assert max(sizes) == (COUNTED if again else CHANGED)
+        await hands.aclose()
 
     async def test_a_session_that_lost_records_is_counted_anew(self, world: World) -> None:
         await world.apply()

@@ -309,6 +309,23 @@ async def test_figures_of_a_backend_are_coarse_and_rare(world: World):
 
 
 @pytest.mark.asyncio
+async def test_the_figure_of_a_small_server_does_not_waver(world: World):
+    """It is shown to a mebibyte, which is more than a tenth of a few."""
+    world.server.info = world.server.info._replace(used_memory=1_500_000)
+    backend = world.add_backend()
+    await world.look(backend)
+    assert backend["status"]["usedMemory"] == "1Mi"
+    for used in (1_600_000, 1_500_000, 1_900_000):
+        world.clock.advance(600)
+        world.server.info = world.server.info._replace(used_memory=used)
+        assert (await world.look(backend)).status is None
+    world.clock.advance(600)
+    world.server.info = world.server.info._replace(used_memory=2_700_000)
+    await world.look(backend)
+    assert backend["status"]["usedMemory"] == "3Mi"
+
+
+@pytest.mark.asyncio
 async def test_a_paused_backend_keeps_its_conditions(world: World):
     backend = world.add_backend()
     await world.look(backend)

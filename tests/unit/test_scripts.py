@@ -118,6 +118,27 @@ def test_the_look_of_a_sweep_knows_the_counters_that_sessions_have() -> None:
     assert f"struct.unpack('<d', s, {expiry + 1})" in text
 
 
+def test_what_ends_a_rollout_early_knows_the_counters_that_sessions_have() -> None:
+    """It reads them before lib/state is there; with other lengths it would pass every session on."""
+    forms = re.search(r"LAYOUT, K, S = (\d), '(<d+)', '(<B+H+)(d+)'", source("lib/state"))
+    rules = re.search(r"local TTL, .*BURIED = (.*)", source("lib/state"))
+    assert forms
+    assert rules
+    assert rules[1] == "1, 2, 3, 4, 5, 6"
+    layout, counters, head, times = forms.groups()
+    epoch, created, revision, expiry, touched = (
+        struct.calcsize(head + times[:number]) + 1 for number in range(len(times))
+    )
+    assert (created - epoch, revision - created, expiry - revision, touched - expiry) == (8,) * 4
+    text = source("lib/plain")
+    assert f"#k == {struct.calcsize(counters)} and #s == {struct.calcsize(head + times)}" in text
+    assert f"layout == {layout} " in text
+    assert f"numbers('<dddd', s, {created})" in text
+    assert f"string.char({layout}, rule) .. string.sub(s, 3, {revision - 1})" in text
+    assert f"string.sub(s, {touched})" in text
+    assert _uses("roll_out")[0] == "plain"
+
+
 def _uses(name: str) -> list[str]:
     found = USES.search(source(name))
     return found[1].split(", ") if found else []

@@ -396,7 +396,7 @@ class BackendService:
         sessions = figures.sessions_of(resources)
         used, most = figures.size(info.used_memory), figures.size(info.max_memory)
         moved = (
-            figures.moved(
+            figures.size_moved(
                 before.used_memory.bytes if before.used_memory else None, info.used_memory
             )
             or figures.moved(before.sessions, sessions)

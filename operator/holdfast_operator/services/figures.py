@@ -23,6 +23,11 @@ def moved(old: float | None, new: float | None) -> bool:
     return abs(new - old) * 10 > old
 
 
+def size_moved(old: int | None, new: int) -> bool:
+    """Whether a size moved by more than a tenth, and by more than `size` takes off or adds."""
+    return moved(old, new) and (old is None or abs(new - old) >= _MEBI)
+
+
 def usage_moved(old: Usage | None, new: Totals) -> bool:
     """Whether any figure of a memory moved by more than a tenth."""
     return old is None or any(

@@ -18,7 +18,7 @@ PATIENCE: Final = 2.0
 """Seconds in which a walk waits for its place before others of its object's concerns get a look."""
 RATE: Final = 8000.0
 """Sessions per second that all walks on one server may change."""
-MOST: Final = 20
+MOST: Final = 100
 """Sessions changed in one call: less than a millisecond of the server's time, for others wait that long. A
 hundred at once are no faster, and the slowest writers waited nearly twice as long (measured)."""
 LEAST: Final = 2

@@ -41,9 +41,16 @@ class MemoryKeys(NamedTuple):
 
 def session_keys(memory: MemoryAddress, key: str, prefix: str) -> SessionKeys:
     """Return the keys of a session."""
-    base = session_prefix(memory, key, prefix)
-    names = ("meta", "log", "pin", "ids", "hist", "q")
-    return SessionKeys(*(f"{base}:{name}".encode() for name in names))
+    # Written out: a walk makes these for every session there is.
+    base = session_prefix(memory, key, prefix).encode()
+    return SessionKeys(
+        base + b":meta",
+        base + b":log",
+        base + b":pin",
+        base + b":ids",
+        base + b":hist",
+        base + b":q",
+    )
 
 
 def memory_keys(memory: MemoryAddress, prefix: str) -> MemoryKeys:

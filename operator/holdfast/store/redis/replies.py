@@ -45,6 +45,9 @@ _UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)  # nested deeper
 META_FIELDS = (b"k", b"s", b"l", b"h")
 _COUNTERS = struct.Struct("<8d")
 _SLOW = struct.Struct("<5B2H5d")
+_REVISION = struct.Struct("<d")
+_SEEN = slice(struct.calcsize("<5B2H2d"), struct.calcsize("<5B2H3d"))
+"""Where the revision is."""
 _ID = struct.Struct(f"<{ID_BYTES}s7sH")
 _ID_NUMBERS = 2**16
 _MOST_HELD = 2**40  # messages, tokens or bytes of a session: so sums of them stay within 64 bits
@@ -145,29 +148,36 @@ def read_expiry(slow: bytes) -> tuple[int, int]:
     return expires_at, touched
 
 
-def follows(fields: Reply, terms: Terms) -> bool:
-    """Whether a live session is under these terms, and within their limits. False also where in doubt.
+def follower(terms: Terms) -> Callable[[Reply], bool]:
+    """Return what tells whether a live session is under these terms, and within their limits.
+
+    It is given the values of `k` and `s` of the session's meta, or what the server said instead. False
+    also where in doubt. A walk asks for every session: so it compares the revision as it is stored.
 
     Args:
-        fields: values of `k` and `s` of its meta, or what the server said instead.
         terms: the policy's numbers, with its revision.
     """
-    match fields:
-        case [bytes(counters), bytes(slow)] if slow and slow[0] == LAYOUT:
-            pass
-        case _:
+    revision = _REVISION.pack(terms.revision)
+    limited = terms.max_tokens > 0 or terms.max_messages > 0
+
+    def follows(fields: Reply) -> bool:
+        match fields:
+            case [bytes(counters), bytes(slow)] if (
+                len(slow) == _SLOW.size and len(counters) == _COUNTERS.size
+            ):
+                pass
+            case _:
+                return False
+        if slow[_SEEN] != revision or slow[0] != LAYOUT or slow[1] == _BURIED:
             return False
-    try:
+        if not limited:
+            return True
         _, tokens, messages, *_ = _COUNTERS.unpack(counters)
-        _, rule, *_, revision, _, _ = _SLOW.unpack(slow)
-    except struct.error:
-        return False
-    return (
-        revision == terms.revision
-        and rule != _BURIED
-        and (not terms.max_tokens or tokens <= terms.max_tokens)
-        and (not terms.max_messages or messages <= terms.max_messages)
-    )
+        return (not terms.max_tokens or tokens <= terms.max_tokens) and (
+            not terms.max_messages or messages <= terms.max_messages
+        )
+
+    return follows
 
 
 def read_holdings(counters: bytes) -> tuple[int, int, int]:

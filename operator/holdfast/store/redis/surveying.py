@@ -163,12 +163,12 @@ class Surveyor:
             ours = text(cluster) == self._task.cluster
             if cluster is not None and not ours:
                 continue  # another cluster looks after it
-            # What a deleted memory leaves for a day is no orphan.
+            # The marker that a deleted memory leaves for a day is no orphan.
             keys = [one for one in batch.others[memory] if uid is not None or one[2] != b"owner"]
             lives = await self._runner.each([(b"PTTL", key) for key, *_ in keys])
             pairs = list(zip(keys, lives, strict=True))
             immortal = [key for (key, session, _), life in pairs if session and life == -1]
-            lasting = sum(life == -1 or life > _SOON for life in lives)
+            lasting = sum(_stays(session, life) for (_, session, _), life in pairs)
             if lasting:
                 found[memory] = Orphan(lasting, len(immortal), ours)
             if ours and self._task.mend and memory in self._task.expire:
@@ -182,6 +182,15 @@ class Surveyor:
 
     def _keys(self, memory: MemoryAddress, session: bytes) -> SessionKeys:
         return session_keys(memory, session.decode("ascii"), self._prefix)
+
+
+def _stays(session: bytes, life: int) -> bool:
+    """Whether a key of an orphan is worth a word.
+
+    A memory that was let go leaves keys of its own until its last session has ended. With an expiry they
+    end by themselves, and the sessions speak for themselves.
+    """
+    return life == -1 or (life > _SOON and session != b"")
 
 
 def _is_session(look: Reply) -> bool:

@@ -1,62 +1,22 @@
-"""Looking at the sessions of a memory one by one: what a walk found, and setting expiries right."""
+"""Setting expiries right, where a walk found that they are not."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
-from holdfast.errors import CorruptRecord, UnknownKeys
+from holdfast.errors import CorruptRecord
 from holdfast.store.maintenance import Step, Swept, Totals
 from holdfast.store.redis.carrier import Command, Reply
 from holdfast.store.redis.index import CHUNK, Entry, Index
 from holdfast.store.redis.layout import SessionKeys
-from holdfast.store.redis.replies import milliseconds, read_holdings, text
+from holdfast.store.redis.replies import milliseconds, read_holdings
 from holdfast.store.redis.runner import Runner, evalsha
 from holdfast.store.redis.script import script
+from holdfast.store.redis.visiting import Visit
 
 ABANDONED = 600_000
 """Milliseconds after which an index entry without a session is dropped: a writer notes it first."""
 OVERDUE = 3_600_000
 """Milliseconds that a session has left which should have ended already: as after an edit that shortens."""
-
-
-class Visit(NamedTuple):
-    """Entries of the index with what their sessions answered, by the first word of it."""
-
-    cursor: int
-    total: int
-    answers: dict[str, list[tuple[Entry, Reply]]]
-    restarted: bool
-
-    def replies(self, word: str) -> list[Reply]:
-        """Return the answers that begin with this word."""
-        return [reply for _, reply in self.answers.get(word, ())]
-
-    def entries(self, *words: str) -> list[Entry]:
-        """Return the entries whose answers begin with one of these words."""
-        return [entry for word in words for entry, _ in self.answers.get(word, ())]
-
-    def step(self, *, changed: int, unsatisfied: int = 0, dropped: int = 0) -> Step:
-        """Return what the walk's caller is told."""
-        broken = len(self.entries("BROKEN", "LAYOUT"))
-        return Step(
-            cursor=self.cursor,
-            seen=sum(map(len, self.answers.values())),
-            changed=changed,
-            unsatisfied=unsatisfied + broken,
-            total=max(0, self.total - dropped),
-            broken=broken,
-            restarted=self.restarted,
-        )
-
-
-def answered(reply: Reply, read: Callable[[Reply], Sequence[Any]]) -> tuple[str, Reply]:
-    """Return the first word of what a session answered, and the answer as `read` understands it."""
-    if isinstance(reply, Exception):
-        return "BROKEN", reply
-    try:
-        answer = read(reply)
-    except (ValueError, CorruptRecord, UnknownKeys) as error:
-        return "BROKEN", error
-    return text(answer[0]), answer
 
 
 def check(keys: SessionKeys) -> Command:

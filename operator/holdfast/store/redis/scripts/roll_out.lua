@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- roll_out: bring a session under a policy: revision, limits, expiry. Needs no lease and leaves lease and waiters alone.
--- uses: state, terms, records, mend, calls, backstop, shorten
+-- uses: plain, state, terms, records, mend, calls, backstop, shorten
 -- KEYS  meta log pin ids hist
 -- ARGV  1 terms   2 milliseconds that a shortened expiry leaves at least
 -- Returns {DONE, 1 if over a limit still, records evicted}, {SAME, 1 if over} when nothing was to be done, {GONE},
