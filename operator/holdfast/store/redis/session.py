@@ -134,19 +134,19 @@ class RedisSession(Rewrites):
             touch = script("touch")
             commands.append((touch.command, touch.sha, 5, *self._state, self._pack(terms)))
         try:
-            fields, log, pin, clock, *_ = await self._runner.read_at_once(commands)
+            fields, log, pin, clock, *touched = await self._runner.read_at_once(commands)
         except StoreUnavailable as error:
             return await self._when_full(error, terms)
         records, corrupt = records_in_order(log, pin)
         status = read_status(fields, now=milliseconds(clock))
+        for reply in touched:
+            await self._note_reader(terms, reply)
         return Window(status, records, complete=True, corrupt=corrupt)
 
     async def tail(self, terms: Terms, *, tokens: int) -> Window:
         """Return the protected and the newest records; see `SessionStore.tail`. One round trip."""
         if terms.refresh & Refresh.READ:
-            await self._runner.run(
-                script("touch"), self._state, [self._pack(terms)], repeatable=True
-            )
+            await self._touch(terms)
         fields, pin, log, complete, clock = await self._runner.run(
             script("tail"), self._state, [tokens], repeatable=True
         )
@@ -215,8 +215,7 @@ class RedisSession(Rewrites):
 
     async def touch(self, terms: Terms, groups: Collection[int]) -> None:
         """Note an access; see `SessionStore.touch`. One round trip."""
-        arguments = [self._pack(terms), ",".join(map(str, groups))]
-        await self._runner.run(script("touch"), self._state, arguments, repeatable=True)
+        await self._touch(terms, ",".join(map(str, groups)))
 
     async def status(self) -> Status:
         """Return the counters. One round trip."""
@@ -321,5 +320,7 @@ class RedisSession(Rewrites):
             raise error
         return await self.tail(terms, tokens=_ALL_TOKENS)
 
-    async def _touch(self, terms: Terms) -> None:
-        await self._runner.run(script("touch"), self._state, [self._pack(terms)], repeatable=True)
+    async def _touch(self, terms: Terms, groups: str = "") -> None:
+        arguments = [self._pack(terms), groups]
+        reply = await self._runner.run(script("touch"), self._state, arguments, repeatable=True)
+        await self._note_reader(terms, reply)
