@@ -117,6 +117,10 @@ class MessageLog(Reading, Upkeep, Rewriting, ABC):
         """Take the newest message out and return it; None when there is none. Two round trips.
 
         A tool result that is taken out leaves its call unanswered again.
+
+        Raises:
+            CorruptRecord: the newest one cannot be read; nothing was taken out.
+            What `append` raises of the session and the turn.
         """
         place = self._place
         with place.naming(Call.POP), place.forgetting():
@@ -125,6 +129,8 @@ class MessageLog(Reading, Upkeep, Rewriting, ABC):
             attempts: Counter[int] = Counter()
             while True:
                 newest = await place.store.newest(agreed.terms, 1)
+                if not newest and newest.corrupt:
+                    raise corrupt_record()
                 if not newest:
                     return None
                 attempts[newest[0].seq] += 1

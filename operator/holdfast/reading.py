@@ -94,12 +94,13 @@ class Reading(ABC):
             raise ValueError(f"limit is 1..{MAX_PAGE}")
 
         async def ask(agreed: Agreement) -> Answer[Page]:
-            section = await self._place.store.page(agreed.terms, after=after or 0, limit=limit + 1)
+            section = await self._place.store.page(agreed.terms, after=after or 0, limit=limit)
             self._check_window(section.status)
+            self._note_corrupt(section.corrupt)
             if used:
-                await self._used(section.records[:limit])
+                await self._used(section.records)
             status = section.status
-            return Answer(self._page(section, limit), status.epoch, empty=not status.messages)
+            return Answer(self._page(section), status.epoch, empty=not status.messages)
 
         with self._place.naming(Call.READ_PAGE):
             self._guard()
@@ -107,8 +108,8 @@ class Reading(ABC):
                 return (await ask(await self._place.agreed())).value
             return await self._answer(("read_page", limit, None, after), ask, PAGE)
 
-    def _page(self, section: Section, limit: int) -> Page:
-        records = section.records[:limit]
+    def _page(self, section: Section) -> Page:
+        records = section.records
         waiting = section.waiting - {
             record.group for record in records if record.seq in self._own()
         }
@@ -120,7 +121,7 @@ class Reading(ABC):
         return Page(
             records=tuple(_record(stored) for stored in records),
             total=section.status.messages,
-            next=records[-1].seq if len(section.records) > limit else None,
+            next=section.next,
             omitted=omitted,
         )
 
@@ -217,7 +218,9 @@ class Reading(ABC):
         if limit == 0:
             return []
         limit = min(limit, _MOST)
-        return await self._place.store.newest(agreed.terms, limit)
+        newest = await self._place.store.newest(agreed.terms, limit)
+        self._note_corrupt(newest.corrupt)
+        return newest
 
     async def _read_all(self, agreed: Agreement) -> tuple[Sequence[Stored], Status]:
         window = await self._place.store.everything(agreed.terms)
@@ -244,10 +247,13 @@ class Reading(ABC):
 
     def _presentable(self, window: Window) -> list[Stored]:
         self._check_window(window.status)
-        self._place.corrupt += window.corrupt
-        self._place.telemetry.count(Counted.CORRUPT, window.corrupt)
+        self._note_corrupt(window.corrupt)
         elsewhere = window.status.lease is not None and not self._holds(window.status)
         return presentable(window.records, own=self._own(), turn_elsewhere=elsewhere)
+
+    def _note_corrupt(self, records: int) -> None:
+        self._place.corrupt += records
+        self._place.telemetry.count(Counted.CORRUPT, records)
 
 
 def _record(stored: Stored) -> Record:

@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import pytest
 import pytest_asyncio
@@ -309,6 +309,33 @@ class TestLabelsAndTheOperator:
         assert await world.raw.pttl(world.keys.sessions) == -1
         life = 2 * terms.ttl + 86_400_000
         assert life - 60_000 < await world.raw.pttl(label) <= life
+
+    @pytest.mark.parametrize("read", ["all", "limit", "budget", "page"])
+    async def test_a_session_that_is_only_read_stays_in_them(self, world: World, read: str) -> None:
+        """Where reading renews it: its indexes would end two idle times and a day after its last write."""
+        await world.apply(retention={"ttl": "1h", "refreshOn": ["Write", "Read"]})
+        memory = world.client().memory("support")
+        await memory.session("a", labels=LABELS).append(user("a"))
+        (label,) = await labels_of(world)
+        await world.raw.delete(label, world.keys.sessions)  # as when their time is over
+        reader = memory.session("a")  # which was not told of the labels
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
+            "all": reader.read,
+            "limit": lambda: reader.read(limit=1),
+            "budget": lambda: reader.read(max_tokens=100),
+            "page": reader.read_page,
+        }
+        await calls[read]()
+        assert await labels_of(world) == [label]
+        assert await world.raw.zscore(label, "a")
+        assert await world.raw.zscore(world.keys.sessions, "a")
+        await world.raw.config_resetstat()
+        await calls[read]()
+        assert "cmdstat_zadd" not in await world.raw.info("commandstats")
+        assert (await memory.erase(labels=LABELS)).sessions == 1
+        await calls[read]()
+        assert await labels_of(world) == []
+        assert await world.raw.zscore(world.keys.sessions, "a") is None
 
     async def test_walks_pass_them_by(self, world: World) -> None:
         terms = await world.apply()

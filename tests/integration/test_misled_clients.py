@@ -93,3 +93,44 @@ async def test_a_newest_record_that_cannot_be_read_is_not_asked_for_for_ever(
             with pytest.raises(CorruptRecord):
                 await session.pop()
         assert await session.read() == [{"role": "system", "content": "be brief"}]
+
+
+async def test_records_that_cannot_be_read_hide_nothing_behind_them(
+    valkey_server: Server, namespace: str
+) -> None:
+    """A walk does not end before them, a limit counts what can be read, and each look is told of."""
+    url = valkey_server.url
+    async with holdfast.connect(url, namespace=namespace, policy=work.policy()) as client:
+        session = client.memory(work.MEMORY).session(work.SHARED)
+        await session.append_many([user(str(at)) for at in range(1, 13)])
+        torn = '[1,0,{0},5,{0},null,{{"role"'
+        async with valkey_server.client() as raw:
+            for seq in (4, 11, 12):
+                log = work.key_of(namespace, "log")
+                await raw.lset(log, seq - 1, torn.format(seq))
+        walked, after = list[int](), None
+        while True:
+            page = await session.read_page(after=after, limit=3)
+            walked += [record.seq for record in page.records]
+            if (after := page.next) is None:
+                break
+        assert walked == [1, 2, 3, 5, 6, 7, 8, 9, 10]
+        assert (await session.health()).warnings
+        assert await session.read(limit=2) == [user("9"), user("10")]
+        fresh = client.memory(work.MEMORY).session(work.SHARED)
+        await fresh.read(limit=1)
+        assert "2 records could not be read" in (await fresh.health()).warnings[0]
+
+
+async def test_a_newest_record_that_cannot_be_read_is_not_nothing(
+    valkey_server: Server, namespace: str
+) -> None:
+    url = valkey_server.url
+    async with holdfast.connect(url, namespace=namespace, policy=work.policy()) as client:
+        session = client.memory(work.MEMORY).session(work.SHARED)
+        await session.append(user("hi"))
+        async with valkey_server.client() as raw:
+            await raw.lset(work.key_of(namespace, "log"), 0, '[1,0,1,5,1,null,{"role"')
+        with pytest.raises(CorruptRecord):
+            await session.pop()
+        assert await session.length() == 1

@@ -14,6 +14,7 @@ from holdfast.values import (
     Erased,
     Granted,
     MemoryAddress,
+    Newest,
     Part,
     PolicyDocument,
     Queued,
@@ -22,7 +23,6 @@ from holdfast.values import (
     Splice,
     Spliced,
     Status,
-    Stored,
     Terms,
     Trimmed,
     Window,
@@ -124,8 +124,8 @@ class SessionStore(Protocol):
         """
         ...
 
-    async def newest(self, terms: Terms, count: int) -> Sequence[Stored]:
-        """Return the `count` records with the highest sequence numbers, in append order."""
+    async def newest(self, terms: Terms, count: int) -> Newest:
+        """Return the `count` records with the highest sequence numbers that can be read, in append order."""
         ...
 
     async def pop(
@@ -175,7 +175,11 @@ class SessionStore(Protocol):
         ...
 
     async def page(self, terms: Terms, *, after: int, limit: int) -> Section:
-        """Return up to `limit` records with a sequence number above `after`, in append order."""
+        """Return up to `limit` records with a sequence number above `after`, in append order.
+
+        Raises:
+            CorruptRecord: nothing of a part that long can be read: and what a read raises.
+        """
         ...
 
     async def claim_flush(self, token: str, milliseconds: int) -> bool:

@@ -13,6 +13,7 @@ from holdfast.values import (
     Caller,
     Departed,
     MemoryAddress,
+    Newest,
     Part,
     PolicyDocument,
     Refresh,
@@ -20,7 +21,6 @@ from holdfast.values import (
     Snapshot,
     Splice,
     Status,
-    Stored,
     Terms,
     Window,
 )
@@ -66,7 +66,7 @@ class _ReadOnlySession:
     async def known(self, batch: Batch) -> Appended | None:
         return await self._session.known(batch)
 
-    async def newest(self, terms: Terms, count: int) -> Sequence[Stored]:
+    async def newest(self, terms: Terms, count: int) -> Newest:
         return await self._session.newest(_without_renewal(terms), count)
 
     async def everything(self, terms: Terms) -> Window:

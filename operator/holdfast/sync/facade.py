@@ -134,6 +134,10 @@ class MessageLog:
         """Take the newest message out and return it; None when there is none. Two round trips.
 
         A tool result that is taken out leaves its call unanswered again.
+
+        Raises:
+            CorruptRecord: the newest one cannot be read; nothing was taken out.
+            What `append` raises of the session and the turn.
         """
         return self._portal.run(self._log.pop)
 

@@ -3,7 +3,7 @@
 What each append makes anew is a Struct: a tuple with names takes three times as long to make.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntFlag
 from typing import NamedTuple
@@ -258,17 +258,33 @@ class Window(NamedTuple):
     corrupt: int = 0
 
 
+class Newest(list[Stored]):
+    """The newest records of one session, in append order.
+
+    Attributes:
+        corrupt: how many among them could not be read and were left out.
+    """
+
+    def __init__(self, records: Iterable[Stored] = (), corrupt: int = 0) -> None:
+        super().__init__(records)
+        self.corrupt = corrupt
+
+
 class Section(NamedTuple):
     """A part of one session at one moment, in append order, and the counters of that moment.
 
     `waiting` are the groups of the session in which a tool call waits for its result, `newest` the
-    group of its newest record, 0 without one.
+    group of its newest record, 0 without one. `next` is the sequence number that the part behind this one
+    comes after, None where nothing follows; `corrupt` is how many records could not be read and were
+    left out.
     """
 
     status: Status
     records: Sequence[Stored]
     waiting: frozenset[int]
     newest: int
+    next: int | None = None
+    corrupt: int = 0
 
 
 class Snapshot(NamedTuple):

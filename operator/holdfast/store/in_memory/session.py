@@ -18,6 +18,7 @@ from holdfast.values import (
     Caller,
     Changed,
     Flag,
+    Newest,
     Refresh,
     Section,
     Status,
@@ -78,11 +79,11 @@ class InMemorySession(Leases, Flushes, Rewrites):
         known = session.ids.get(batch.key) if session else None
         return _answer_known(session, known, batch) if session and known else None
 
-    async def newest(self, terms: Terms, count: int) -> Sequence[Stored]:
+    async def newest(self, terms: Terms, count: int) -> Newest:
         """Return the newest records, in append order."""
         session = self._find()
         self._read(session, terms)
-        return session.records[-count:] if session else []
+        return Newest(session.records[-count:] if session else ())
 
     async def pop(
         self,
@@ -184,9 +185,11 @@ class InMemorySession(Leases, Flushes, Rewrites):
         status = self._status(session)
         if session is None:
             return Section(status, (), frozenset(), 0)
-        records = [record for record in session.records if record.seq > after][:limit]
+        found = [record for record in session.records if record.seq > after]
+        records = found[:limit]
         newest = session.records[-1].group if session.records else 0
-        return Section(status, records, frozenset(session.calls.values()), newest)
+        following = records[-1].seq if len(found) > limit else None
+        return Section(status, records, frozenset(session.calls.values()), newest, following)
 
     async def status(self) -> Status:
         """Return the counters."""

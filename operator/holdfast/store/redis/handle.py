@@ -1,17 +1,29 @@
 """What the operations on one session in Redis share."""
 
+import logging
 import struct
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from msgspec.structs import replace
 
+from holdfast.errors import HoldfastError
 from holdfast.store.redis.carrier import Argument
-from holdfast.store.redis.layout import SessionKeys, pack_caller, pack_id, pack_record, pack_terms
-from holdfast.store.redis.replies import accept
+from holdfast.store.redis.layout import (
+    SessionKeys,
+    index_keys_of,
+    pack_caller,
+    pack_id,
+    pack_record,
+    pack_terms,
+)
+from holdfast.store.redis.replies import accept, text
 from holdfast.store.redis.runner import Runner
 from holdfast.store.redis.script import Script, script
 from holdfast.values import Appended, Batch, Caller, Terms
+
+_log = logging.getLogger("holdfast")
 
 NOBODY = Caller()
 _DAY = 86_400_000  # ms
@@ -113,6 +125,19 @@ class Handle:
         accept(await self._runner.run(index, keys, arguments, repeatable=True), NOBODY)
         self._indexed_at = time.monotonic()
         return False
+
+    async def _note_reader(self, terms: Terms, touched: Sequence[Any]) -> None:
+        """Keep a session that readers renew in the indexes, where `touch` says that it is time."""
+        if text(touched[0]) != "DUE":
+            return
+        labels = [text(label) for label in touched[1:]]
+        index, _, (name, life, _) = self._note_in_index(terms)
+        keys = index_keys_of(self._indexes[0], labels)
+        try:
+            await self._runner.run(index, keys, [name, life, 0], repeatable=True)
+        except HoldfastError as error:
+            # What was asked for is done. There is time for three more before the indexes end.
+            _log.debug("a session that is read was not noted: %s", error.code)
 
     def _index_due(self, terms: Terms) -> bool:
         """Whether the index should hear of this session: before its first write, then now and then."""

@@ -2,6 +2,15 @@
 
 Each system call, each wake-up of the event loop and each time-out is paid once for all that share it.
 With a caller or two nothing changes: an idle lane is used at once and without a task of its own.
+
+A crowd that calls again and again is kept in two halves of the same size, one on each lane, and nobody of
+it waits for an exchange of others. Two rules see to that, whatever the order in which replies arrive:
+
+- Before a lane takes the next ones, those it has just answered have had their turn of the event loop, so
+  that they are among them.
+- It takes no more than its part of all that are there, those on the other lanes included.
+
+Without them sixteen would go in fours, or in ones and eights by turns, as it happened at first.
 """
 
 import asyncio
@@ -21,13 +30,18 @@ _MOST_BYTES: Final = 256 * 1024  # likewise: a large call must not keep small on
 
 
 class _Lane:
-    """One exchange at a time, and who waits for the next."""
+    """One exchange at a time.
 
-    __slots__ = ("busy", "waiting")
+    Attributes:
+        busy: whether it has one, or somebody is about to begin one.
+        callers: how many share it, or shared it and have not yet had the time to call again.
+    """
+
+    __slots__ = ("busy", "callers")
 
     def __init__(self) -> None:
         self.busy = False
-        self.waiting: deque[tuple[bytes, int, asyncio.Future[Replies]]] = deque()
+        self.callers = 0
 
 
 class Lanes:
@@ -40,6 +54,8 @@ class Lanes:
     def __init__(self, send: Send) -> None:
         self._send = send
         self._lanes: Sequence[_Lane] = tuple(_Lane() for _ in range(_LANES))
+        # Common to all lanes: whoever waits behind a slow exchange is taken by the next lane that is free.
+        self._waiting: deque[tuple[bytes, int, asyncio.Future[Replies]]] = deque()
         self._pumps: set[asyncio.Task[None]] = set()
 
     async def exchange(self, packed: bytes, count: int) -> Replies:
@@ -52,19 +68,24 @@ class Lanes:
             packed: as they go over the wire.
             count: how many commands these are.
         """
-        lane = min(self._lanes, key=_load)
-        if lane.busy:
+        lane, others = None, 0
+        for each in self._lanes:
+            others += each.callers
+            if not each.busy:
+                lane = each
+        if lane is None or others > 1:
             future: asyncio.Future[Replies] = asyncio.get_running_loop().create_future()
-            lane.waiting.append((packed, count, future))
+            self._waiting.append((packed, count, future))
+            if lane is not None:  # in a crowd: more of it may come before the pump's turn
+                self._start_pump(lane)
             return await future
-        lane.busy = True
+        lane.busy, lane.callers = True, 1
         try:
             return await self._send(packed, count)
         finally:
-            if lane.waiting:
-                pump = asyncio.create_task(self._pump(lane))
-                self._pumps.add(pump)
-                pump.add_done_callback(self._pumps.discard)
+            lane.callers = 0
+            if self._waiting:
+                self._start_pump(lane)
             else:
                 lane.busy = False
 
@@ -72,17 +93,37 @@ class Lanes:
         """Wait for what still runs; each exchange has a time-out of its own."""
         await asyncio.gather(*self._pumps, return_exceptions=True)
 
+    def _start_pump(self, lane: _Lane) -> None:
+        lane.busy = True
+        pump = asyncio.create_task(self._pump(lane))
+        self._pumps.add(pump)
+        pump.add_done_callback(self._pumps.discard)
+
     async def _pump(self, lane: _Lane) -> None:
-        """Serve a lane until nobody waits there."""
+        """Serve callers on a lane until nobody waits."""
         try:
-            while lane.waiting:
-                batch = _next_batch(lane)
-                if batch:
-                    await self._serve(batch)
+            while batch := self._next_batch(lane):
+                await self._serve(batch)
+                await asyncio.sleep(0)  # no time: those who were answered go first
         finally:
-            lane.busy = False
-            while lane.waiting:  # the loop ends, and all its tasks with it
-                lane.waiting.popleft()[2].cancel()
+            lane.busy, lane.callers = False, 0
+            while self._waiting:  # the loop ends, and all its tasks with it
+                self._waiting.popleft()[2].cancel()
+
+    def _next_batch(self, lane: _Lane) -> list[tuple[bytes, int, asyncio.Future[Replies]]]:
+        """Take a lane's part of those who are there, as far as they wait; one at least if anybody does."""
+        lane.callers = 0
+        there = len(self._waiting) + sum(each.callers for each in self._lanes)
+        part = min(-(-there // _LANES), _MOST_CALLERS)
+        batch: list[tuple[bytes, int, asyncio.Future[Replies]]] = []
+        size = 0
+        while self._waiting and len(batch) < part and size < _MOST_BYTES:
+            waiting = self._waiting.popleft()
+            if not waiting[2].done():  # cancelled while it waited
+                batch.append(waiting)
+                size += len(waiting[0])
+        lane.callers = len(batch)
+        return batch
 
     async def _serve(self, batch: list[tuple[bytes, int, asyncio.Future[Replies]]]) -> None:
         packed = b"".join([part for part, _, _ in batch])
@@ -93,6 +134,11 @@ class Lanes:
                 if not future.done():
                     future.set_exception(_own(error))
             return
+        except Exception as error:  # noqa: BLE001 - a fault of ours: whoever called shall see it
+            for _, _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+            return
         except BaseException:
             for _, _, future in batch:
                 future.cancel()
@@ -102,21 +148,6 @@ class Lanes:
             if not future.done():
                 future.set_result(replies[at : at + count])
             at += count
-
-
-def _load(lane: _Lane) -> int:
-    return lane.busy + len(lane.waiting)
-
-
-def _next_batch(lane: _Lane) -> list[tuple[bytes, int, asyncio.Future[Replies]]]:
-    batch: list[tuple[bytes, int, asyncio.Future[Replies]]] = []
-    size = 0
-    while lane.waiting and len(batch) < _MOST_CALLERS and size < _MOST_BYTES:
-        waiting = lane.waiting.popleft()
-        if not waiting[2].done():  # cancelled while it waited
-            batch.append(waiting)
-            size += len(waiting[0])
-    return batch
 
 
 def _own(error: HoldfastError) -> HoldfastError:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from redis.exceptions import OutOfMemoryError
 
 from holdfast.errors import StoreUnavailable
+from holdfast.store.redis.cuts import newest_of, part_of
 from holdfast.store.redis.handle import NOBODY
 from holdfast.store.redis.layout import WAKE_SUFFIX, pack_caller, pack_id, pack_splice
 from holdfast.store.redis.replies import (
@@ -31,6 +32,7 @@ from holdfast.values import (
     Changed,
     Departed,
     Granted,
+    Newest,
     Queued,
     Refresh,
     Section,
@@ -38,7 +40,6 @@ from holdfast.values import (
     Splice,
     Spliced,
     Status,
-    Stored,
     Terms,
     Trimmed,
     Window,
@@ -82,18 +83,23 @@ class RedisSession(Rewrites):
             seq, True, status.tokens, status.messages, 0, status.epoch, over=False, torn=False
         )
 
-    async def newest(self, terms: Terms, count: int) -> Sequence[Stored]:
-        """Return the newest records, in append order. One round trip."""
+    async def newest(self, terms: Terms, count: int) -> Newest:
+        """Return the newest records, in append order. One round trip, more where some cannot be read."""
         if terms.refresh & Refresh.READ:
             await self._touch(terms)
-        try:
-            log, pin = await self._runner.read_at_once(
-                [(b"LRANGE", key, -count, -1) for key in (self._keys.log, self._keys.pin)]
-            )
-        except StoreUnavailable as error:
-            return (await self._when_full(error, terms)).records[-count:]
-        records, _ = records_in_order(log, pin)
-        return records[-count:]
+        asked = count
+        while True:
+            try:
+                log, pin = await self._runner.read_at_once(
+                    [(b"LRANGE", key, -asked, -1) for key in (self._keys.log, self._keys.pin)]
+                )
+            except StoreUnavailable as error:
+                window = await self._when_full(error, terms)
+                return Newest(window.records[-count:], window.corrupt)
+            found = newest_of(log, pin, asked=asked, count=count)
+            if found is not None:
+                return found
+            asked *= 2
 
     async def pop(
         self,
@@ -128,19 +134,19 @@ class RedisSession(Rewrites):
             touch = script("touch")
             commands.append((touch.command, touch.sha, 5, *self._state, self._pack(terms)))
         try:
-            fields, log, pin, clock, *_ = await self._runner.read_at_once(commands)
+            fields, log, pin, clock, *touched = await self._runner.read_at_once(commands)
         except StoreUnavailable as error:
             return await self._when_full(error, terms)
         records, corrupt = records_in_order(log, pin)
         status = read_status(fields, now=milliseconds(clock))
+        for reply in touched:
+            await self._note_reader(terms, reply)
         return Window(status, records, complete=True, corrupt=corrupt)
 
     async def tail(self, terms: Terms, *, tokens: int) -> Window:
         """Return the protected and the newest records; see `SessionStore.tail`. One round trip."""
         if terms.refresh & Refresh.READ:
-            await self._runner.run(
-                script("touch"), self._state, [self._pack(terms)], repeatable=True
-            )
+            await self._touch(terms)
         fields, pin, log, complete, clock = await self._runner.run(
             script("tail"), self._state, [tokens], repeatable=True
         )
@@ -153,11 +159,11 @@ class RedisSession(Rewrites):
         if terms.refresh & Refresh.READ:
             await self._touch(terms)
         log, pin, fields, clock, waiting, newest = await self._runner.run(
-            script("page"), self._state, [after, limit], repeatable=True
+            script("page"), self._state, [after, limit + 1], repeatable=True
         )
-        records, _ = records_in_order(log, pin)
+        part = part_of(log, pin, limit=limit)
         status = read_status(fields, now=milliseconds(clock))
-        return Section(status, records[:limit], frozenset(waiting), newest)
+        return Section(status, part.records, frozenset(waiting), newest, part.next, part.corrupt)
 
     async def claim_flush(self, token: str, milliseconds: int) -> bool:
         """Be the session's flusher; see `SessionStore.claim_flush`. One round trip."""
@@ -209,8 +215,7 @@ class RedisSession(Rewrites):
 
     async def touch(self, terms: Terms, groups: Collection[int]) -> None:
         """Note an access; see `SessionStore.touch`. One round trip."""
-        arguments = [self._pack(terms), ",".join(map(str, groups))]
-        await self._runner.run(script("touch"), self._state, arguments, repeatable=True)
+        await self._touch(terms, ",".join(map(str, groups)))
 
     async def status(self) -> Status:
         """Return the counters. One round trip."""
@@ -315,5 +320,7 @@ class RedisSession(Rewrites):
             raise error
         return await self.tail(terms, tokens=_ALL_TOKENS)
 
-    async def _touch(self, terms: Terms) -> None:
-        await self._runner.run(script("touch"), self._state, [self._pack(terms)], repeatable=True)
+    async def _touch(self, terms: Terms, groups: str = "") -> None:
+        arguments = [self._pack(terms), groups]
+        reply = await self._runner.run(script("touch"), self._state, arguments, repeatable=True)
+        await self._note_reader(terms, reply)
