@@ -28,10 +28,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
-from tests.harness.forks import Fork
+from tests.harness.forks import Call, Fork
 
 _LINE_LIMIT = 2**24
 _TAIL_LINES = 25
+_LOADED_LATER = ("holdfast.connecting", "holdfast.policy", "holdfast.store.redis")
+"""What the library loads when it is first needed: nearly every worker needs it."""
 
 
 class WorkerFailed(AssertionError):
@@ -329,13 +331,12 @@ class Workers(Sequence[Worker]):
                 )
             else:
                 module, name = self._target.__module__, self._target.__qualname__
-                process = await Fork.start(
+                call = Call(
                     f"{__name__}:work_forked",
-                    [f"{module}:{name}", str(index), self._arguments],
-                    load=module,
-                    errors=errors,
-                    limit=_LINE_LIMIT,
+                    [f"{module}:{name}", index, self._arguments],
+                    load=[*_LOADED_LATER, module],
                 )
+                process = await Fork.start(call, errors=errors, limit=_LINE_LIMIT)
         return Worker(index, process, path)
 
     async def _close(self) -> None:
@@ -353,8 +354,8 @@ def _parse(line: bytes) -> tuple[str, Any]:
     return "report", message
 
 
-def work_forked(name: str, index: str, arguments: str) -> None:
+def work_forked(name: str, index: int, arguments: str) -> None:
     """Be the worker of this number, in a process that was forked for it."""
     module, _, function = name.partition(":")
     work = getattr(importlib.import_module(module), function)
-    run_child(work, int(index), json.loads(arguments))
+    run_child(work, index, json.loads(arguments))
