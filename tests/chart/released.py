@@ -60,16 +60,14 @@ class Place:
 
     def get(self, what: str, namespace: str = "") -> dict[str, Any]:
         """Return an object: `memres/support`."""
-        where = f"--namespace={namespace or self.namespace}"
-        return json.loads(self.plane.kubectl("get", what, where, "-o", "json"))
+        return self.plane.administrator.get(namespace or self.namespace, what)
 
     def is_ready(self, what: str) -> bool:
         conditions = self.get(what).get("status", {}).get("conditions", ())
         return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
     def exists(self, what: str, namespace: str = "") -> bool:
-        where = f"--namespace={namespace or self.namespace}"
-        return bool(self.plane.kubectl("get", what, where, "--ignore-not-found", "-o", "name"))
+        return self.plane.administrator.find(namespace or self.namespace, what) is not None
 
     def uids(self) -> dict[str, str]:
         """Our objects of the tenant and the definitions, each with its uid."""
@@ -86,7 +84,7 @@ class Place:
 
     def authority(self) -> str:
         """By what the API server believes the webhook."""
-        [webhook] = self.get("mutatingwebhookconfigurations/holdfast-injection")["webhooks"]
+        [webhook] = self.get("mutatingwebhookconfiguration/holdfast-injection")["webhooks"]
         return webhook["clientConfig"].get("caBundle", "")
 
     def of_release(self, release: str = "holdfast") -> list[str]:
@@ -106,7 +104,7 @@ class Place:
         self.plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
         directory.mkdir(parents=True)
         options = ["--interval=2", *WEBHOOK_OPTIONS, *arguments]
-        return OperatorProcess(self.plane, directory, arguments=options, elected=True)
+        return OperatorProcess(self.plane, directory, arguments=options, elected=True, forked=True)
 
 
 def objects(namespace: str, port: int) -> str:

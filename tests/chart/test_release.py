@@ -15,9 +15,11 @@ from redis.asyncio import Redis
 
 import holdfast
 from tests.chart.released import HOME, OBJECTS, Place, objects, previous_chart
-from tests.harness.control_plane import ControlPlane, KubectlError
+from tests.harness.administrator import Refused
+from tests.harness.control_plane import ControlPlane
 from tests.harness.helm import CHART, HelmError
 from tests.harness.servers import Server
+from tests.harness.space import LOOKS
 from tests.harness.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.redis, pytest.mark.asyncio, pytest.mark.slow]
@@ -69,19 +71,18 @@ async def said(redis: Redis, place: Place) -> list[bytes]:
 
 def create(place: Place, manifest: dict[str, Any]) -> str:
     """Ask whether an object would be created; return the refusal."""
-    where = f"--namespace={place.namespace}"
     try:
-        place.plane.kubectl(
-            *(where, "create", "--dry-run=server", "-f", "-"), input=json.dumps(manifest)
-        )
-    except KubectlError as error:
+        place.plane.administrator.create(place.namespace, manifest, dry_run=True)
+    except Refused as error:
         return str(error)
     return ""
 
 
 async def all_ready(place: Place) -> None:
     for what in OBJECTS:
-        await until(lambda what=what: place.is_ready(what), f"{what} is Ready", deadline=60)
+        await until(
+            lambda what=what: place.is_ready(what), f"{what} is Ready", deadline=60, every=LOOKS
+        )
 
 
 def values(place: Place, **more: Any) -> dict[str, Any]:
@@ -102,12 +103,12 @@ async def test_an_upgrade_keeps_objects_data_and_what_others_wrote(
         place.plane.apply(objects(place.namespace, valkey_server.port))
         await all_ready(place)
         await append(valkey_server, place)
-        await until(lambda: bool(place.authority()), "the webhook is trusted")
+        await until(lambda: bool(place.authority()), "the webhook is trusted", every=LOOKS)
         authority, uids, records = place.authority(), place.uids(), await said(redis, place)
         assert len(records) == 1
 
         place.helm.upgrade(values(place, injection={"webhook": {"timeoutSeconds": 3}}))
-        [webhook] = place.get("mutatingwebhookconfigurations/holdfast-injection")["webhooks"]
+        [webhook] = place.get("mutatingwebhookconfiguration/holdfast-injection")["webhooks"]
         assert webhook["timeoutSeconds"] == 3, "the upgrade changed it"
         assert place.authority() == authority, "and left what the operator wrote"
         assert "Tokens" in place.columns(), "definitions are upgraded"
@@ -118,7 +119,9 @@ async def test_an_upgrade_keeps_objects_data_and_what_others_wrote(
             "patch", "memres/support", "--type=merge", '--patch={"spec":{"description":"x"}}'
         )
         await until(
-            lambda: place.get("memres/support")["status"]["observedGeneration"] == 2, "looked at"
+            lambda: place.get("memres/support")["status"]["observedGeneration"] == 2,
+            "looked at",
+            every=LOOKS,
         )
         assert place.is_ready("memres/support")
         assert "Traceback" not in operator.log, operator.tail()
@@ -155,8 +158,12 @@ async def test_uninstalling_leaves_objects_and_data_and_a_reinstallation_goes_on
         # The ServiceAccount is another one, and so are its tokens.
         operator = place.operator(tmp_path / "again")
         operator.start()
-        await until(lambda: not place.exists("membind/agent"), "the binding goes", deadline=60)
-        await until(lambda: place.is_ready("memres/support"), "the memory is Ready again")
+        await until(
+            lambda: not place.exists("membind/agent"), "the binding goes", deadline=60, every=LOOKS
+        )
+        await until(
+            lambda: place.is_ready("memres/support"), "the memory is Ready again", every=LOOKS
+        )
         del uids["MemoryBinding/agent"]
         assert place.uids() == uids
         assert await said(redis, place) == records
@@ -186,7 +193,7 @@ async def test_another_release_has_to_take_the_definitions_over(place: Place):
 async def test_only_pods_that_ask_are_held_up_by_a_webhook_that_is_away(place: Place):
     place.helm.install(values(place), "--create-namespace")
     asks = "inject.holdfast.dev"
-    await until(lambda: asks in create(place, ASKING), "the webhook is asked")
+    await until(lambda: asks in create(place, ASKING), "the webhook is asked", every=LOOKS)
     assert create(place, {**ASKING, "metadata": {"name": "does-not-ask"}}) == ""
 
 
@@ -219,13 +226,10 @@ async def test_the_policies_confine_the_operator_of_a_release_by_another_name(pl
             "type": kind,
             "stringData": {"tls.crt": "", "tls.key": ""},
         }
-        account = "--as=system:serviceaccount:elsewhere:other-holdfast-operator"
+        account = "system:serviceaccount:elsewhere:other-holdfast-operator"
         try:
-            place.plane.kubectl(
-                *(f"--namespace={namespace}", account, "create", "--dry-run=server", "-f", "-"),
-                input=json.dumps(secret),
-            )
-        except KubectlError as error:
+            place.plane.administrator.create(namespace, secret, dry_run=True, user=account)
+        except Refused as error:
             return str(error)
         return ""
 
@@ -233,7 +237,9 @@ async def test_the_policies_confine_the_operator_of_a_release_by_another_name(pl
         "other-holdfast-webhook-certificate",
         "the operator writes no Secret but",
     )
-    await until(lambda: writes_no in refusal(place.namespace, "any", "Opaque"), "in force")
+    await until(
+        lambda: writes_no in refusal(place.namespace, "any", "Opaque"), "in force", every=LOOKS
+    )
     assert writes_no in refusal("elsewhere", "any", "kubernetes.io/tls")
     assert writes_no in refusal(place.namespace, certificate, "kubernetes.io/tls")
     assert refusal("elsewhere", certificate, "kubernetes.io/tls") == ""

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.harness.administrator import Refused
 from tests.harness.control_plane import ControlPlane, KubectlError
 from tests.harness.operator_process import ACCOUNT, HOME, ROOT, install
 from tests.harness.waiting import until
@@ -71,9 +72,9 @@ def policies(control_plane: ControlPlane) -> Iterator[None]:
 
 @pytest.fixture
 def place(control_plane: ControlPlane, namespace: str, policies: None) -> Place:
-    control_plane.apply(ROLES, namespace=namespace)
-    for name in ("default", "support-agent", "other"):
-        control_plane.kubectl(f"--namespace={namespace}", "create", "serviceaccount", name)
+    administrator = control_plane.administrator
+    administrator.apply(namespace, ROLES)
+    administrator.create_accounts(namespace, "default", "support-agent", "other")
     return Place(control_plane, namespace)
 
 
@@ -82,12 +83,12 @@ async def in_force(place: Place, manifest: dict[str, Any], sentence: str, user: 
 
     def refuses() -> bool:
         try:
-            place.send(manifest, "--dry-run=server", user=user)
-        except KubectlError as error:
+            place.plane.administrator.create(place.namespace, manifest, dry_run=True, user=user)
+        except Refused as error:
             return sentence in str(error)
         return False
 
-    await until(refuses, sentence)
+    await until(refuses, sentence, every=0.1)
 
 
 def binding(name: str = "agent", *memories: tuple[str, str]) -> dict[str, Any]:

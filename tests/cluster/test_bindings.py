@@ -44,7 +44,9 @@ def operator(
     control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OperatorProcess]:
     directory = tmp_path_factory.mktemp("operator")
-    with running_operator(control_plane, directory, arguments=["--interval=1"]) as process:
+    with running_operator(
+        control_plane, directory, arguments=["--interval=1"], forked=True
+    ) as process:
         control_plane.apply(POLICIES)
         yield process
         assert not [line for line in process.errors() if "Traceback" in line], process.tail()

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.harness.administrator import Refused
 from tests.harness.api_client import ApiClient
 from tests.harness.control_plane import ControlPlane, KubectlError
 from tests.harness.mounted_secret import MountedSecret
@@ -50,7 +51,9 @@ class Stage:
     def __init__(self, plane: ControlPlane, directory: Path) -> None:
         self.plane = plane
         self.webhook = WebhookProcess(directory / "webhook")
-        self.operator = OperatorProcess(plane, directory / "operator", arguments=ARGUMENTS)
+        self.operator = OperatorProcess(
+            plane, directory / "operator", arguments=ARGUMENTS, forked=True
+        )
         self.mounted = MountedSecret(self.webhook.certificates)
         self.port = 0
 
@@ -62,27 +65,18 @@ class Stage:
         )
 
     def configured(self) -> dict[str, Any]:
-        return json.loads(
-            self.plane.kubectl(
-                *("get", "mutatingwebhookconfiguration", CONFIGURATION, "-o", "json"),
-                "--show-managed-fields",
-            )
-        )
+        return self.plane.administrator.get("", f"mutatingwebhookconfiguration/{CONFIGURATION}")
 
     def bundle(self) -> str:
         [webhook] = self.configured()["webhooks"]
         return base64.b64decode(webhook["clientConfig"].get("caBundle", "")).decode()
 
     def secret(self) -> dict[str, Any]:
-        return json.loads(
-            self.plane.kubectl(f"--namespace={HOME}", "get", "secret", SECRET, "-o", "json")
-        )
+        return self.plane.administrator.get(HOME, f"secret/{SECRET}")
 
     def rotate(self, request: str) -> None:
         note = f"holdfast.dev/rotate-requested-at={request}"
-        self.plane.kubectl(
-            *(f"--namespace={HOME}", "annotate", "--overwrite", "secret", SECRET), note
-        )
+        self.plane.administrator.annotate(HOME, f"secret/{SECRET}", note)
 
     async def served(self) -> bytes:
         """Return the certificate that is shown to a client who trusts what is registered now."""
@@ -150,7 +144,7 @@ async def rotated(stage: Stage, request: str) -> None:
     async def changed() -> bool:
         return await stage.served() != before
 
-    await until(changed, f"{request}: another certificate is served", deadline=120)
+    await until(changed, f"{request}: another certificate is served", deadline=120, every=0.1)
 
 
 @contextlib.asynccontextmanager
@@ -237,13 +231,14 @@ async def test_the_operator_may_do_this_and_no_more(stage: Stage):
     assert not may("patch", "mutatingwebhookconfigurations/other")
     assert not may("create", "mutatingwebhookconfigurations")
     # Creating cannot be restricted by name with RBAC: the admission policy does.
-    other = ("create", "secret", "generic", "other", f"--namespace={HOME}", account)
+    other = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "other"}}
 
     def refused() -> bool:
+        user = account.removeprefix("--as=")
         try:
-            stage.plane.kubectl(*other, "--dry-run=server")
-        except KubectlError as error:
-            return "writes no Secret but" in error.stderr
+            stage.plane.administrator.create(HOME, other, dry_run=True, user=user)
+        except Refused as error:
+            return "writes no Secret but" in str(error)
         return False
 
-    await until(refused, "the policy is in force")
+    await until(refused, "the policy is in force", every=0.1)

@@ -27,7 +27,9 @@ def operator(
 ) -> Iterator[OperatorProcess]:
     """One operator for all tests here. What anybody is called is never in its log."""
     directory = tmp_path_factory.mktemp("operator")
-    with running_operator(control_plane, directory, arguments=["--interval=2"]) as process:
+    with running_operator(
+        control_plane, directory, arguments=["--interval=2"], forked=True
+    ) as process:
         yield process
         assert not [line for line in process.errors() if "Traceback" in line], process.tail()
         assert PERSON not in process.log

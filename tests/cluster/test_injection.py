@@ -109,8 +109,7 @@ def new_place(plane: ControlPlane, api: ApiClient, *labels: str) -> Place:
     namespace = plane.namespace()
     if labels:
         plane.kubectl("label", "namespace", namespace, *labels)
-    for name in ("default", "support-agent"):
-        plane.kubectl(f"--namespace={namespace}", "create", "serviceaccount", name)
+    plane.administrator.create_accounts(namespace, "default", "support-agent")
     return Place(plane, api, namespace)
 
 

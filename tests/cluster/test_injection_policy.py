@@ -75,8 +75,7 @@ async def places(
 ) -> AsyncGenerator[Places]:
     names = [control_plane.namespace() for _ in range(2)]
     for name in names:
-        for account in ("default", "support-agent", "a" * 64):
-            control_plane.kubectl(f"--namespace={name}", "create", "serviceaccount", account)
+        control_plane.administrator.create_accounts(name, "default", "support-agent", "a" * 64)
     control_plane.kubectl("label", "namespace", names[0], f"{LABEL}=yes")
     async with ApiClient(control_plane, tmp_path_factory.mktemp("api")) as api:
         found = Places(api, *names)

@@ -193,6 +193,7 @@ async def pair(
                 ],
                 elected=True,
                 kubeconfig=through(control_plane, pipe, directory),
+                forked=True,
             )
             stack.callback(process.stop)
             replicas.append(Replica(process, pipe, port))

@@ -34,7 +34,7 @@ def operator(
 ) -> Iterator[OperatorProcess]:
     """One operator for all tests here, which gives a terminating namespace three seconds."""
     directory = tmp_path_factory.mktemp("operator")
-    with running_operator(control_plane, directory, arguments=ARGUMENTS) as process:
+    with running_operator(control_plane, directory, arguments=ARGUMENTS, forked=True) as process:
         yield process
         assert not [line for line in process.errors() if "Traceback" in line], process.tail()
 
@@ -65,8 +65,7 @@ def let_go(space: Space, *what: str) -> None:
     """Delete objects although nobody ends their deletion: as an etcd that was restored, or a lost cluster."""
     for one in what:
         space.delete(one)
-        finalizers = '{"metadata": {"finalizers": null}}'
-        space.kubectl("patch", one, "--type=merge", "-p", finalizers)
+        space.plane.administrator.merge(space.namespace, one, {"metadata": {"finalizers": None}})
 
 
 # Whose keys
@@ -80,7 +79,9 @@ async def test_of_two_clusters_on_one_server_the_first_mark_wins_until_it_is_han
     with ControlPlane.start(tmp_path / "plane", binaries=programs) as plane:
         plane.kubectl("create", "namespace", space.namespace)
         other = Space(plane, space.namespace, space.server)
-        with running_operator(plane, tmp_path / "other", arguments=ARGUMENTS) as operator:
+        with running_operator(
+            plane, tmp_path / "other", arguments=ARGUMENTS, forked=True
+        ) as operator:
             other.backend()
             other.resource(deletionPolicy="Delete", retention={"ttl": "1h"})
             resource = await other.ready("memres/support", "KeysOwnedByOther")

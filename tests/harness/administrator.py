@@ -17,18 +17,33 @@ import yaml
 __all__ = ["Administrator", "NoSuchObject", "Refused"]
 
 _GROUP: Final = "/apis/holdfast.dev/v1alpha1"
+_RBAC: Final = "/apis/rbac.authorization.k8s.io/v1"
 _KINDS: Final = {
     "configmap": ("/api/v1", "configmaps"),
     "event": ("/api/v1", "events"),
     "secret": ("/api/v1", "secrets"),
     "serviceaccount": ("/api/v1", "serviceaccounts"),
     "lease": ("/apis/coordination.k8s.io/v1", "leases"),
+    "pod": ("/api/v1", "pods"),
+    "role": (_RBAC, "roles"),
+    "rolebinding": (_RBAC, "rolebindings"),
     "memorybackend": (_GROUP, "memorybackends"),
     "memorybinding": (_GROUP, "memorybindings"),
     "memoryerasure": (_GROUP, "memoryerasures"),
     "memoryresource": (_GROUP, "memoryresources"),
 }
+_OF_CLUSTER: Final = {
+    "clusterrole": (_RBAC, "clusterroles"),
+    "clusterrolebinding": (_RBAC, "clusterrolebindings"),
+    "customresourcedefinition": ("/apis/apiextensions.k8s.io/v1", "customresourcedefinitions"),
+    "mutatingwebhookconfiguration": (
+        "/apis/admissionregistration.k8s.io/v1",
+        "mutatingwebhookconfigurations",
+    ),
+    "namespace": ("/api/v1", "namespaces"),
+}
 _SHORT: Final = {
+    "crd": "customresourcedefinition",
     "membackend": "memorybackend",
     "membind": "memorybinding",
     "memerase": "memoryerasure",
@@ -96,14 +111,19 @@ class Administrator:
     def apply(self, namespace: str, manifest: str) -> None:
         """Apply the objects of a YAML or JSON text as `kubectl apply --server-side` does.
 
+        Args:
+            namespace: of those that name none.
+            manifest: the text.
+
         Raises:
             Refused: one was refused; those before it were applied.
         """
         for document in yaml.load_all(manifest, Loader=_Loader):
             what = f"{document['kind'].lower()}/{document['metadata']['name']}"
+            where = document["metadata"].get("namespace", namespace)
             self._ask(
                 "PATCH",
-                f"{_path(namespace, what)}?{_APPLY}",
+                f"{_path(where, what)}?{_APPLY}",
                 document,
                 "application/apply-patch+yaml",
             )
@@ -112,6 +132,33 @@ class Administrator:
         """Change an object by a merge patch."""
         self._ask("PATCH", _path(namespace, what), change, "application/merge-patch+json")
 
+    def create(
+        self, namespace: str, body: dict[str, Any], *, dry_run: bool = False, user: str = ""
+    ) -> dict[str, Any]:
+        """Create an object and return it as it was stored.
+
+        Args:
+            namespace: where.
+            body: the object.
+            dry_run: everything is done but storing it.
+            user: who asks, a ServiceAccount by its full name; absent: the administrator.
+
+        Raises:
+            Refused: it was refused.
+        """
+        path = _path(namespace, body["kind"].lower())
+        dry = "&dryRun=All" if dry_run else ""
+        headers = {"Impersonate-User": user} if user else {}
+        return self._ask("POST", f"{path}?fieldValidation=Strict{dry}", body, **headers)
+
+    def annotate(self, namespace: str, what: str, *annotations: str) -> None:
+        """Set annotations, `name=value`, or take them away, `name-`, as kubectl does."""
+        parts = [one.partition("=") for one in annotations]
+        notes = {
+            name if equal else name[:-1]: value if equal else None for name, equal, value in parts
+        }
+        self.merge(namespace, what, {"metadata": {"annotations": notes}})
+
     def delete(self, namespace: str, what: str) -> None:
         """Ask for the deletion of an object, without waiting until it is gone."""
         self._ask("DELETE", _path(namespace, what))
@@ -119,6 +166,12 @@ class Administrator:
     def create_namespace(self, name: str) -> None:
         """Create a namespace."""
         self._ask("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+
+    def create_accounts(self, namespace: str, *names: str) -> None:
+        """Create ServiceAccounts: nobody else does, not even `default`."""
+        for name in names:
+            body = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}}
+            self.create(namespace, body)
 
     def token(self, namespace: str, account: str, *, seconds: int) -> str:
         """Return a token of a ServiceAccount that the API server issues for so long."""
@@ -150,14 +203,15 @@ class Administrator:
         path: str,
         body: dict[str, Any] | None = None,
         content: str = "application/json",
+        **headers: str,
     ) -> dict[str, Any]:
         try:
-            status, text = self._exchange(method, path, body, content)
+            status, text = self._exchange(method, path, body, content, **headers)
         except (OSError, http.client.HTTPException):
             # It restarted: nothing here changes more by being said twice, but for a new namespace,
             # whose name would be refused.
             self.close()
-            status, text = self._exchange(method, path, body, content)
+            status, text = self._exchange(method, path, body, content, **headers)
         answer: dict[str, Any] = json.loads(text)
         if status >= http.HTTPStatus.BAD_REQUEST:
             kind = NoSuchObject if status == http.HTTPStatus.NOT_FOUND else Refused
@@ -170,6 +224,7 @@ class Administrator:
         path: str,
         body: dict[str, Any] | None = None,
         content: str = "application/json",
+        **headers: str,
     ) -> tuple[int, bytes]:
         with self._lock:
             connection = self._idle.pop() if self._idle else None
@@ -180,7 +235,9 @@ class Administrator:
         with contextlib.ExitStack() as unless_it_is_fine:
             unless_it_is_fine.callback(connection.close)
             text = None if body is None else json.dumps(body)
-            connection.request(method, path, body=text, headers={"Content-Type": content})
+            connection.request(
+                method, path, body=text, headers={"Content-Type": content, **headers}
+            )
             answer = connection.getresponse()
             found = answer.status, answer.read()
             unless_it_is_fine.pop_all()
@@ -191,8 +248,12 @@ class Administrator:
 
 def _path(namespace: str, what: str) -> str:
     kind, _, name = what.partition("/")
-    base, plural = _KINDS[_SHORT.get(kind, kind)]
-    path = f"{base}/namespaces/{namespace}/{plural}"
+    kind = _SHORT.get(kind, kind)
+    if kind in _OF_CLUSTER:
+        path = "/".join(_OF_CLUSTER[kind])
+    else:
+        base, plural = _KINDS[kind]
+        path = f"{base}/namespaces/{namespace}/{plural}"
     return f"{path}/{name}" if name else path
 
 

@@ -40,7 +40,7 @@ from tests.harness.control_plane_commands import (
     kubelet_client_options,
 )
 from tests.harness.kubernetes_binaries import ControlPlaneUnavailable, KubernetesBinaries
-from tests.harness.tied_processes import TiedProcesses
+from tests.harness.tied_processes import LAZY_COLLECTOR, TiedProcesses
 
 __all__ = ["ControlPlane", "ControlPlaneError", "ControlPlaneUnavailable", "KubectlError"]
 
@@ -217,7 +217,11 @@ class ControlPlane:
             KubectlError: it ended with an error; a refusal of the API server is one too.
         """
         # A home of its own keeps the caller's settings and caches out, and ours out of there.
-        environ = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(self._directory)}
+        environ = {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "HOME": str(self._directory),
+            **LAZY_COLLECTOR,
+        }
         config = str(kubeconfig or self.admin_kubeconfig)
         done = subprocess.run(
             [*self.kubectl_command, f"--kubeconfig={config}", *arguments],

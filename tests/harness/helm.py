@@ -23,6 +23,7 @@ from typing import Any
 import yaml
 
 from tests.harness import kubernetes_binaries
+from tests.harness.tied_processes import LAZY_COLLECTOR
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts/holdfast"
@@ -73,6 +74,7 @@ class Helm:
             "HELM_CONFIG_HOME": f"{home}/config",
             "HELM_DATA_HOME": f"{home}/data",
             "KUBECONFIG": str(self._kubeconfig or Path(home) / "none"),
+            **LAZY_COLLECTOR,
         }
         done = subprocess.run(
             [str(self._program), *arguments],

@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -40,9 +39,7 @@ class MountedSecret:
 
     def follow(self, plane: ControlPlane, namespace: str, name: str) -> None:
         """Bring what the Secret holds now; nothing while there is none."""
-        found = plane.kubectl(
-            *(f"--namespace={namespace}", "get", "secret", name, "--ignore-not-found", "-o", "json")
-        )
+        found = plane.administrator.find(namespace, f"secret/{name}")
         if found:
-            data: dict[str, str] = json.loads(found)["data"]
+            data: dict[str, str] = found["data"]
             self.deliver({entry: base64.b64decode(value) for entry, value in data.items()})

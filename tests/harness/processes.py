@@ -1,6 +1,7 @@
 """Worker processes: what must hold between processes is tested between processes.
 
-A test gives a function of a module, or a module, and a number. Each worker is a fresh interpreter. It
+A test gives a function of a module, or a module, and a number. Each worker is a process of its own: a
+module's is a fresh interpreter, a function's is a fork of one that has only imported (see `forks`). It
 speaks JSON lines: on stdout what it reports, on stdin what the test tells it; its stderr goes to a
 file, and the end of that file is in every error.
 
@@ -21,13 +22,18 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
+from tests.harness.forks import Call, Fork
+
 _LINE_LIMIT = 2**24
 _TAIL_LINES = 25
+_LOADED_LATER = ("holdfast.connecting", "holdfast.policy", "holdfast.store.redis")
+"""What the library loads when it is first needed: nearly every worker needs it."""
 
 
 class WorkerFailed(AssertionError):
@@ -36,11 +42,20 @@ class WorkerFailed(AssertionError):
 
 def is_alive(pid: int) -> bool:
     """Tell whether a process runs; one that has ended and only waits to be collected does not."""
+    return _state(pid) != "Z"
+
+
+def is_frozen(pid: int) -> bool:
+    """Tell whether a process is stopped, as by SIGSTOP."""
+    return _state(pid) == "T"
+
+
+def _state(pid: int) -> str:
+    """Return the letter that the kernel has for a process's state; `Z` also for one that is gone."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state != "Z"
+        return "Z"
 
 
 class Child:
@@ -115,7 +130,9 @@ class Worker:
         reports: every value reported so far.
     """
 
-    def __init__(self, index: int, process: asyncio.subprocess.Process, errors: Path) -> None:
+    def __init__(
+        self, index: int, process: asyncio.subprocess.Process | Fork, errors: Path
+    ) -> None:
         self.index = index
         self.reports: list[Any] = []
         self._process = process
@@ -154,8 +171,8 @@ class Worker:
     def stop(self) -> None:
         """Freeze the process (SIGSTOP); back when it is frozen."""
         self._signal(signal.SIGSTOP)
-        with contextlib.suppress(ChildProcessError):
-            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        while is_alive(self.pid) and not is_frozen(self.pid):
+            time.sleep(0.001)
 
     def cont(self) -> None:
         """Let a frozen process go on (SIGCONT)."""
@@ -255,11 +272,9 @@ class Workers(Sequence[Worker]):
         self._count = count
         self._directory = directory
         self._workers: list[Worker] = []
-        if isinstance(target, str):
-            self._command = [target, *command_line]
-        else:
-            name = f"{target.__module__}:{target.__qualname__}"
-            self._command = [__name__, name, json.dumps(dict(arguments or {}))]
+        self._target = target
+        self._arguments = json.dumps(dict(arguments or {}))
+        self._command_line = command_line
 
     def __getitem__(self, index: Any) -> Any:
         """Return one worker, or some."""
@@ -304,18 +319,24 @@ class Workers(Sequence[Worker]):
 
     async def _spawn(self, index: int) -> Worker:
         path = self._directory / f"worker-{index}.stderr"
-        paths = os.pathsep.join(entry for entry in sys.path if entry)
         with path.open("wb") as errors:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                *self._command,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=errors,
-                limit=_LINE_LIMIT,
-                env=os.environ | {"PYTHONPATH": paths, "WORKER_INDEX": str(index)},
-            )
+            if isinstance(self._target, str):
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    *("-m", self._target, *self._command_line),
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=errors,
+                    limit=_LINE_LIMIT,
+                )
+            else:
+                module, name = self._target.__module__, self._target.__qualname__
+                call = Call(
+                    f"{__name__}:work_forked",
+                    [f"{module}:{name}", index, self._arguments],
+                    load=[*_LOADED_LATER, module],
+                )
+                process = await Fork.start(call, errors=errors, limit=_LINE_LIMIT)
         return Worker(index, process, path)
 
     async def _close(self) -> None:
@@ -333,12 +354,8 @@ def _parse(line: bytes) -> tuple[str, Any]:
     return "report", message
 
 
-def _main(name: str, arguments: str) -> None:
+def work_forked(name: str, index: int, arguments: str) -> None:
+    """Be the worker of this number, in a process that was forked for it."""
     module, _, function = name.partition(":")
     work = getattr(importlib.import_module(module), function)
-    run_child(work, int(os.environ["WORKER_INDEX"]), json.loads(arguments))
-
-
-if __name__ == "__main__":
-    # From the importable module, so that there is only one Child in the process.
-    importlib.import_module("tests.harness.processes")._main(*sys.argv[1:])
+    run_child(work, index, json.loads(arguments))

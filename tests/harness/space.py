@@ -129,7 +129,7 @@ class Space:
         return MemoryAddress(self.namespace, name)
 
     def annotate(self, what: str, *annotations: str) -> None:
-        self.kubectl("annotate", what, "--overwrite", *annotations)
+        self.plane.administrator.annotate(self.namespace, what, *annotations)
 
     def patch(self, what: str, spec: str) -> None:
         self.plane.administrator.merge(self.namespace, what, {"spec": json.loads(spec)})

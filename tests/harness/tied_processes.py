@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+LAZY_COLLECTOR = {"GOGC": "400"}
+"""For programs in Go: more memory, and a tenth less of the processor's time."""
+
 
 class TiedProcesses:
     """Processes by name, each with a log in `directory`: `<name>.log`, added to by a restart.
@@ -68,7 +71,7 @@ class TiedProcesses:
         with self._log(name).open("ab") as log:
             return subprocess.Popen(
                 _tied(self._commands[name]),
-                env={"PATH": os.defpath, "HOME": str(self._directory)},
+                env={"PATH": os.defpath, "HOME": str(self._directory), **LAZY_COLLECTOR},
                 cwd=self._directory,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -22,6 +22,7 @@ from mcp import Client as McpClient
 from mcp.client.streamable_http import streamable_http_client
 
 import holdfast
+from tests.harness.forks import Call, Fork
 from tests.harness.processes import is_alive
 from tests.harness.servers import Server, redis_client
 from tests.harness.waiting import until
@@ -55,7 +56,7 @@ def environ() -> dict[str, str]:
 class Dev:
     """A running `holdfast dev` and what it said."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: Fork) -> None:
         self.process = process
         self.lines: list[str] = []
         self._listener = asyncio.create_task(self._listen())
@@ -99,22 +100,25 @@ class Dev:
         return code
 
     async def _listen(self) -> None:
-        assert self.process.stdout is not None
         async for line in self.process.stdout:
             self.lines.append(line.decode().rstrip("\n"))
 
 
 @contextlib.asynccontextmanager
 async def running(folder: Path, *arguments: str) -> AsyncGenerator[Dev]:
-    process = await asyncio.create_subprocess_exec(
-        *command(*arguments),
-        cwd=folder,
-        env=environ(),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
+    """Run it for the length of a block: forked, as most of what it costs to start is to load its code.
+
+    `finished` and the README's tour start it as people do.
+    """
+    call = Call(
+        "tests.harness.forks:run_program",
+        ["holdfast_cli.__main__:main", "holdfast", ["dev", *arguments]],
+        load=["holdfast_cli.app", "holdfast_cli.local.run", "holdfast.store.redis"],
+        environ=environ(),
+        directory=str(folder),
     )
-    dev = Dev(process)
+    dev = Dev(await Fork.start(call))
+    dev.process.stdin.close()
     try:
         yield dev
     finally:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.processes import Child, WorkerFailed, Workers, is_alive
+from tests.harness.processes import Child, WorkerFailed, Workers, is_alive, is_frozen
 from tests.harness.waiting import until
 
 pytestmark = pytest.mark.asyncio
@@ -54,8 +54,7 @@ class TestWorkers:
             worker = workers[0]
             await worker.next_report()
             worker.stop()
-            stopped = os.WSTOPPED | os.WNOHANG
-            assert os.waitid(os.P_PID, worker.pid, stopped) is not None  # noqa: ASYNC222
+            assert is_frozen(worker.pid)
             seen = len(worker.reports)
             worker.cont()
             await until(lambda: len(worker.reports) > seen + 100, "it counts on")
