@@ -1,7 +1,7 @@
 """The operator's hands in Redis or Valkey; see `holdfast.store.maintenance`."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, Self
 
@@ -64,6 +64,7 @@ from holdfast.store.redis.visiting import (
 )
 from holdfast.values import MemoryAddress, Terms
 
+_SAME: Reply = [b"SAME", 0]
 _TOMBSTONE = 60_000
 """Life of a tombstone in milliseconds: above the age at which a writer asks for the policy again."""
 _REMEMBERED = 86_400_000
