@@ -602,14 +602,13 @@ async def test_memories_that_are_deleted_together_share_the_walk_over_all_keys(
         held.sessions.update({str(number): 1 for number in range(10)})
         world.delete(body)
     world.server.hidden = {str(number) for number in range(10)}
-    world.server.strangers = 10_000
+    world.server.strangers = 500 * MOST  # a session costs a twentieth: 25 steps
     while bodies:
         bodies = [body for body in bodies if (await world.look(body)).again is not None]
         world.clock.advance(5.001)
     assert world.server.memories == {}
-    steps = 10_000 * 0.05 / MOST
     # One walk for whoever came first, and one for all others; each for itself would be twenty.
-    assert 2 * steps <= world.server.calls.count("bury_hidden") <= 3 * steps
+    assert 2 * 25 <= world.server.calls.count("bury_hidden") <= 3 * 25
 
 
 @pytest.mark.asyncio
