@@ -7,19 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.embedded import find_binary
+from tests.e2e.own import own_cluster
 from tests.e2e.product import Product
-from tests.harness import image
 from tests.harness.image import ImageUnavailable
 from tests.harness.kubernetes_binaries import ControlPlaneUnavailable
 from tests.harness.node import programs
 from tests.harness.node.cluster import Cluster, Images
-from tests.harness.node.images import write_image
-from tests.harness.node.node import Node
 from tests.harness.node.programs import NodeUnavailable, Programs
 from tests.harness.parts import missing
 
-VALKEY = "holdfast.test/valkey:1"
 _EXISTING = "KUBECONFIG", "HOLDFAST_IMAGE"
 
 
@@ -83,21 +79,10 @@ def _existing(kubeconfig: Path, holdfast: str) -> Iterator[Cluster]:
 
 def _own(parts: Programs) -> Iterator[Cluster]:
     try:
-        ours = image.ensure()
+        with own_cluster(parts) as found:
+            yield found
     except ImageUnavailable as error:
         missing("the image", str(error))
-    with Node.start(parts) as node:
-        node.import_image(ours.archive)
-        archive = node.directory / "valkey.tar"
-        write_image(archive, name=VALKEY, program=find_binary())
-        node.import_image(archive)
-        images = Images(ours.reference, VALKEY)
-        kubectl = node.plane.kubectl_command
-        found = Cluster(kubectl, node.plane.admin_kubeconfig, images, node)
-        try:
-            yield found
-        finally:
-            found.close()
 
 
 @pytest.hookimpl(wrapper=True)
