@@ -30,7 +30,7 @@ def fenced() -> Obstacle:
     """Return what is to be said of it."""
     return Obstacle(
         ReadyReason.FENCED,
-        "The server holds a higher epoch for this memory than that of this operator, which leads: a clock was "
-        "or is wrong, or somebody wrote there. Nothing is written. Restart the operator once its clock is "
-        "right; if that is not enough, lower the field epoch in the key :owner of the memory.",
+        "The server holds a higher epoch for this memory than this operator, which leads, has: a clock "
+        "was or is wrong, or somebody wrote there. Nothing is written. Restart the operator once its "
+        "clock is right; if that is not enough, lower the field epoch in the key :owner of the memory.",
     )
