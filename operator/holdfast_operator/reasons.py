@@ -136,6 +136,11 @@ class ReadyReason(Reason):
         "The keys on the server belong to another cluster, namespace or resource.",
         "Choose another name, or let the backend's owner hand the keys over.",
     )
+    FENCED = (
+        "Fenced",
+        "The server holds a higher epoch than that of the operator that leads, and refuses its writes.",
+        "Set the clock right and restart the operator; else lower the epoch in the memory's key :owner.",
+    )
     WRONG_KEY_TYPE = (
         "WrongKeyType",
         "A key of ours holds another data type, so something else wrote to it.",
@@ -400,6 +405,7 @@ REASONS: Final[Mapping[ConditionType, tuple[Reason, ...]]] = {
         ReadyReason.SERVER_TOO_OLD,
         ReadyReason.SERVER_REPLACED,
         ReadyReason.KEYS_OWNED_BY_OTHER,
+        ReadyReason.FENCED,
         ReadyReason.WRONG_KEY_TYPE,
         ReadyReason.LAYOUT_TOO_NEW,
         ReadyReason.SEVERAL_BACKENDS,

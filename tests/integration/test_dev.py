@@ -386,6 +386,45 @@ async def test_it_serves_every_namespace_and_every_backend(tmp_path: Path) -> No
 
 
 @pytest.mark.asyncio
+async def test_an_erasure_is_carried_out_once_however_often_it_is_started(tmp_path: Path) -> None:
+    (tmp_path / "support.yaml").write_text(memory())
+
+    def order(session: str) -> None:
+        (tmp_path / "order.yaml").write_text(
+            textwrap.dedent(f"""\
+                apiVersion: holdfast.dev/v1alpha1
+                kind: MemoryErasure
+                metadata: {{name: order}}
+                spec: {{memoryRef: {{name: support}}, session: "{session}", ttlAfterFinished: 1s}}
+                """)
+        )
+
+    async with running(tmp_path, "-f", ".") as dev:
+        await dev.ready()
+        async with holdfast.connect(dev.url) as client:
+            sessions = [client.memory("support").session(name) for name in ("42", "43")]
+            for session in sessions:
+                await session.append(message(1))
+            order("42")
+            await dev.until(
+                "MemoryErasure local/order  Erased: 1 sessions with 1 messages are erased"
+            )
+            assert [await session.length() for session in sessions] == [0, 1]
+            await sessions[0].append(message(2))
+        order("43")
+        await dev.until("immutable")
+        order("42")
+        await dev.until("can be used again")
+        await dev.stop()
+    async with running(tmp_path, "-f", ".") as dev:
+        await dev.ready()
+        await dev.until("MemoryErasure local/order: 1 sessions with 1 messages are erased")
+        async with holdfast.connect(dev.url) as client:
+            assert await client.memory("support").session("42").length() == 1, "not once more"
+            assert await client.memory("support").session("43").length() == 1
+
+
+@pytest.mark.asyncio
 async def test_an_ephemeral_one_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "support.yaml").write_text(memory())
     async with running(tmp_path, "-f", "support.yaml", "--ephemeral") as dev:

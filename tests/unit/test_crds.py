@@ -396,6 +396,7 @@ def test_reasons_are_a_closed_list() -> None:
         "Erased",
         "Counted",
         "TooManyResources",
+        "Fenced",
     }
     assert set(PolicyReason) == {
         "Applied",

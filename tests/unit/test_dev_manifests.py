@@ -177,16 +177,18 @@ def test_a_file_named_twice_is_read_once(tmp_path: Path) -> None:
     assert find_files([tmp_path, file, tmp_path / ".." / tmp_path.name]) == [file]
 
 
-def test_kinds_that_come_later_are_told_apart_from_unknown_ones(tmp_path: Path) -> None:
+def test_kinds_that_are_left_out_are_told_apart_from_unknown_ones(tmp_path: Path) -> None:
     later = """\
     apiVersion: holdfast.dev/v1alpha1
-    kind: MemoryErasure
+    kind: MemoryBinding
     metadata: {name: support}
-    spec: {memoryRef: {name: support}, session: "7"}
+    spec:
+      serviceAccountName: agent
+      memories: [{name: support, memoryRef: {name: support}, access: ReadWrite}]
 """
     unknown = MEMORY.replace("MemoryResource", "MemoryThing")
     found = read(write(tmp_path / "a.yaml", later, unknown))
-    assert [manifest.key.kind for manifest in found.later] == ["MemoryErasure"]
+    assert [manifest.key.kind for manifest in found.later] == ["MemoryBinding"]
     assert [fault.path for fault in found.faults] == ["kind"]
 
 

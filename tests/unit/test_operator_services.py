@@ -7,7 +7,7 @@ import pytest
 
 from holdfast.errors import AccessDenied, ServerTooOld, StoreUnavailable, UnknownKeys
 from holdfast.store.addresses import Address, Login, Mode, Tls
-from holdfast.store.maintenance import LayoutTooNew
+from holdfast.store.maintenance import LayoutTooNew, Superseded
 from holdfast.values import MemoryAddress
 from holdfast_operator.backend import BackendSpec
 from holdfast_operator.reasons import REASONS, ConditionType, ReadyReason
@@ -20,6 +20,7 @@ from holdfast_operator.services.conditions import (
     healing_interval,
     listed,
 )
+from holdfast_operator.services.fencing import LOOKS
 from holdfast_operator.services.ports import Credentials, Namespace, Secret
 from holdfast_operator.status import PENDING, ResourceStatus
 from tests.harness.operator_world import OFFERED, World, condition, ready
@@ -902,3 +903,45 @@ def test_every_reason_of_a_condition_is_in_its_list():
     # What the services say about Stalled and Conflict is taken from these lists.
     assert ReadyReason.KEYS_OWNED_BY_OTHER in REASONS[ConditionType.CONFLICT]
     assert ReadyReason.SECRET_MISSING not in REASONS[ConditionType.STALLED]
+
+
+@pytest.mark.asyncio
+async def test_who_leads_and_is_refused_for_long_says_so_and_goes_on_by_itself(world: World):
+    _, resource = await ready_pair(world)
+    world.server.fenced = True
+    for _ in range(LOOKS - 1):
+        outcome = await world.look(resource)
+        assert (outcome.status, outcome.again) == (None, 5.0), (
+            "another one leads: it says what there is"
+        )
+    await world.look(resource)
+    assert ready(resource) == ("False", "Fenced")
+    assert condition(resource, "Stalled")["reason"] == "Fenced"
+    world.server.fenced = False
+    await world.settle(resource)
+    assert ready(resource) == ("True", "Available")
+    world.server.fenced = True
+    assert (await world.look(resource)).status is None, "counted anew"
+
+
+@pytest.mark.asyncio
+async def test_a_deletion_that_is_refused_for_long_names_the_ways_out(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    _, resource = await ready_pair(world, deletionPolicy="Delete")
+    world.delete(resource)
+
+    async def refuse(*_: Any) -> None:
+        raise Superseded("a higher epoch")
+
+    monkeypatch.setattr(world.server, "begin_deletion", refuse)
+    for _ in range(LOOKS - 1):
+        assert (await world.look(resource)).status is None
+    await world.look(resource)
+    assert ready(resource) == ("False", "DeletionBlocked")
+    message = condition(resource, "Ready")["message"]
+    assert "(Fenced)" in message
+    assert "Two ways out" in message
+    world.annotate(resource, abandon_data="true")
+    [event] = (await world.settle(resource)).events
+    assert event.reason == "DataAbandoned"

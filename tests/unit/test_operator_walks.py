@@ -654,3 +654,17 @@ async def test_a_deletion_where_keys_cannot_be_looked_at_ends_and_says_what_it_l
     assert (event.reason, event.type.value) == ("SessionsDeleted", "Warning")
     assert event.message.startswith("3 sessions were deleted")
     assert "denies SCAN" in event.message
+
+
+@pytest.mark.asyncio
+async def test_who_is_restarted_every_few_minutes_sweeps_each_hour_all_the_same(world: World):
+    backend, resource = await ready_pair(world)
+    world.server.calls.clear()
+    for _ in range(18):  # three hours
+        world.restart()
+        for _ in range(10):
+            world.clock.advance(60)
+            await world.look(backend)
+            await world.settle(resource)
+    for walk in ("sweep", "survey"):
+        assert 3 <= world.server.calls.count(walk) <= 4, walk

@@ -5,12 +5,13 @@ import math
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from holdfast_cli.local.manifests import BACKEND, Key
+from holdfast_cli.local.manifests import BACKEND, ERASURE, RESOURCE, Key
 from holdfast_cli.local.objects import Objects
 from holdfast_operator.reasons import ConditionType
 from holdfast_operator.services.backends import BackendService
 from holdfast_operator.services.conditions import is_true
 from holdfast_operator.services.deletions import DeletionService
+from holdfast_operator.services.erasures import ErasureService
 from holdfast_operator.services.objects import backend_ref, status_of
 from holdfast_operator.services.outcome import Event, Outcome
 from holdfast_operator.services.pacing import Paces
@@ -63,6 +64,7 @@ class Engine:
         targets = Targets(objects, self._backends)
         self._resources = ResourceService(targets, walks, clock)
         self._deletions = DeletionService(targets, walks, clock)
+        self._erasures = ErasureService(targets, objects, clock, paces)
         self._objects = objects
         self._clock = clock
         self._listener = listener
@@ -124,6 +126,10 @@ class Engine:
         if key.kind == BACKEND:
             service = self._backends
             return await (service.finalize(body) if deleting else service.reconcile(body))
+        if key.kind == ERASURE:
+            orders = self._erasures
+            # An order that was carried out stays as long as its manifest, which would else give it anew.
+            return await (orders.finalize(body) if deleting else orders.reconcile(body))
         if deleting:
             return await self._deletions.finalize(body)
         return await self._resources.reconcile(body)
@@ -138,6 +144,9 @@ class Engine:
             for other, body in self._objects.bodies().items():
                 if backend_ref(body) == (key.namespace, key.name):
                     self._wake_one(other)
+        if key.kind == RESOURCE:
+            for order in self._objects.erasures_of(key):
+                self._wake_one(order)
 
     def _wake_one(self, key: Key) -> None:
         if key in self._due:

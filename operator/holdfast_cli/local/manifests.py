@@ -29,6 +29,7 @@ NAMESPACE: Final = "local"
 API_VERSION: Final = "holdfast.dev/v1alpha1"
 BACKEND: Final = "MemoryBackend"
 RESOURCE: Final = "MemoryResource"
+ERASURE: Final = "MemoryErasure"
 
 Signature = Mapping[Path, tuple[int, int, int]]
 """Files with what changes when their content does."""
@@ -39,9 +40,9 @@ _MODELS: Final[Mapping[str, type[Resource]]] = {
     BACKEND: MemoryBackend,
     RESOURCE: MemoryResource,
     "MemoryBinding": MemoryBinding,
-    "MemoryErasure": MemoryErasure,
+    ERASURE: MemoryErasure,
 }
-_CARRIED_OUT: Final = frozenset({BACKEND, RESOURCE})
+_CARRIED_OUT: Final = frozenset({BACKEND, RESOURCE, ERASURE})
 
 
 class Key(NamedTuple):
@@ -108,7 +109,7 @@ class Manifests:
 
     Attributes:
         objects: those that are carried out.
-        later: those of kinds that this version does not carry out yet.
+        later: those of kinds that local mode does not carry out.
         faults: all that is wrong, with file and line.
     """
 

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from holdfast_cli.local.manifests import API_VERSION, BACKEND, RESOURCE, Key, Manifest
+from holdfast_cli.local.manifests import API_VERSION, BACKEND, ERASURE, RESOURCE, Key, Manifest
 from holdfast_cli.local.server import ServerAddress
 from holdfast_operator.services.conditions import timestamp
 from holdfast_operator.services.objects import backend_ref, mapping
@@ -92,11 +92,12 @@ class Objects:
         What is being deleted can be edited, and stays on its way out: apply again when it is gone.
         """
         edits = Edits()
-        memories = {key for key in manifests if key.kind == RESOURCE}
-        for key in sorted(memories):
-            self._put(key, manifests[key].body["spec"], manifests[key].body, edits)
-        self._delete_others(RESOURCE, memories, edits)
-        backends = self._named_backends() | (manifests.keys() - memories)
+        for kind in (RESOURCE, ERASURE):
+            wanted = {key for key in manifests if key.kind == kind}
+            for key in sorted(wanted):
+                self._put(key, manifests[key].body["spec"], manifests[key].body, edits)
+            self._delete_others(kind, wanted, edits)
+        backends = self._named_backends() | {key for key in manifests if key.kind == BACKEND}
         for key in sorted(backends):
             source = manifests[key].body if key in manifests else self._bodies.get(key, {})
             self._put(key, self._local_spec(mapping(source.get("spec"))), source, edits)
@@ -137,6 +138,16 @@ class Objects:
             body
             for key, body in self._bodies.items()
             if key.kind == RESOURCE and backend_ref(body) == (namespace, name)
+        ]
+
+    def erasures_of(self, memory: Key) -> Sequence[Key]:
+        """Return the keys of the MemoryErasures that name a memory."""
+        return [
+            key
+            for key, body in self._bodies.items()
+            if key.kind == ERASURE
+            and key.namespace == memory.namespace
+            and body["spec"]["memoryRef"]["name"] == memory.name
         ]
 
     def memories(self) -> Sequence[Body]:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from holdfast.errors import PolicyInvalid
 from holdfast.policy import OnFull, Policy
-from holdfast_cli.local.manifests import API_VERSION, BACKEND, RESOURCE, Key, Manifest
+from holdfast_cli.local.manifests import API_VERSION, BACKEND, ERASURE, RESOURCE, Key, Manifest
 from holdfast_cli.local.objects import OF_ANY_SERVER, Edits, Objects
 from holdfast_cli.local.server import ServerAddress
 from holdfast_operator.reasons import ConditionType, PolicyReason
@@ -76,16 +76,19 @@ class Reporter:
         for key, body in memories:
             for sentence in (*_obstacle(body), *_remarks(body)):
                 self._say(f"{key}: {sentence}")
+        for key, body in objects.bodies().items():
+            if key.kind == ERASURE:
+                self._say(f"{key}: {_said(body)}")
         self.not_carried_out(later)
         self._say("")
         self._started = True
 
     def not_carried_out(self, later: Iterable[Manifest]) -> None:
-        """Say which objects of a kind of later versions there are."""
+        """Say which objects of a kind that is left out here there are."""
         for manifest in later:
             self._say(
-                f"{manifest.file}:{manifest.line}: {manifest.key}: this version does not carry out "
-                f"{manifest.key.kind} yet; it is left out"
+                f"{manifest.file}:{manifest.line}: {manifest.key}: `holdfast dev` does not carry out "
+                f"{manifest.key.kind}: there is one user, and every program uses the URL; it is left out"
             )
 
     def edits(self, edits: Edits, objects: Objects) -> None:
@@ -220,6 +223,12 @@ def _row(key: Key, body: Body) -> tuple[str, str, str, str, str]:
     status, reason = (ready.status.value, ready.reason) if ready is not None else ("Unknown", "")
     policy = resource.spec.policy
     return str(key), status, reason, limits_text(policy), policy.retention.ttl.text
+
+
+def _said(body: Body) -> str:
+    """Return what an object's Ready says."""
+    ready = status_of(body, ResourceStatus).condition(ConditionType.READY)
+    return ready.message if ready is not None else ""
 
 
 def _obstacle(body: Body) -> list[str]:

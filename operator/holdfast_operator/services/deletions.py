@@ -24,6 +24,7 @@ from holdfast_operator.services.conditions import (
     reason_of,
     transition,
 )
+from holdfast_operator.services.fencing import Fences, fenced
 from holdfast_operator.services.hidden import HiddenSessions
 from holdfast_operator.services.leaving import Leavings
 from holdfast_operator.services.objects import (
@@ -115,6 +116,7 @@ class DeletionService:
         self._give_up = give_up
         self._burials: dict[str, _Burial] = {}
         self._hidden = HiddenSessions()
+        self._fences = Fences()
         self._leavings = Leavings(clock, walks.paces)
         self._blocked: dict[str, float] = {}
 
@@ -138,7 +140,12 @@ class DeletionService:
         except Superseded:
             # There is nothing to say: the deletion is another leader's by now, and so is the status.
             self._observer.fenced(named(metadata))
-            return Outcome(again=SHORTEST_WAIT, blocked=True)
+            if not self._fences.lasts(uid):
+                return Outcome(again=SHORTEST_WAIT, blocked=True)
+            namespace = await self._targets.own_namespace(resource)
+            outcome = self._held_up(resource, namespace, fenced())
+        else:
+            self._fences.passed(uid)
         if outcome.again is None:
             self._walks.forget(uid)
             self._leavings.forget(uid)

@@ -32,6 +32,7 @@ from holdfast_operator.services.conditions import (
     timestamp,
     transition,
 )
+from holdfast_operator.services.fencing import Fences, fenced
 from holdfast_operator.services.objects import PAUSED, is_set, uid_of, unreadable
 from holdfast_operator.services.observing import Named, Observer, Unobserved
 from holdfast_operator.services.outcome import Event, EventType, Obstacle, Outcome, changed
@@ -96,6 +97,7 @@ class ResourceService:
         self._clock = clock
         self._observer = observer or Unobserved()
         self._faults: dict[str, int] = {}
+        self._fences = Fences()
 
     async def reconcile(self, body: Body) -> Outcome:
         """Bring a memory on its server to what its object says: at most about a second of work.
@@ -237,6 +239,7 @@ class ResourceService:
             found = await hands.claim(memory, owner, adopt=True)
         match found:
             case Ownership.OURS:
+                self._fences.passed(uid_of(look.resource.metadata))
                 return
             case Ownership.TAKEN_OVER:
                 message = (
@@ -245,6 +248,8 @@ class ResourceService:
                 look.events.append(Event(EventType.NORMAL, "TakenOver", message))
             case Ownership.FENCED:
                 self._observer.fenced(Named(*memory))
+                if self._fences.lasts(uid_of(look.resource.metadata)):
+                    raise fenced()
                 raise _Superseded
             case Ownership.OTHER | Ownership.UNMARKED:
                 whose = (

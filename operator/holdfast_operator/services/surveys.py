@@ -26,9 +26,15 @@ from holdfast_operator.services.objects import (
 )
 from holdfast_operator.services.observing import Named, Observer, Unobserved
 from holdfast_operator.services.outcome import Event, EventType
-from holdfast_operator.services.pacing import Paces, spread
+from holdfast_operator.services.pacing import Paces
 from holdfast_operator.services.ports import Clock, Cluster
-from holdfast_operator.services.sweep_requests import INTERVAL, REQUEST, Request, requested
+from holdfast_operator.services.sweep_requests import (
+    INTERVAL,
+    REQUEST,
+    Request,
+    first_due,
+    requested,
+)
 from holdfast_operator.status import ResourceStatus, Sweep
 
 DOUBT: Final = 3600.0
@@ -121,7 +127,7 @@ class Surveys:
         metadata, last = backend.metadata, backend.status.last_sweep
         uid, now = uid_of(metadata), self._clock.monotonic()
         handled = last.request if last else None
-        walk = self._walks.setdefault(uid, _Walk(now + spread(uid, INTERVAL)))
+        walk = self._walks.setdefault(uid, _Walk(first_due(uid, self._clock)))
         request = requested(metadata, handled)
         if request is not None and walk.request != request:
             walk.begin(request, now)

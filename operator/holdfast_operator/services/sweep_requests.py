@@ -3,12 +3,24 @@
 from typing import Final, NamedTuple
 
 from holdfast_operator.resources import ObjectMeta
+from holdfast_operator.services.pacing import spread
+from holdfast_operator.services.ports import Clock
 
 INTERVAL: Final = 3600.0
 """Seconds between sweeps of one memory, and between surveys of one backend."""
 REQUEST: Final = "holdfast.dev/sweep"
 """The annotation that asks for one: `now`, or `dry-run`, with anything behind it to ask again."""
 _LONGEST: Final = 64
+
+
+def first_due(uid: str, clock: Clock) -> float:
+    """Return when an object is swept for the first time by this process, as `Clock.monotonic` counts.
+
+    Each object has its moment in every hour of the day, whoever leads then: an operator that is started
+    anew more often than once an hour would otherwise put most sweeps off for ever.
+    """
+    left = (spread(uid, INTERVAL) - clock.now().timestamp()) % INTERVAL
+    return clock.monotonic() + left
 
 
 class Request(NamedTuple):

@@ -11,9 +11,9 @@ from holdfast.store.maintenance import Swept
 from holdfast_operator.services.conditions import timestamp
 from holdfast_operator.services.measurements import NOTHING, added
 from holdfast_operator.services.outcome import Event, EventType
-from holdfast_operator.services.pacing import Paces, spread
+from holdfast_operator.services.pacing import Paces
 from holdfast_operator.services.ports import Clock
-from holdfast_operator.services.sweep_requests import INTERVAL, Request
+from holdfast_operator.services.sweep_requests import INTERVAL, Request, first_due
 from holdfast_operator.services.targets import Target
 from holdfast_operator.status import Sweep
 
@@ -101,7 +101,7 @@ class Sweeps:
             HoldfastError: of the server; the next step goes on where this one stopped.
         """
         now = self._clock.monotonic()
-        sweep = self._sweeps.setdefault(uid, _Sweep(now + spread(uid, INTERVAL)))
+        sweep = self._sweeps.setdefault(uid, _Sweep(first_due(uid, self._clock)))
         if request is not None and sweep.request != request:
             sweep.begin(request, now)
         if sweep.due > now:
