@@ -320,7 +320,8 @@ class TestRollOut:
             return
         kept, over, evicted = planned(before.records, agreed)
         assert after.records == kept
-        assert reply == [b"DONE", int(over), evicted]
+        # A table costs the server as much as a command, and most sessions need none.
+        assert ([reply, 0, 0] if reply == b"DONE" else reply) == [b"DONE", int(over), evicted]
         assert after.status == before.status._replace(
             revision=3,
             tokens=sum(record.tokens for record in kept),

@@ -305,7 +305,7 @@ class TestRollOut:
         assert total(await world.roll_out(agreed, grace=HOUR // 2), "changed") == 20
         after = await world.raw.info("commandstats")
         calls = after["cmdstat_pexpireat"]["calls"] - before["cmdstat_pexpireat"]["calls"]
-        assert calls == 2 * 19 + 4
+        assert calls == 2 * 19 + 5
         for name in ("s-0", "s-7"):
             assert len(await world.expiries(name)) == 1
 

@@ -3,8 +3,8 @@
 -- uses: plain, state, terms, records, mend, calls, backstop, shorten
 -- KEYS  meta log pin ids hist
 -- ARGV  1 terms   2 milliseconds that a shortened expiry leaves at least
--- Returns {DONE, 1 if over a limit still, records evicted}, {SAME, 1 if over} when nothing was to be done, {GONE},
--- {NEWER, revision} or {LAYOUT, layout}.
+-- Returns DONE and nothing else for a plain session, {DONE, 1 if over a limit still, records evicted} for another one,
+-- {SAME, 1 if over} when nothing was to be done, {GONE}, {NEWER, revision} or {LAYOUT, layout}.
 local state = load_state()
 if not state.exists or state.rule == BURIED then
   return { 'GONE' }
