@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Final, TypeVar
 
 from holdfast.errors import HoldfastError, SessionBusy
+from holdfast.flush_privacy import Redacting, shown_of
 from holdfast.flush_steps import (
     LIMIT,
     covers_of,
@@ -295,18 +296,18 @@ class Flusher:
             SummaryFailed: it is nothing that could be stored.
         """
         writer = self._summarizer(place, agreed.policy)
-        named = place.preparer.format
+        remote, named = is_remote(writer), place.preparer.format
         request = await asyncio.to_thread(
             lambda: request_of(
-                records,
+                shown_of(records, agreed.redactor, named) if remote else records,
                 max_tokens=room,
                 counter=agreed.counter,
-                remote=is_remote(writer),
+                remote=remote,
                 format=named,
             )
         )
         with place.naming(Call.SUMMARIZE):
-            text = await checked(writer, request)
+            text = await checked(Redacting(writer, agreed.redactor), request)
         covers = covers_of(records, writer.name)
         item = item_of(text, agreed.policy, records, covers)
         tokens, _ = await place.preparer.count(read_facts(item, "chat"), agreed.counter)

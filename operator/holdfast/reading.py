@@ -55,6 +55,9 @@ class Reading(ABC):
                 a copy of what it read last, or with nothing, and `stale` is set.
             PolicyNotFound, AccessDenied, LeaseLost.
         """
+        for number in (limit, max_tokens, after):
+            if number is not None and not isinstance(number, int):  # pyright: ignore[reportUnnecessaryIsInstance] - of callers without a type checker; NaN would be asked for without end
+                raise ValueError("limit, max_tokens and after are whole numbers")
         if limit is not None and max_tokens is not None:
             raise ValueError("give limit or max_tokens, not both")
         if (limit is not None and limit < 0) or (max_tokens is not None and max_tokens < 0):

@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import pytest_asyncio
@@ -549,6 +549,17 @@ async def test_closing_frees_the_turns_that_are_being_left() -> None:
     await client.aclose()
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("name", ["limit", "max_tokens", "after"])
+async def test_reads_take_whole_numbers(memory: Memory, name: str) -> None:
+    """Of NaN, no budget is ever large enough."""
+    session = memory.session("a")
+    await session.append(user("hi"))
+    for number in (float("nan"), float("inf"), 1.5, "1"):
+        with pytest.raises(ValueError, match="whole numbers"):
+            await session.read(**{name: cast("int", number)})
 
 
 # --- a policy from a file

@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     reports: list[Report] = []
     broken = False
-    base = given.keep or Path(tempfile.mkdtemp(prefix="holdfast-verify-"))
+    base = (given.keep or Path(tempfile.mkdtemp(prefix="holdfast-verify-"))).resolve()
     try:
         for plan in plans(given.target, given.seconds, given.seed):
             print(f"{plan.target}: {plan.seconds:.0f} s, seed {plan.seed}", flush=True)

@@ -1,7 +1,9 @@
 """The privacy rules of a policy, ready to be applied."""
 
 import time
+from collections.abc import Iterable
 
+from holdfast.formats import JSON, read_facts
 from holdfast.policy import parts
 from holdfast.privacy.patterns import Clock, Patterns
 from holdfast.privacy.screening import Screening, plain_name
@@ -45,3 +47,35 @@ class Redactor:
         if not (patterns.compiled or self._kinds or said.sensitive):
             return None
         return Screening(patterns.search(self._clock), self._text, self._kinds, said.sensitive)
+
+    def shown(self, items: Iterable[JSON], format: str | None) -> list[JSON]:
+        """Return what a program outside may be shown of messages that are stored.
+
+        They may be older than the policy. What it would not store today is not sent either: in the place
+        of such a message stands one of its role with the redaction text.
+
+        Args:
+            items: values of our own: they are changed in place.
+            format: the memory's message format by name; None finds it by each item's shape.
+        """
+        screening = self.screening(None)
+        if screening is None:
+            return list(items)
+        shown: list[JSON] = []
+        for item in items:
+            facts = read_facts(item, format)
+            screened = screening.screen(item, facts)
+            instead = {"role": facts.role or "user", "content": self._text}
+            shown.append(screened.item if screened.stored else instead)
+        return shown
+
+    def redact(self, item: JSON) -> JSON:
+        """Return a text or an item with what the patterns match replaced, whatever its kind.
+
+        Args:
+            item: a value of our own: it is changed in place.
+        """
+        if not self._patterns.compiled:
+            return item
+        screening = Screening(self._patterns.search(self._clock), self._text, frozenset(), ())
+        return screening.screen(item, read_facts(item, None)).item

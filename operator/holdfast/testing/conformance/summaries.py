@@ -315,6 +315,35 @@ class TestSummaries(UpkeepContract):
             assert not request.confidential
         await accounted(session, underneath)
 
+    async def test_what_is_older_than_the_policy_is_redacted_before_anybody_is_asked(
+        self, opened: Open, underneath: SessionStore
+    ) -> None:
+        card = "4111-1111-1111-1111"
+        before = opened(flushing=HYBRID, limits=LIMITS)
+        await talk(before, 3)
+        await before.append(user(f"my card is {card}"))
+        await before.append({"role": "assistant", "content": "said in confidence"})
+        await talk(before, 50)
+        author = Author(f"somebody paid with {card}")
+        session = opened(
+            author,
+            flushing=HYBRID,
+            limits=LIMITS,
+            privacy={
+                "redactPatterns": [r"(\d{4}-){3}\d{4}"],
+                "nonPersistableTypes": ["assistant"],
+            },
+        )
+        await session.flush()
+        (request,) = author.requests
+        shown = [message.text for message in request.messages]
+        assert "my card is [REDACTED]" in shown
+        assert not any(card in text or "confidence" in text for text in shown)
+        (summary,) = await session.summaries()
+        assert summary.text == "somebody paid with [REDACTED]"
+        (record,) = [it for it in await stored(underneath) if it.flags & Flag.SUMMARY]
+        assert record.tokens == summary.tokens
+
     async def test_the_built_in_one_needs_nobody(
         self, opened: Open, underneath: SessionStore
     ) -> None:
