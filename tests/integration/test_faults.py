@@ -539,7 +539,7 @@ class TestOutages:
                 for number in range(5):
                     await other.append(user(str(number)))
                     assert len(await other.read()) == number + 1
-                assert time.monotonic() - began < 2.0
+                assert time.monotonic() - began < 30, "they waited for as long as the turn lasts"
             await asyncio.gather(*tasks)
         assert sorted(served) == list(range(waiters))
         assert await direct.length() == waiters

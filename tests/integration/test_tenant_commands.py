@@ -175,7 +175,8 @@ class Watch:
     async def same(self, after: str) -> None:
         asked = time.monotonic()
         assert await self._place.raw.ping()
-        assert time.monotonic() - asked < 2, f"{after} slows the server"
+        # What is tried would stop the server for thirty seconds: a busy machine does not.
+        assert time.monotonic() - asked < 20, f"{after} slows the server"
         assert await self._place.state(but=self._own) == self._before, f"{after} changed keys"
 
     async def end(self) -> None:
