@@ -57,7 +57,9 @@ class ClusterCarrier:
         self._members: frozenset[Node] = frozenset()
         self._carriers: dict[Node, PoolCarrier] = {}
         self._owners: list[Node | None] = []
-        self._heirs: dict[int, Node] = {}  # who was last asked about a slot that is on its way there
+        self._heirs: dict[
+            int, Node
+        ] = {}  # who was last asked about a slot that is on its way there
         self._stale = True
         self._looked = float("-inf")
         self._witness: Node | None = None
