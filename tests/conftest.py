@@ -1,5 +1,6 @@
 """Fixtures for every kind of test: servers of the whole run, and a word about missing parts."""
 
+import gc
 from collections.abc import AsyncGenerator, Generator, Iterator
 
 import pytest
@@ -75,12 +76,43 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
         yield plane
 
 
+LONG = (
+    *(
+        "test_release",
+        "test_dev",
+        "test_planted",
+        "test_short",
+        "test_ownership",
+        "test_demo_cluster",
+    ),
+    *("test_leadership", "test_certificates", "test_operator", "test_sentinel", "test_cluster"),
+    *("test_tenant", "test_tenant_commands", "test_bindings", "test_turns", "test_readme"),
+    *("test_mutants", "test_redis", "test_hostile", "test_injection_policy", "test_accepted"),
+    *("test_concurrency", "test_tokens", "test_gitops", "test_erasures", "test_readme_cluster"),
+)
+"""The files that take long, the longest first. Where several processes share the files of a part, no long
+one begins when the others have nothing left to do."""
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give tests the time to build the control plane: whichever comes first has to wait for it."""
+    """Let long files come first, the others by chance.
+
+    And give tests the time to build the control plane: whichever comes first has to wait for it.
+    """
+    rank = {name: at for at, name in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
     for item in items:
         needs = "control_plane" in getattr(item, "fixturenames", ())
         if needs and not _built() and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(3600))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Leave what lives to the end, modules and thousands of tests, to no later collection of garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 def _built() -> bool:

@@ -32,7 +32,7 @@ def helm() -> Helm:
 
 @pytest.fixture(scope="session")
 def chart_plane(helm: Helm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """A control plane for releases of the chart, apart from the one where tests apply plain files."""
+    """A control plane for releases of the chart: their definitions are nobody else's."""
     try:
         programs = kubernetes_binaries.ensure()
     except ControlPlaneUnavailable as error:

@@ -76,20 +76,20 @@ SETS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def accepts(chart_plane: ControlPlane) -> Callable[[list[dict[str, Any]]], str]:
+def accepts(control_plane: ControlPlane) -> Callable[[list[dict[str, Any]]], str]:
     """Ask the server about objects without storing them; a field that it does not know is refused."""
     for namespace in (HOME, "team-a", "platform"):
         labels = "{pod-security.kubernetes.io/enforce: restricted}"
         metadata = f"{{name: {namespace}, labels: {labels}}}"
-        chart_plane.apply(f"{{apiVersion: v1, kind: Namespace, metadata: {metadata}}}")
+        control_plane.apply(f"{{apiVersion: v1, kind: Namespace, metadata: {metadata}}}")
         for account in ("holdfast-test", "holdfast-operator"):
             # A pod is accepted only with its ServiceAccount there.
             metadata = f"{{name: {account}, namespace: {namespace}}}"
-            chart_plane.apply(f"{{apiVersion: v1, kind: ServiceAccount, metadata: {metadata}}}")
+            control_plane.apply(f"{{apiVersion: v1, kind: ServiceAccount, metadata: {metadata}}}")
 
     def ask(objects: list[dict[str, Any]]) -> str:
         body = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
-        return chart_plane.kubectl(
+        return control_plane.kubectl(
             *("apply", "--server-side", "--force-conflicts", "--dry-run=server"),
             *("--validate=strict", "-f", "-"),
             input=body,
@@ -184,8 +184,8 @@ def notes(plane: ControlPlane, *settings: str) -> str:
     return said.partition("NOTES:\n")[2]
 
 
-def test_notes_say_what_next(chart_plane: ControlPlane):
-    said = notes(chart_plane)
+def test_notes_say_what_next(control_plane: ControlPlane):
+    said = notes(control_plane)
     assert "helm --namespace noted test holdfast" in said
     assert "no namespace so far" in said
     assert 'holdfast.dev/inject: "true"' in said
@@ -194,11 +194,11 @@ def test_notes_say_what_next(chart_plane: ControlPlane):
     assert kinds == ["MemoryBackend", "MemoryResource", "MemoryBinding"]
 
 
-def test_notes_say_what_is_off(chart_plane: ControlPlane):
-    said = notes(chart_plane, "watchNamespaces={team-a}", "tryout.enabled=true")
+def test_notes_say_what_is_off(control_plane: ControlPlane):
+    said = notes(control_plane, "watchNamespaces={team-a}", "tryout.enabled=true")
     assert "Injection and admission policies are off" in said
     assert 'holdfast.dev/inject: "true"' not in said
     assert "It is not for production." in said
     assert "holdfast-tryout.noted.svc:6379" in said
-    assert "no namespace so far" not in notes(chart_plane, "rbac.secrets=cluster")
-    assert "definitions are not part of this release" in notes(chart_plane, "crds.install=false")
+    assert "no namespace so far" not in notes(control_plane, "rbac.secrets=cluster")
+    assert "definitions are not part of this release" in notes(control_plane, "crds.install=false")

@@ -137,7 +137,7 @@ class Program:
         with log.open("ab") as output, Path(os.devnull).open("rb") as null:
             files = (null.fileno(), output.fileno(), output.fileno())
             self._told = _fork(call, files)
-        self._said = self._told.makefile("rb")
+        self._said = self._told.makefile("rb", buffering=0)  # `select` sees what was not read
         self.pid = int(self._said.readline())
         self._code: int | None = None
 

@@ -50,6 +50,8 @@ def redis_client(port: int, **options: Any) -> Redis:
         "retry_on_error": [],
         "driver_info": None,  # it would look up its own version for each connection
         "socket_timeout": 10.0,
+        # A connection that is given up while it is made leaves its socket behind, which is a warning.
+        "socket_connect_timeout": 60.0,
     }
     return Redis(host="127.0.0.1", port=port, **(defaults | options))
 

@@ -195,6 +195,29 @@ class TestMovingSlots:
                 b"after",
             }
 
+    async def test_the_node_that_is_about_to_get_a_slot_gets_the_scripts(
+        self, cluster: ClusterOfServers, client: Client, namespace: str
+    ) -> None:
+        memory = client.memory(work.MEMORY)
+        await memory.session("before").append(user("x"))
+        index = f"mem:{{{namespace}/{work.MEMORY}}}:sessions"
+        moving = slot_of(index)
+        async with cluster.moving(moving, await elsewhere(cluster, moving)) as move:
+            await move.keys()
+            async with move.target.client() as raw:
+                await raw.script_flush()
+            # Its own slot is not there: that would bring the scripts along.
+            name = "another"
+            while await cluster.owner(slot(namespace, name)) is move.target:
+                name += "-one"
+            await memory.session(name).append(user("x"))
+        async with (await cluster.owner(moving)).client() as raw:
+            assert set(await raw.zrange(index, 0, -1)) == {b"before", name.encode()}
+            await raw.script_flush()
+        await memory.session("after").append(user("x"))
+        async with (await cluster.owner(moving)).client() as raw:
+            assert b"after" in await raw.zrange(index, 0, -1)
+
     async def test_who_waits_for_the_turn_is_woken_where_the_slot_is_now(
         self, cluster: ClusterOfServers, session: Session, namespace: str
     ) -> None:

@@ -508,7 +508,7 @@ class TestOutages:
             began = time.monotonic()
             ends = await asyncio.gather(*(call() for call in calls), return_exceptions=True)
             assert [type(end) for end in ends] == [StoreUnavailable] * len(calls)
-            assert time.monotonic() - began < 15
+            assert time.monotonic() - began < 5
             await proxy.accept()
             await until(work.answers(session), "the server is found again")
             await session.append(user("after"))
@@ -539,7 +539,7 @@ class TestOutages:
                 for number in range(5):
                     await other.append(user(str(number)))
                     assert len(await other.read()) == number + 1
-                assert time.monotonic() - began < 20
+                assert time.monotonic() - began < 30, "they waited for as long as the turn lasts"
             await asyncio.gather(*tasks)
         assert sorted(served) == list(range(waiters))
         assert await direct.length() == waiters

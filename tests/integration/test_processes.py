@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.forks import Call, Program
 from tests.harness.processes import Child, WorkerFailed, Workers, is_alive, is_frozen
 from tests.harness.waiting import until
 
@@ -92,6 +93,19 @@ class TestWorkers:
             pid = await outer[0].next_report()
             outer[0].kill()
             await until(lambda: not is_alive(pid), "the inner worker is gone")
+
+
+async def test_a_forked_program_leaves_its_code_and_its_words(tmp_path: Path) -> None:
+    module = "holdfast_operator.__main__"
+    for words, code in ((["--no-such-option"], 2), (["--help"], 0)):
+        call = Call(f"{module}:main", [words], load=[module], environ={}, directory=str(tmp_path))
+        program = Program(call, tmp_path / "log")
+        await until(lambda program=program: program.poll() is not None, "it ends")
+        assert (program.poll(), program.wait()) == (code, code)
+        program.kill()  # nobody is there
+    said = (tmp_path / "log").read_text()
+    assert "unrecognized arguments: --no-such-option" in said
+    assert "The Holdfast operator." in said
 
 
 async def hold_worker(child: Child, *, directory: str) -> None:

@@ -259,7 +259,7 @@ class TestFrozen:
                 return_exceptions=True,
             )
             assert [type(end) for end in ends] == [AmbiguousWrite] * 2 + [StoreUnavailable] * 3
-            assert time.monotonic() - began < 10
+            assert time.monotonic() - began < 9
             server.resume()
             await until(work.answers(session), "the server is found again")
             await session.append(user("with id"), id="r-1")
@@ -284,8 +284,10 @@ class TestFrozen:
             began = time.monotonic()
             with pytest.raises(AmbiguousWrite):
                 await session.append(user("x" * 4_000_000))  # the kernel's buffers take less
-            assert time.monotonic() - began < 10
+            assert time.monotonic() - began < 9
             server.resume()
+            # On a busy machine the call's own repetitions found out that the server is away.
+            await until(work.answers(session), "the server is found again")
             await session.append(user("after"))
             assert await session.length() in (2, 3)
 
@@ -497,7 +499,7 @@ class TestAccess:
             ):
                 with pytest.raises(AccessDenied):
                     await attempt
-            assert time.monotonic() - began < 10, "refused credentials were tried again"
+            assert time.monotonic() - began < 3, "refused credentials were tried again"
         async with connect(server, namespace, login=":secret@") as client:
             await client.memory(work.MEMORY).session(work.SHARED).append(user("x"))
 

@@ -40,6 +40,16 @@ KEYLESS = ALWAYS | {"ping"}
 """Of the granted ones, what takes a word that is no key; PING says it back."""
 CONTENT = "content-of-others"
 MINE = MemoryAddress("team-a", "support")
+STATE = """#!lua flags=allow-cross-slot-keys
+local all = {}
+for _, key in ipairs(redis.call('KEYS', '*')) do
+  table.insert(all, key)
+  table.insert(all, redis.call('DUMP', key))
+  table.insert(all, redis.call('PEXPIRETIME', key))
+end
+return all
+"""
+"""Every key with its content and its expiry; asked for after every few commands."""
 SLOTS = ("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
 
 
@@ -83,13 +93,13 @@ class Place:
 
     async def state(self, *, but: str) -> dict[bytes, tuple[Any, Any]]:
         """Every key but those that match, with its content and its expiry."""
-        keys = [key for key in await self.raw.keys("*") if not re.search(but, key.decode())]
-        pipe = self.raw.pipeline(transaction=False)
-        for key in sorted(keys):
-            pipe.dump(key)
-            pipe.pexpiretime(key)
-        replies = await pipe.execute()
-        return dict(zip(sorted(keys), zip(replies[::2], replies[1::2], strict=True), strict=True))
+        said: list[Any] = await self.raw.execute_command("EVAL", STATE, "0")
+        found = zip(said[::3], said[1::3], said[2::3], strict=True)
+        return {
+            key: (content, expiry)
+            for key, content, expiry in found
+            if not re.search(but, key.decode())
+        }
 
     async def settings(self) -> tuple[Any, ...]:
         """What of the server a tenant could have changed."""
@@ -165,7 +175,8 @@ class Watch:
     async def same(self, after: str) -> None:
         asked = time.monotonic()
         assert await self._place.raw.ping()
-        assert time.monotonic() - asked < 5, f"{after} slows the server"
+        # What is tried would stop the server for thirty seconds: a busy machine does not.
+        assert time.monotonic() - asked < 20, f"{after} slows the server"
         assert await self._place.state(but=self._own) == self._before, f"{after} changed keys"
 
     async def end(self) -> None:

@@ -23,6 +23,8 @@ from tests.integration.workers import user
 pytestmark = [pytest.mark.asyncio, pytest.mark.redis]
 
 NAME = "memory"
+IMPATIENT = 2.0
+"""Seconds for what is refused: enough for a handshake on a busy machine, whose failure is to be told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,9 @@ class TestStandalone:
         self, server: Server, papers: Papers, port: int, namespace: str, ca: str
     ) -> None:
         option = f"?ca={papers.stranger}" if ca == "stranger" else ""
-        async with connect(f"rediss://127.0.0.1:{port}{option}", namespace, timeout=2) as client:
+        async with connect(
+            f"rediss://127.0.0.1:{port}{option}", namespace, timeout=IMPATIENT
+        ) as client:
             with pytest.raises(StoreUnavailable, match="no TLS connection"):
                 await client.memory(work.MEMORY).session("any").length()
 
@@ -119,11 +123,11 @@ class TestStandalone:
     ) -> None:
         async with make_server(papers, port, tmp_path, named=True):
             url = f"rediss://127.0.0.1:{port}?ca={papers.ca}"
-            async with connect(url, namespace, timeout=2) as client:
+            async with connect(url, namespace, timeout=IMPATIENT) as client:
                 with pytest.raises(StoreUnavailable, match="no TLS connection"):
                     await client.memory(work.MEMORY).session("any").length()
             await works(f"{url}&server-name=redis.example", namespace)
-            async with connect(f"{url}&server-name=other", namespace, timeout=2) as client:
+            async with connect(f"{url}&server-name=other", namespace, timeout=IMPATIENT) as client:
                 with pytest.raises(StoreUnavailable, match="no TLS connection"):
                     await client.memory(work.MEMORY).session("any").length()
 
@@ -134,13 +138,13 @@ class TestStandalone:
             url = f"rediss://127.0.0.1:{port}?ca={papers.ca}"
             pair = f"&cert={papers.client.certificate}&key={papers.client.key}"
             await works(url + pair, namespace)
-            async with connect(url, namespace, timeout=2) as client:
+            async with connect(url, namespace, timeout=IMPATIENT) as client:
                 with pytest.raises(StoreUnavailable):
                     await client.memory(work.MEMORY).session("any").length()
 
     async def test_a_server_without_tls(self, server: Server, namespace: str) -> None:
         url = server.url.replace("redis:", "rediss:")
-        async with connect(url, namespace, timeout=2) as client:
+        async with connect(url, namespace, timeout=IMPATIENT) as client:
             with pytest.raises(StoreUnavailable, match=r"no (TLS )?connection"):
                 await client.memory(work.MEMORY).session("any").length()
 
@@ -148,7 +152,9 @@ class TestStandalone:
         self, server: Server, papers: Papers, port: int, namespace: str, tmp_path: Path
     ) -> None:
         file = tmp_path / "late.pem"
-        async with connect(f"rediss://127.0.0.1:{port}?ca={file}", namespace, timeout=2) as client:
+        async with connect(
+            f"rediss://127.0.0.1:{port}?ca={file}", namespace, timeout=IMPATIENT
+        ) as client:
             session = client.memory(work.MEMORY).session(work.SHARED)
             with pytest.raises(StoreUnavailable, match=r"no TLS connection.*\(ca\)"):
                 await session.length()

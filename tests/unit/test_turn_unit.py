@@ -694,7 +694,7 @@ async def test_a_turn_that_was_handed_over_is_renewed_soon_by_itself(
     began = time.monotonic()
     turn = await hand_over(session, faults)
     await until(lambda: faults.count("renew") == 1, "it is renewed")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 7, "a third of the lease's time is ten seconds"
     status = await inner.status()
     assert status.lease is not None
     assert status.lease.remaining > 20

@@ -57,6 +57,9 @@ class ClusterCarrier:
         self._members: frozenset[Node] = frozenset()
         self._carriers: dict[Node, PoolCarrier] = {}
         self._owners: list[Node | None] = []
+        self._heirs: dict[
+            int, Node
+        ] = {}  # who was last asked about a slot that is on its way there
         self._stale = True
         self._looked = float("-inf")
         self._witness: Node | None = None
@@ -124,7 +127,7 @@ class ClusterCarrier:
             near = next(filter(None, map(key_of, commands)), near)
         parts: dict[Node, list[int]] = {}
         loose: list[int] = []
-        node: Node | None = self._owner(near) if near else None
+        node: Node | None = self._answering(near) if near else None
         for at, command in enumerate(commands):
             key = None if near else key_of(command)
             if key is not None:
@@ -141,14 +144,23 @@ class ClusterCarrier:
     async def _follow(self, node: Node, commands: Sequence[Command]) -> list[Reply]:
         """Send commands to a node, and those that it sends on to where it says."""
         replies = await self._talk(node, commands)
+        asked = False
         for _ in range(_REDIRECTIONS):
             redirection = _redirection(node, commands, replies)
             if redirection is None:
+                if self._heirs and not asked:
+                    self._heirs = {
+                        slot: heir
+                        for slot, heir in self._heirs.items()
+                        if slot not in _slots_of(commands)
+                    }
                 return replies
             if not redirection.asking:
                 self._moved(node, replies)
             some = [commands[at] for at in redirection.positions]
             if redirection.asking:
+                asked = True
+                self._heirs |= dict.fromkeys(_slots_of(some), redirection.node)
                 again = await self._ask(redirection.node, some)
             else:
                 again = await self._talk(redirection.node, some)
@@ -182,6 +194,10 @@ class ClusterCarrier:
     def _owner(self, key: bytes | None) -> Node:
         owner = self._owners[key_slot(key)] if key is not None else None
         return owner or random.choice(self._known())  # noqa: S311 - any will do
+
+    def _answering(self, key: bytes) -> Node:
+        """The node that answered last for a key: its slot's owner, or who is about to get the slot."""
+        return self._heirs.get(key_slot(key)) or self._owner(key)
 
     def _known(self) -> list[Node]:
         return list({owner for owner in self._owners if owner is not None}) or list(self._seeds)
@@ -257,6 +273,10 @@ class ClusterCarrier:
         """Close the connections to nodes that are no longer of use."""
         for node in self._carriers.keys() - {*self._owners, *self._members, *self._seeds}:
             await self._carriers.pop(node).retire()
+
+
+def _slots_of(commands: Sequence[Command]) -> set[int]:
+    return {key_slot(key) for key in map(key_of, commands) if key is not None}
 
 
 def _redirection(
