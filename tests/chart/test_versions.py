@@ -15,6 +15,7 @@ from holdfast_webhook.settings import Settings
 from tests.chart.kubernetes_schemas import faults
 from tests.chart.rendered import Object
 from tests.chart.test_accepted import ELSEWHERE, SETS
+from tests.harness import oldest_api_server
 from tests.harness.helm import CHART, Helm
 from tests.harness.json_patch import applied
 from tests.harness.kubernetes_binaries import kubernetes_version
@@ -58,6 +59,7 @@ def injecting(helm: Helm) -> list[Object]:
 def test_the_chart_asks_for_the_oldest_version_that_is_looked_at():
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
     assert chart["kubeVersion"] == f">=1.{OLDEST}.0-0"
+    assert oldest_api_server.version().startswith(f"v1.{OLDEST}.")
 
 
 def test_no_version_is_given_something_of_its_own(helm: Helm):

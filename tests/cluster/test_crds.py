@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -110,10 +111,16 @@ def causes(answered: dict[str, Any]) -> list[Expected]:
     """Return the faults of an answer; of the remarks about rules not tried only the field is nil."""
     details = answered.get("details", {}).get("causes", [])
     return [
-        Expected(cause["field"], cause["reason"], cause["message"])
+        Expected(cause["field"], cause["reason"], in_todays_words(cause["message"]))
         for cause in details
         if cause["field"] != "<nil>"
     ]
+
+
+def in_todays_words(message: str) -> str:
+    """Say what an older API server said as one of now does."""
+    message = message.replace("map[string]interface {}", "")
+    return re.sub(r"may not be longer than (\d+)", r"may not be more than \1 bytes", message)
 
 
 @pytest.mark.parametrize("case", invalid_cases(), ids=case_name)
@@ -314,6 +321,8 @@ def test_applying_twice_changes_nothing(
     server: Server, control_plane: ControlPlane, namespace: str, case: Case
 ) -> None:
     name = case.documents[0]["metadata"]["name"]
+    if name == "nulls" and control_plane.version().startswith("v1.30."):
+        pytest.skip("API servers of then write what has nulls with every apply, though the same")
     path = f"{API}/{namespace}/{case.kind.lower()}s/{name}"
     versions: list[str] = []
     contents: list[dict[str, Any]] = []

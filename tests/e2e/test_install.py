@@ -1,5 +1,6 @@
 """From `helm install` to a conversation, by the words of the README, the documentation and the chart."""
 
+import ast
 import contextlib
 import os
 import re
@@ -68,8 +69,9 @@ spec:
   containers:
   - name: agent
     image: registry.example/holdfast:0.1.0
-    command: [python, -c, "import signal; signal.sigwait([signal.SIGTERM])"]
+    command: [python, -c, "import signal; signal.signal(signal.SIGTERM, lambda *_: exit()); signal.pause()"]
 EOF
+kubectl wait --for=condition=Ready memoryresources support --timeout=5m
 kubectl wait --for=condition=Ready pod support-agent --timeout=5m
 """,
 )
@@ -187,7 +189,7 @@ def test_the_readme_leads_from_helm_install_to_an_agent_with_memory(
         terminal.run(APPLY.check(readme).replace(ours, bare.cluster.images.holdfast))
         said = terminal.run(TALK.check(readme)).strip()
         message, _, tokens = said.rpartition(" ")
-        assert message == "[{'role': 'user', 'content': 'Where is my order?'}]"
+        assert ast.literal_eval(message) == [{"role": "user", "content": "Where is my order?"}]
         assert int(tokens) > 0
         # As its id says: the second time nothing is stored again.
         assert terminal.run(TALK.text).strip() == said
