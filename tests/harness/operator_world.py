@@ -116,6 +116,7 @@ class FakeServer:
         run: which run of the server this is; another one is a restart.
         orphans: what a survey finds.
         scans: whether it lets us look at all keys.
+        no_index: something else stands in place of an index.
         strangers: keys that a walk over all keys passes by.
         hidden: sessions that their indexes do not name.
         expired: memories of which a survey was told to end what has no expiry.
@@ -138,6 +139,7 @@ class FakeServer:
         self.run = 1
         self.orphans: dict[MemoryAddress, Orphan] = {}
         self.strangers = 0
+        self.no_index = False
         self.scans = True
         self.hidden: set[str] = set()
         self.expired: list[frozenset[MemoryAddress]] = []
@@ -186,7 +188,8 @@ class FakeServer:
             held.owner = owner
             return Ownership.TAKEN_OVER if adopt else Ownership.OURS
         if held.owner.uid == owner.uid:
-            return Ownership.OURS
+            mended, self.no_index = self.no_index, False
+            return Ownership.MENDED if mended else Ownership.OURS
         same = held.owner[:4] == owner[:4]
         if not same and not adopt:
             return Ownership.OTHER

@@ -7,9 +7,10 @@ import pytest
 
 from holdfast.erasure import receipt
 from holdfast.errors import UnknownKeys
+from holdfast.store.maintenance import Ownership
 from holdfast.store.redis.layout import label_key_of, session_keys
 from tests.harness.meta import COUNTERS, SLOW
-from tests.integration.world import FIRST, HOUR, World
+from tests.integration.world import AGAIN, FIRST, FOREIGN, HOUR, World
 
 pytestmark = [pytest.mark.redis, pytest.mark.asyncio]
 
@@ -140,15 +141,19 @@ async def test_a_memory_that_is_retained_ends_whatever_times_its_sessions_say(
 
 
 async def test_an_index_of_another_type(world: World) -> None:
-    """Nothing is done to the memory until it is gone, and all other memories go on."""
+    """It is removed where the memory is ours, and the sessions are found again; else it is an error."""
     await world.apply()
     await world.fill(3)
     await world.hands.load_scripts()
     await world.raw.delete(world.keys.sessions)
     await world.raw.hset(world.keys.sessions, "a", "b")
-    with pytest.raises(UnknownKeys):
-        await world.hands.claim(world.memory, FIRST)
+    for other in (FOREIGN, AGAIN):
+        with pytest.raises(UnknownKeys):
+            await world.hands.claim(world.memory, other)
+    assert await world.hands.claim(world.memory, FIRST) is Ownership.MENDED
+    assert await world.hands.claim(world.memory, FIRST) is Ownership.OURS
     await survey(world)
+    assert await world.raw.zcard(world.keys.sessions) == 3
 
 
 async def test_an_index_of_labels_of_another_type(world: World) -> None:

@@ -945,3 +945,13 @@ async def test_a_deletion_that_is_refused_for_long_names_the_ways_out(
     world.annotate(resource, abandon_data="true")
     [event] = (await world.settle(resource)).events
     assert event.reason == "DataAbandoned"
+
+
+@pytest.mark.asyncio
+async def test_what_stood_in_place_of_an_index_is_removed_and_told_once(world: World):
+    _, resource = await ready_pair(world)
+    world.server.no_index = True
+    [event] = (await world.look(resource)).events
+    assert (event.type.value, event.reason) == ("Warning", "IndexRemoved")
+    assert ready(resource) == ("True", "Available")
+    assert (await world.look(resource)).events == ()

@@ -111,6 +111,7 @@ class Ownership(StrEnum):
     """What the marker says."""
 
     OURS = "Ours"  # already, or now for the first time
+    MENDED = "Mended"  # ours; something that was no index stood in its place, and was removed
     TAKEN_OVER = "TakenOver"  # ours from now on: made again under a new uid, or adopted
     OTHER = "Other"  # another cluster or another namespace of that name
     UNMARKED = "Unmarked"  # there are sessions or a policy, but no marker

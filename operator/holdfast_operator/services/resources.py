@@ -241,6 +241,12 @@ class ResourceService:
             case Ownership.OURS:
                 self._fences.passed(uid_of(look.resource.metadata))
                 return
+            case Ownership.MENDED:
+                message = (
+                    "Something that was no index stood in place of the index of sessions, and was "
+                    "removed. The look at all keys of the backend finds the sessions again, within the hour."
+                )
+                look.events.append(Event(EventType.WARNING, "IndexRemoved", message))
             case Ownership.TAKEN_OVER:
                 message = (
                     f"The keys under {target.prefix} are taken over, with the sessions in them."

@@ -80,6 +80,7 @@ _LARGEST = 1 << 25
 _INSTANCE = re.compile("[0-9a-f]{16}")
 _WORDS = {
     "OURS": Ownership.OURS,
+    "MENDED": Ownership.MENDED,
     "TAKENOVER": Ownership.TAKEN_OVER,
     "OTHER": Ownership.OTHER,
     "UNMARKED": Ownership.UNMARKED,

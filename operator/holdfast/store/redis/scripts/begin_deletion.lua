@@ -11,7 +11,7 @@ if refused then
   return refused
 end
 note_epoch(owner, epoch)
-if redis.call('TYPE', SESSIONS).ok ~= 'zset' then
+if owner.no_index then
   redis.call('UNLINK', SESSIONS)
 end
 if owner.deleting == uid and owner.state == 'deleting' then

@@ -3,10 +3,11 @@
 -- uses: owner
 -- KEYS  policy owner usage sessions
 -- ARGV  1 cluster   2 uid of the namespace   3 namespace   4 name   5 uid   6 leader's epoch   7 1 to take over from anybody
--- Returns {OURS}, {TAKENOVER}, {OTHER}, {UNMARKED}, {FENCED, epoch} or {LAYOUT, layout}. What is ours is kept from expiring.
+-- Returns {OURS}, {MENDED} where it was ours and something else in place of its index was removed, {TAKENOVER}, {OTHER},
+-- {UNMARKED}, {FENCED, epoch} or {LAYOUT, layout}. What is ours is kept from expiring.
 local cluster, namespace_uid, namespace, name, uid = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local epoch, adopt = tonumber(ARGV[6]), ARGV[7] == '1'
-local owner = load_owner()
+local owner = load_owner(true)
 if owner.layout > LAYOUT then
   return { 'LAYOUT', owner.layout }
 end
@@ -21,7 +22,12 @@ local empty = owner.sessions == 0 and owner.layout == 0
 local answer = 'OURS'
 if same_place and owner.uid == uid then
   note_epoch(owner, epoch)
+  if owner.no_index then
+    redis.call('UNLINK', SESSIONS)
+    answer = 'MENDED'
+  end
 else
+  redis.call('ZCARD', SESSIONS)  -- what is not ours is left as it is, with an error
   if owner.uid or not empty then
     answer = 'TAKENOVER'
     if not same_place and not adopt then

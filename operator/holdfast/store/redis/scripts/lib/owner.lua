@@ -1,6 +1,6 @@
 -- lib/owner: whose a memory is, and the counter of its policy. Read first, and all four keys: one of another type stops
--- the script before it wrote anything. Only `sessions` is a tenant's to write, and must not stop a deletion: there it is
--- passed by.
+-- the script before it wrote anything. Only `sessions` is a tenant's to write: who owns the memory may pass it by with
+-- `whatever`, and remove what is no index.
 -- owner   cluster namespaceUid namespace name uid, epoch (the highest leader's), deleting (a uid), revision (kept where
 --         the policy may end before)
 -- policy  layout revision state sha256 doc       usage  sessions messages tokens bytes at       sessions  name -> ms
@@ -22,7 +22,7 @@ local function load_owner(whatever)
     epoch = tonumber(fields[6] or 0), deleting = fields[7],
     layout = tonumber(policy[1] or 0), state = policy[3], sha = policy[4],
     revision = math.max(tonumber(fields[8] or 0), tonumber(policy[2] or 0)),
-    sessions = tonumber(sessions) or 0,
+    sessions = tonumber(sessions) or 0, no_index = type(sessions) == 'table',
   }
 end
 
