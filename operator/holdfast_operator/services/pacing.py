@@ -17,8 +17,8 @@ PLACES: Final = 4
 PATIENCE: Final = 2.0
 """Seconds in which a walk waits for its place before others of its object's concerns get a look."""
 RATE: Final = 9000.0
-"""Sessions per second that all walks on one server may change: with the second pass of a rollout, and the pauses
-between steps, it makes the 5,000 that are promised. Faster ones would only take more of the server."""
+"""Sessions per second that all walks on one server may change: with the second pass of a rollout, and the
+pauses between steps, it makes the 5,000 that are promised. Faster ones would only take more of the server."""
 MOST: Final = 100
 """Sessions in one call. Who carries it out sends them in small parts, so others wait for one of those."""
 LEAST: Final = 2
