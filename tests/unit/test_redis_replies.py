@@ -759,6 +759,14 @@ async def test_missing_scripts_are_loaded_and_the_call_is_repeated(repeatable: b
 
 
 @pytest.mark.asyncio
+async def test_scripts_that_were_loaded_are_used_however_late_it_is() -> None:
+    """As where a failover took all the time that there was, and the survivor has none of them."""
+    server = Server()
+    assert await run(server, patience=0) == [b"OK", "append"]
+    assert server.ran == ["append"]
+
+
+@pytest.mark.asyncio
 async def test_who_may_not_load_scripts_waits_for_the_operator() -> None:
     server = Server(may_load=False)
     call = asyncio.create_task(run(server, patience=30))

@@ -249,36 +249,44 @@ class Runner:
     async def _attempt(
         self, commands: Sequence[Command], fault_of: FaultOf
     ) -> tuple[list[Reply], Exception | None]:
-        """Send the commands once; return the replies, or what went wrong where that may pass."""
+        """Send the commands, and return the replies, or what went wrong where that may pass.
+
+        Once, and again where the server did not know a script and knows it now: at once, and however little
+        time is left. A server that takes over is not known to lack them before it is asked.
+        """
         try:
             replies = await self._carrier.exchange(commands)
             fault = fault_of(replies)
-            if fault is None:
-                return replies, None
-            hopeless = await self._mend(fault, commands, replies)
+            if isinstance(fault, NoScriptError):
+                refused = await self._load(commands, replies)
+                if refused is None:
+                    self._telemetry.retried(Retry.SCRIPTS)
+                    replies = await self._carrier.exchange(commands)
+                    fault = fault_of(replies)
+                elif not isinstance(refused, NoPermissionError):
+                    fault = refused
         except (Broken, StoreUnavailable) as error:
             return [], error
-        if hopeless is not None:
-            raise_for(hopeless)
+        if fault is None:
+            return replies, None
+        if not isinstance(fault, NoScriptError) and not passes(fault):
+            raise_for(fault)
         return [], fault
 
-    async def _mend(
-        self, fault: Exception, commands: Sequence[Command], replies: Sequence[Reply]
+    async def _load(
+        self, commands: Sequence[Command], replies: Sequence[Reply]
     ) -> Exception | None:
-        """Do what makes the call worth repeating; return the error when nothing would.
+        """Load all scripts on the server that does not know one; return why it would not.
 
         Raises:
             StoreUnavailable: the connection broke. The call itself has written nothing.
         """
-        if isinstance(fault, NoScriptError):
-            loads = [(b"SCRIPT", b"LOAD", script.body) for script in all_scripts()]
-            try:
-                near = _who_said(NoScriptError, commands, replies)
-                refused = _first_fault(await self._carrier.exchange(loads, near=near))
-            except Broken as error:
-                raise StoreUnavailable("the server does not answer in time") from error
-            return None if isinstance(refused, NoPermissionError) else refused
-        return None if passes(fault) else fault
+        loads = [(b"SCRIPT", b"LOAD", script.body) for script in all_scripts()]
+        near = _who_said(NoScriptError, commands, replies)
+        try:
+            return _first_fault(await self._carrier.exchange(loads, near=near))
+        except Broken as error:
+            raise StoreUnavailable("the server does not answer in time") from error
 
     def _give_up(self, failure: Exception) -> None:
         if isinstance(failure, Broken):
