@@ -420,11 +420,12 @@ def test_reasons_are_a_closed_list() -> None:
         "MemoryPressure",
         "EvictionEnabled",
         "PersistenceOff",
+        "SurveyFailed",
         "DefaultUserOpen",
         "ReplicasNotRequired",
         "ReplicasMissing",
     }
-    assert set(NotInForceReason) == {"FieldsNotInForce"}
+    assert set(NotInForceReason) == {"FieldsNotInForce", "ReadsDoNotRefresh"}
     assert set(REASONS) == set(ConditionType)
 
 

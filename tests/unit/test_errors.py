@@ -1202,6 +1202,12 @@ def several_servers_cases() -> Iterator[Case]:
         lambda: in_cluster(Scripted(Broken("x"))),
     )
     yield Case(
+        "a Cluster without slots",
+        errors.StoreUnavailable,
+        "no node of the Cluster has any slots",
+        lambda: ClusterCarrier([("10.0.0.1", 6379)], lambda _: Scripted([[]])).primaries(),
+    )
+    yield Case(
         "nodes that do not agree",
         errors.StoreUnavailable,
         "the nodes of the Cluster send the call to each other: slots move",
