@@ -44,8 +44,6 @@ from holdfast.store.redis.migrating import Migration
 from holdfast.store.redis.replies import (
     follower,
     milliseconds,
-    read_expiry,
-    read_holdings,
     text,
 )
 from holdfast.store.redis.runner import Runner, evalsha
@@ -60,6 +58,9 @@ from holdfast.store.redis.visiting import (
     Each,
     Visit,
     answered,
+    read_counted,
+    read_lasting,
+    read_rolled,
     visit_part,
 )
 from holdfast.values import MemoryAddress, Terms
@@ -74,7 +75,6 @@ _LONGEST = 3650 * 86_400_000
 _RETAINED = 3_600_000
 """Milliseconds that a retained policy lives at least."""
 _CONNECTIONS = 16
-_DONE: Reply = [b"DONE", 0, 0]
 _LARGEST = 1 << 25
 """Bytes of an answer. Anybody may have us look at a server of theirs, and it must not fill our memory."""
 _INSTANCE = re.compile("[0-9a-f]{16}")
@@ -232,7 +232,7 @@ class RedisMaintenance:
         done = partial(self._migration.each_unless, done=follower(terms), answer=_SAME)
         each, part = (done, COUNTED) if again else (None, CHANGED)
         visit = await self._visit(
-            memory, cursor, limit, command, each=each, part=part, read=_rolled
+            memory, cursor, limit, command, each=each, part=part, read=read_rolled
         )
         looked = [reply for word in ("DONE", "SAME") for _, reply in visit.answers.get(word, ())]
         return visit.step(
@@ -249,7 +249,7 @@ class RedisMaintenance:
         def command(keys: SessionKeys) -> Command:
             return evalsha(script("holdings"), keys[:1], [])
 
-        visit = await self._visit(memory, cursor, limit, command, read=_counted)
+        visit = await self._visit(memory, cursor, limit, command, read=read_counted)
         counts = [reply[1] for _, reply in visit.answers.get("OK", ())]
         totals = (
             Totals(len(counts), *(sum(column) for column in zip(*counts, strict=True)))
@@ -383,7 +383,7 @@ class RedisMaintenance:
         def command(keys: SessionKeys) -> Command:
             return evalsha(script("holdings"), keys[:1], [])
 
-        visit = await self._visit(memory, cursor, limit, command, read=_lasting)
+        visit = await self._visit(memory, cursor, limit, command, read=read_lasting)
         found = Lasting()
         for _, ends, touched in visit.replies("OK"):
             found = found.joined(Lasting(ends, ends - touched))
@@ -466,15 +466,3 @@ def _require_leader(word: str, memory: MemoryAddress) -> None:
         raise Superseded(
             "a newer leader of the operator deals with this memory", memory=str(memory)
         )
-
-
-def _rolled(found: Reply) -> Sequence[Any]:
-    return _DONE if found == b"DONE" else found  # a table costs the server as much as a command
-
-
-def _counted(found: Reply) -> Sequence[Any]:
-    return ["OK", read_holdings(found[1])] if found[0] == b"OK" else found
-
-
-def _lasting(found: Reply) -> Sequence[Any]:
-    return ["OK", *read_expiry(found[2])] if found[0] == b"OK" else found

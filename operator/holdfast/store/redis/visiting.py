@@ -13,7 +13,7 @@ from holdfast.store.maintenance import Step
 from holdfast.store.redis.carrier import Command, Reply
 from holdfast.store.redis.index import CHUNK, Entry, Index
 from holdfast.store.redis.layout import SessionKeys
-from holdfast.store.redis.replies import text
+from holdfast.store.redis.replies import read_expiry, read_holdings, text
 
 CHANGED: Final = 10
 """Sessions in a part where a script changes each: a few tenths of a millisecond of the server's time."""
@@ -111,3 +111,18 @@ def answered(reply: Reply, read: Callable[[Reply], Sequence[Any]]) -> tuple[str,
     except (ValueError, CorruptRecord, UnknownKeys) as error:
         return "BROKEN", error
     return text(answer[0]), answer
+
+
+def read_rolled(reply: Reply) -> Sequence[Any]:
+    """Read an answer of `roll_out`; of a plain session it is a word, a table would cost the server more."""
+    return [b"DONE", 0, 0] if reply == b"DONE" else reply
+
+
+def read_counted(reply: Reply) -> Sequence[Any]:
+    """Read an answer of `holdings` as a word and what the session holds."""
+    return ["OK", read_holdings(reply[1])] if reply[0] == b"OK" else reply
+
+
+def read_lasting(reply: Reply) -> Sequence[Any]:
+    """Read an answer of `holdings` as a word, when the session ends, and how long it lives untouched."""
+    return ["OK", *read_expiry(reply[2])] if reply[0] == b"OK" else reply
