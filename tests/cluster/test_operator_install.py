@@ -47,7 +47,7 @@ spec:
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def bare_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """A control plane without our definitions, where the operator may serve one namespace: `served`."""
     try:

@@ -146,13 +146,18 @@ def test_answers_that_nobody_takes(sidecar: SidecarApart) -> None:
 
 
 def settled(sidecar: SidecarApart) -> bool:
-    """Whether the process has done what it was asked: its processor time stands still for a moment."""
-    before = Path(f"/proc/{sidecar.pid}/stat").read_text().split()[13]
+    """Whether the process has done what it was asked: it is nearly idle, but for one agent."""
+    before = ticks(sidecar)
     time.sleep(0.5)
-    return Path(f"/proc/{sidecar.pid}/stat").read_text().split()[13] == before
+    return ticks(sidecar) - before <= 8
 
 
-def wait_until(holds: Callable[[], bool], *, deadline: float = 60) -> None:
+def ticks(sidecar: SidecarApart) -> int:
+    """The processor time of the process so far, in hundredths of a second."""
+    return int(Path(f"/proc/{sidecar.pid}/stat").read_text().split()[13])
+
+
+def wait_until(holds: Callable[[], bool], *, deadline: float = 180) -> None:
     end = time.monotonic() + deadline
     while not holds():
         assert time.monotonic() < end

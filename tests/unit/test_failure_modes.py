@@ -29,7 +29,11 @@ SPEC: dict[str, Any] = {
     "limits": {"maxTokens": 100_000},
     "retention": {"ttl": "1h"},
 }
-AWAY = StoreUnavailable("away")
+
+
+def away() -> StoreUnavailable:
+    """Return a fault of its own: an error keeps the session that it was first raised for."""
+    return StoreUnavailable("away")
 
 
 class Reached:
@@ -128,7 +132,7 @@ async def test_strict_raises(store: Faulty, read: Callable[[Session], Any]) -> N
     strict = session(store, "Strict")
     await strict.append_many([user("a"), user("b")])
     assert (await read(strict)).stale is False
-    store.fault = AWAY
+    store.fault = away()
     with pytest.raises(StoreUnavailable):
         await read(strict)
 
@@ -142,7 +146,7 @@ async def test_stale_returns_the_last_answer_to_the_same_call(
     await stale.append_many([user("a"), {"role": "user", "content": "é", "n": [1, 2.5, None]}])
     answer = await read(stale)
     await stale.append(user("c"))
-    store.fault = AWAY
+    store.fault = away()
     for _ in range(2):
         copy = await read(stale)
         assert copy.stale is True
@@ -171,7 +175,7 @@ async def test_stale_without_an_earlier_answer_raises(
     stale = session(store)
     await stale.append_many([user("a"), user("b")])
     await stale.read(limit=1)
-    store.fault = AWAY
+    store.fault = away()
     with pytest.raises(StoreUnavailable) as caught:
         await read(stale)
     assert (caught.value.memory, caught.value.session) == ("local/support", "42")
@@ -183,7 +187,7 @@ async def test_empty_returns_nothing(store: Faulty, read: Callable[[Session], An
     empty = session(store, "ReadEmpty")
     await empty.append_many([user("a"), user("b")])
     assert not (await read(empty)).stale
-    store.fault = AWAY
+    store.fault = away()
     answer = await read(empty)
     assert answer.stale is True
     assert answer == ([] if isinstance(answer, list) else Page((), 0, None, 0, stale=True))
@@ -191,7 +195,7 @@ async def test_empty_returns_nothing(store: Faulty, read: Callable[[Session], An
 
 @pytest.mark.asyncio
 async def test_empty_needs_no_first_answer(store: Faulty) -> None:
-    store.fault = AWAY
+    store.fault = away()
     assert await session(store, "ReadEmpty").read() == []
     with pytest.raises(StoreUnavailable):
         await session(store, "ReadStale").read()
@@ -203,7 +207,7 @@ async def test_everything_but_reading_raises(store: Faulty, mode: str) -> None:
     one = session(store, mode)
     await one.append_many([user("a"), user("b")])
     await one.read()
-    store.fault = AWAY
+    store.fault = away()
     for call in (
         one.append(user("c")),
         one.append(user("c"), id="1"),
@@ -231,7 +235,7 @@ async def test_a_turn_never_reads_copies(
     await read(one)
     async with one.turn() as turn:
         await read(turn)
-        store.fault = AWAY
+        store.fault = away()
         with pytest.raises(StoreUnavailable):
             await read(turn)
         store.fault = None
@@ -243,7 +247,7 @@ async def test_what_a_turn_read_is_nobody_elses(store: Faulty) -> None:
     async with one.turn() as turn:
         await turn.append(user("a"))
         await turn.read()
-    store.fault = AWAY
+    store.fault = away()
     with pytest.raises(StoreUnavailable):
         await one.read()
 
@@ -253,7 +257,7 @@ async def test_other_handles_of_the_session_have_the_same_copy(store: Faulty) ->
     memory = client(store).memory("support")
     await memory.session("42").append(user("a"))
     await memory.session("42").read()
-    store.fault = AWAY
+    store.fault = away()
     assert await memory.session("42").read() == [user("a")]
     with pytest.raises(StoreUnavailable):
         await memory.session("43").read()
@@ -266,7 +270,7 @@ async def test_closing_drops_the_copies(store: Faulty) -> None:
     await stale.append(user("a"))
     await stale.read()
     await one.aclose()
-    store.fault = AWAY
+    store.fault = away()
     with pytest.raises(StoreUnavailable):
         await stale.read()
 
@@ -297,7 +301,7 @@ async def test_what_this_process_takes_out_is_in_no_copy(
     await stale.read_page()
     if answered:
         await taking(stale)
-    store.fault = AWAY
+    store.fault = away()
     if not answered:
         with pytest.raises(StoreUnavailable):
             await taking(stale)
@@ -311,7 +315,7 @@ async def test_a_new_handle_that_cannot_clear_drops_the_copy_too(store: Faulty) 
     memory = client(store).memory("support")
     await memory.session("42").append(user("secret"))
     await memory.session("42").read()
-    store.fault = AWAY
+    store.fault = away()
     with pytest.raises(StoreUnavailable):
         await memory.session("42").clear()
     with pytest.raises(StoreUnavailable):
@@ -324,7 +328,7 @@ async def test_a_read_under_way_while_it_is_cleared_keeps_nothing(store: Faulty)
     await stale.append(user("secret"))
     store.after = stale.clear
     assert await stale.read() == [user("secret")]
-    store.fault = AWAY
+    store.fault = away()
     with pytest.raises(StoreUnavailable):
         await stale.read()
 
@@ -342,7 +346,7 @@ async def test_what_others_erased_is_gone_with_the_next_answer(
     await stale.read()
     await other.clear()
     await look(stale)
-    store.fault = AWAY
+    store.fault = away()
     with pytest.raises(StoreUnavailable):
         await stale.read()
 
@@ -357,7 +361,7 @@ async def test_what_others_erased_and_filled_again_is_gone_with_the_next_answer(
     await other.clear()
     await other.append(user("new"))
     assert (await stale.read_page()).total == 1
-    store.fault = AWAY
+    store.fault = away()
     with pytest.raises(StoreUnavailable):
         await stale.read()
     assert (await stale.read_page()).records[0].item == user("new")
@@ -375,7 +379,7 @@ async def test_whoever_may_not_read_any_more_has_no_copies(
     store.fault = error
     with pytest.raises(type(error)):
         await memory.session("1").read()
-    store.fault = AWAY
+    store.fault = away()
     for name in ("1", "2"):
         with pytest.raises(StoreUnavailable):
             await memory.session(name).read()
@@ -407,7 +411,7 @@ async def test_where_the_policy_cannot_be_asked_for_the_last_one_is_good_enough_
     async with one:
         await session.append(user("a"))
         clock.now += TRUST + 1
-        store.policy_fault = AWAY  # as where it is on another node of a Cluster
+        store.policy_fault = away()  # as where it is on another node of a Cluster
         if mode == "Strict":
             with pytest.raises(StoreUnavailable):
                 await session.read()
@@ -416,7 +420,7 @@ async def test_where_the_policy_cannot_be_asked_for_the_last_one_is_good_enough_
             assert (answer, answer.stale) == ([user("a")], False)
         with pytest.raises(StoreUnavailable):
             await session.append(user("b"))
-        store.fault = AWAY
+        store.fault = away()
         if mode == "ReadStale":
             answer = await session.read()
             assert (answer, answer.stale) == ([user("a")], True)
@@ -424,7 +428,7 @@ async def test_where_the_policy_cannot_be_asked_for_the_last_one_is_good_enough_
         store.put(4, failureMode="Strict")
         clock.now += TRUST + 1
         assert (await session.read()) == [user("a")]
-        store.fault = AWAY
+        store.fault = away()
         with pytest.raises(StoreUnavailable):
             await session.read()
 
@@ -432,7 +436,7 @@ async def test_where_the_policy_cannot_be_asked_for_the_last_one_is_good_enough_
 @pytest.mark.asyncio
 async def test_nobody_guesses_a_policy_that_was_never_seen(store: Faulty, clock: Clock) -> None:
     store.put(3, failureMode="ReadEmpty")
-    store.fault = AWAY
+    store.fault = away()
     one, session = managed(store, clock)
     async with one:
         with pytest.raises(StoreUnavailable):
@@ -445,7 +449,7 @@ async def test_the_key_of_a_session_is_never_guessed(store: Faulty, clock: Clock
     given = SPEC | {"failureMode": "ReadEmpty", "keyTemplate": "{user}:{tenant}"}
     one = Client(store, policy=given)
     session = one.memory("support").session(user="1", tenant="2")
-    store.fault = AWAY
+    store.fault = away()
     assert await session.read() == []
     store.fault = None
     async with one:
@@ -480,7 +484,7 @@ async def test_it_is_logged_once_counted_and_shown(
     await one.append(user("a"))
     await one.read()
     assert (await one.health()).warnings == ()
-    store.fault = AWAY
+    store.fault = away()
     with caplog.at_level(logging.INFO, "holdfast"):
         for _ in range(20):
             await one.read()
