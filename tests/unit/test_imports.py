@@ -122,3 +122,11 @@ def test_help_is_said_before_anything_is_loaded(module: str):
     *said, modules = done.stdout.splitlines()
     assert any("usage" in line.lower() for line in said)
     assert not OF_THE_EXTRAS & set(modules.split())
+
+
+def test_no_module_is_too_long_to_be_kept_in_mind():
+    lengths = {path: len(path.read_text().splitlines()) for path in SOURCE.rglob("*.py")}
+    assert len(lengths) > 100
+    long = [path for path, lines in lengths.items() if lines > 450]
+    # What a program writes is read where it is written from.
+    assert [path.relative_to(SOURCE).as_posix() for path in long] == ["holdfast/sync/facade.py"]

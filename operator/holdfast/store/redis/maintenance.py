@@ -25,6 +25,14 @@ from holdfast.store.maintenance import (
 from holdfast.store.redis.access import RedisAccess
 from holdfast.store.redis.carrier import Carrier, Command, Reply
 from holdfast.store.redis.connecting import make_carrier
+from holdfast.store.redis.deleting import (
+    REMEMBERED,
+    burial,
+    bury_found,
+    longest_lasting,
+    retained_until,
+    settle_buried,
+)
 from holdfast.store.redis.discovery import WithSentinels
 from holdfast.store.redis.fleet import Fleet
 from holdfast.store.redis.hunting import Hunt
@@ -38,15 +46,13 @@ from holdfast.store.redis.layout import (
     mark_key,
     memory_keys,
     pack_terms,
-    session_keys,
 )
 from holdfast.store.redis.migrating import Migration
 from holdfast.store.redis.replies import (
     follower,
-    milliseconds,
     text,
 )
-from holdfast.store.redis.runner import Runner, evalsha
+from holdfast.store.redis.runner import Runner
 from holdfast.store.redis.script import Script, script
 from holdfast.store.redis.store import RedisStore
 from holdfast.store.redis.surveying import Surveyor, Task
@@ -57,7 +63,7 @@ from holdfast.store.redis.visiting import (
     LOOKED,
     Each,
     Visit,
-    answered,
+    holdings,
     read_counted,
     read_lasting,
     read_rolled,
@@ -66,14 +72,6 @@ from holdfast.store.redis.visiting import (
 from holdfast.values import MemoryAddress, Terms
 
 _SAME: Reply = [b"SAME", 0]
-_TOMBSTONE = 60_000
-"""Life of a tombstone in milliseconds: above the age at which a writer asks for the policy again."""
-_REMEMBERED = 86_400_000
-"""Milliseconds for which marker, epoch and revision outlive a memory."""
-_LONGEST = 3650 * 86_400_000
-"""Milliseconds: the longest life that a policy can give."""
-_RETAINED = 3_600_000
-"""Milliseconds that a retained policy lives at least."""
 _CONNECTIONS = 16
 _LARGEST = 1 << 25
 """Bytes of an answer. Anybody may have us look at a server of theirs, and it must not fill our memory."""
@@ -245,11 +243,7 @@ class RedisMaintenance:
         self, memory: MemoryAddress, *, cursor: int, limit: int
     ) -> tuple[Step, Totals]:
         """Add up counters; see `Maintenance.measure`. Five round trips for every 100 sessions."""
-
-        def command(keys: SessionKeys) -> Command:
-            return evalsha(script("holdings"), keys[:1], [])
-
-        visit = await self._visit(memory, cursor, limit, command, read=read_counted)
+        visit = await self._visit(memory, cursor, limit, holdings, read=read_counted)
         counts = [reply[1] for _, reply in visit.answers.get("OK", ())]
         totals = (
             Totals(len(counts), *(sum(column) for column in zip(*counts, strict=True)))
@@ -328,15 +322,8 @@ class RedisMaintenance:
 
         Thirteen round trips for every 100 sessions.
         """
-
-        def command(keys: SessionKeys) -> Command:
-            return evalsha(script("bury"), keys, [revision, _TOMBSTONE])
-
-        visit = await self._visit(memory, cursor, limit, command, part=CHANGED)
-        index = self._index(memory)
-        dropped = await index.forget(visit.entries("DONE", "SAME"), idle=0)
-        dropped += await index.forget(visit.entries("GONE"), idle=ABANDONED)
-        return visit.step(changed=len(visit.entries("DONE")), dropped=dropped)
+        visit = await self._visit(memory, cursor, limit, burial(revision), part=CHANGED)
+        return await settle_buried(visit, self._index(memory))
 
     async def bury_hidden(
         self, revisions: Mapping[MemoryAddress, int], *, cursor: int, limit: int
@@ -346,18 +333,7 @@ class RedisMaintenance:
         A round trip more than `search`.
         """
         cursor, found = await self._hunt.step(revisions, cursor, limit)
-        commands = [
-            evalsha(
-                script("bury"),
-                session_keys(memory, session, self._prefix),
-                [revisions[memory], _TOMBSTONE],
-            )
-            for memory, session in found
-        ]
-        buried = 0
-        for first in range(0, len(commands), CHUNK):
-            replies = await self._runner.each(commands[first : first + CHUNK])
-            buried += sum(answered(reply, list)[0] == "DONE" for reply in replies)
+        buried = await bury_found(self._runner, found, revisions, prefix=self._prefix)
         return Step(cursor, len(found), buried, 0, 0)
 
     async def end_deletion(self, memory: MemoryAddress, owner: Owner) -> bool:
@@ -365,7 +341,7 @@ class RedisMaintenance:
 
         One round trip, and one more for every 1,000 labels.
         """
-        arguments = [owner.uid, owner.epoch, _REMEMBERED]
+        arguments = [owner.uid, owner.epoch, REMEMBERED]
         word = "MORE"
         while word == "MORE":
             word, *_ = await self._own("end_deletion", memory, arguments, labels=True)
@@ -379,25 +355,13 @@ class RedisMaintenance:
 
         Five round trips for every 100 sessions.
         """
-
-        def command(keys: SessionKeys) -> Command:
-            return evalsha(script("holdings"), keys[:1], [])
-
-        visit = await self._visit(memory, cursor, limit, command, read=read_lasting)
-        found = Lasting()
-        for _, ends, touched in visit.replies("OK"):
-            found = found.joined(Lasting(ends, ends - touched))
-        return visit.step(changed=0), found
+        visit = await self._visit(memory, cursor, limit, holdings, read=read_lasting)
+        return visit.step(changed=0), longest_lasting(visit)
 
     async def release(self, memory: MemoryAddress, owner: Owner, lasting: Lasting) -> None:
         """Leave the keys to their expiry; see `Maintenance.release`. Two round trips."""
-        [clock] = await self._runner.read([(b"TIME",)])
-        now = milliseconds(clock)
-        # A tenant may have written any time there; more than a policy can say is none.
-        longest = max(now + _RETAINED, min(lasting.ends, now + _LONGEST))
-        idle = max(_REMEMBERED, min(lasting.idle, _LONGEST))
-        # Until the policy ends a writer may renew a session once more.
-        arguments = [owner.uid, owner.epoch, longest, longest + idle + _TOMBSTONE]
+        policy, marker = await retained_until(self._runner, lasting)
+        arguments = [owner.uid, owner.epoch, policy, marker]
         await self._own("retain", memory, arguments)
 
     def store(self) -> RedisStore:

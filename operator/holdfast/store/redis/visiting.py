@@ -14,6 +14,8 @@ from holdfast.store.redis.carrier import Command, Reply
 from holdfast.store.redis.index import CHUNK, Entry, Index
 from holdfast.store.redis.layout import SessionKeys
 from holdfast.store.redis.replies import read_expiry, read_holdings, text
+from holdfast.store.redis.runner import evalsha
+from holdfast.store.redis.script import script
 
 CHANGED: Final = 10
 """Sessions in a part where a script changes each: a few tenths of a millisecond of the server's time."""
@@ -116,6 +118,11 @@ def answered(reply: Reply, read: Callable[[Reply], Sequence[Any]]) -> tuple[str,
 def read_rolled(reply: Reply) -> Sequence[Any]:
     """Read an answer of `roll_out`; of a plain session it is a word, a table would cost the server more."""
     return [b"DONE", 0, 0] if reply == b"DONE" else reply
+
+
+def holdings(keys: SessionKeys) -> Command:
+    """Return the command that asks what a session holds and how long it lives."""
+    return evalsha(script("holdings"), keys[:1], [])
 
 
 def read_counted(reply: Reply) -> Sequence[Any]:

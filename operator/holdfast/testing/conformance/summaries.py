@@ -11,6 +11,7 @@ from holdfast.errors import BudgetTooSmall, ConfigurationError, SummaryFailed
 from holdfast.session import Session
 from holdfast.store import MemoryStore, SessionStore
 from holdfast.summaries import SummaryRequest
+from holdfast.testing.conformance.authors import Author, begun
 from holdfast.testing.conformance.flushing import recounted
 from holdfast.testing.conformance.support import (
     open_session,
@@ -26,11 +27,9 @@ from holdfast.testing.conformance.upkeep import (
     HYBRID,
     LIMITS,
     SUMMARY,
-    Author,
     Open,
     UpkeepContract,
     accounted,
-    begun,
     converse,
     flushed,
     grow,

@@ -13,7 +13,7 @@ from holdfast.planning import plan_flush
 from holdfast.policy import load_policy
 from holdfast.session import Session
 from holdfast.store import MemoryStore, SessionStore
-from holdfast.summaries import SummaryRequest
+from holdfast.testing.conformance.authors import Author, begun
 from holdfast.testing.conformance.flushing import recounted
 from holdfast.testing.conformance.support import (
     Advance,
@@ -40,41 +40,6 @@ LIMITS = {"maxTokens": 1_000}
 ROOM = {"maxTokens": 100_000}
 
 Open = Callable[..., Session]
-
-
-class Author:
-    """Writes summaries: the text it was given, when it may.
-
-    Attributes:
-        text: what it writes; an error is raised instead.
-        requests: what it was asked.
-        begun: somebody waits for it.
-        may: it answers.
-    """
-
-    name = "author"
-
-    def __init__(self, text: str | BaseException = "in short", *, waits: bool = False) -> None:
-        self.text = text
-        self.requests: list[SummaryRequest] = []
-        self.begun = asyncio.Event()
-        self.may = asyncio.Event()
-        if not waits:
-            self.may.set()
-
-    async def summarize(self, request: SummaryRequest) -> str:
-        self.requests.append(request)
-        self.begun.set()
-        await self.may.wait()
-        if isinstance(self.text, BaseException):
-            raise self.text
-        return self.text
-
-
-async def begun(author: Author) -> None:
-    """Return when somebody waits for a summary."""
-    async with asyncio.timeout(20):
-        await author.begun.wait()
 
 
 class UpkeepContract(SessionContract):
