@@ -122,7 +122,7 @@ class Load:
     async def run(self) -> None:
         while True:
             await asyncio.gather(*(self._create() for _ in range(AT_ONCE)))
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.4)
 
     async def more(self) -> None:
         """Wait until many more were created."""
