@@ -249,6 +249,8 @@ async def test_another_one_leads_soon_after_a_kill_and_at_once_after_a_stop(
     await asyncio.to_thread(second.process.terminate)
     await until(lambda: first.leads, "the first one leads again")
     gave_up = second.said_at("The lease is given up")
+    told = second.said_at("Signal SIGTERM is received")
+    assert seconds_between(told, gave_up) < 5, "Kopf waited for its own look at the flag"
     assert seconds_between(gave_up, first.said_at(LEADS)) < LEASE - 1, (
         "it did not wait for the lease"
     )
