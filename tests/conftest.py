@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Generator, Iterator
 import pytest
 import pytest_asyncio
 from hypothesis import HealthCheck, settings
+from redis import Redis
 
 from holdfast.embedded import find_binary
 from holdfast.errors import ConfigurationError
@@ -25,20 +26,43 @@ settings.load_profile("test")
 
 
 @pytest.fixture(scope="session")
-def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Server]:
-    """One Valkey for the whole run, without persistence: use keys of your own."""
-    _need_valkey()
-    with running_server(Product.VALKEY, tmp_path_factory.mktemp("valkey")) as server:
-        yield server
+def shared_servers() -> list[Server]:
+    """The servers of the whole run that were needed so far."""
+    return []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_keys_are_left(shared_servers: list[Server]) -> Generator[None]:
+    """Whoever walks over all keys of a shared server meets those of its own module at most."""
+    yield
+    for server in shared_servers:
+        with Redis(port=server.port) as client:
+            client.flushall()
 
 
 @pytest.fixture(scope="session")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Server]:
+def valkey_server(
+    tmp_path_factory: pytest.TempPathFactory, shared_servers: list[Server]
+) -> Generator[Server]:
+    """One Valkey for the whole run, without persistence: use keys of your own."""
+    _need_valkey()
+    with running_server(Product.VALKEY, tmp_path_factory.mktemp("valkey")) as server:
+        shared_servers.append(server)
+        yield server
+        shared_servers.remove(server)
+
+
+@pytest.fixture(scope="session")
+def redis_server(
+    tmp_path_factory: pytest.TempPathFactory, shared_servers: list[Server]
+) -> Generator[Server]:
     """One Redis 7 for the whole run, without persistence: use keys of your own."""
     if find_redis() is None:
         missing("redis-server 7", "apt-get install redis-server")
     with running_server(Product.REDIS, tmp_path_factory.mktemp("redis")) as server:
+        shared_servers.append(server)
         yield server
+        shared_servers.remove(server)
 
 
 @pytest.fixture(scope="session")

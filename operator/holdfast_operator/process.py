@@ -182,6 +182,7 @@ async def _act(
         wakers=watched.wakers,
         echoes=watched.echoes,
         watch_namespaces=not options.namespaces,
+        ending=stop.set,
     )
     where = ", ".join(options.namespaces) or "all namespaces"
     _log.info("The operator starts; it serves %s.", where)

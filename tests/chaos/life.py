@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, RedisError
 
 from holdfast.client import Client
-from holdfast.errors import HoldfastError
+from holdfast.errors import AccessDenied, HoldfastError
 from holdfast.store.redis import RedisStore
 from tests.chaos.api import Api, Reference
 from tests.chaos.operators import Fate, Nursery, Operator
@@ -36,8 +36,6 @@ BINDING: Final = Reference("MemoryBinding", "agent")
 ISSUED: Final = Reference("Secret", "agent-holdfast")
 ERASURE: Final = Reference("MemoryErasure", "order")
 _GRANTS: Final = ("backend-secrets", "binding-secrets")
-_REST: Final = 60.0
-"""Seconds within which an operator must come to rest."""
 _WRITTEN, _LOOKED = 0.1, 0.2
 """Seconds between a writer's messages, and between looks at what converges. Dozens of lives share one
 process and two cores with their operators: more often, and they would keep each other from going on."""
@@ -54,6 +52,7 @@ class Ground:
         server: a Redis or Valkey whose default user has the password `ADMIN`.
         patience: seconds for everything to converge.
         watched: seconds at rest that are looked at.
+        rest: seconds within which an operator must come to rest.
     """
 
     plane: ControlPlane
@@ -62,6 +61,7 @@ class Ground:
     server: Server
     patience: float = 240.0
     watched: float = 2.0
+    rest: float = 60.0
 
 
 @dataclass(slots=True)
@@ -355,6 +355,9 @@ class Life:
                 try:
                     await writer.append(message(text), id=text)
                 except HoldfastError as error:
+                    if isinstance(error, AccessDenied) and not self.forgetful:
+                        self.found.violations.append(f"{phase.name}: a writer is refused: {error}")
+                        return
                     if time.monotonic() > end:
                         self.found.violations.append(f"{phase.name}: no append any more: {error}")
                         return
@@ -377,7 +380,7 @@ class Life:
 
     async def _at_rest(self, phase: Phase) -> list[str]:
         """Wait for a while in which nothing is written to the API server, and little is sent to Redis."""
-        end, watched = time.monotonic() + _REST, self.ground.watched
+        end, watched = time.monotonic() + self.ground.rest, self.ground.watched
         while True:
             if not self.operator.alive:  # its point came when everything was done
                 await self._replace(phase, armed=False)

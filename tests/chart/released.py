@@ -101,7 +101,7 @@ class Place:
 
     def operator(self, directory: Path, *arguments: str) -> OperatorProcess:
         """The operator, as the ServiceAccount that the release made and with what it may do."""
-        self.plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        self.plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=120s")
         directory.mkdir(parents=True)
         options = ["--interval=2", *WEBHOOK_OPTIONS, *arguments]
         return OperatorProcess(self.plane, directory, arguments=options, elected=True, forked=True)

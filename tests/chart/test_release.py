@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -14,6 +13,7 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 import holdfast
+from holdfast.embedded import reserve_port
 from tests.chart.released import HOME, OBJECTS, Place, objects, previous_chart
 from tests.harness.administrator import Refused
 from tests.harness.control_plane import ControlPlane
@@ -50,6 +50,12 @@ def place(chart_plane: ControlPlane) -> Iterator[Place]:
     place.kubectl("annotate", "crd", "--all", "--overwrite", *owner)
 
 
+@pytest.fixture
+def port() -> Iterator[int]:
+    with reserve_port(None) as port:
+        yield port
+
+
 @pytest_asyncio.fixture
 async def redis(valkey_server: Server) -> AsyncIterator[Redis]:
     client = valkey_server.client()
@@ -80,9 +86,7 @@ def create(place: Place, manifest: dict[str, Any]) -> str:
 
 async def all_ready(place: Place) -> None:
     for what in OBJECTS:
-        await until(
-            lambda what=what: place.is_ready(what), f"{what} is Ready", deadline=60, every=LOOKS
-        )
+        await until(lambda what=what: place.is_ready(what), f"{what} is Ready", every=LOOKS)
 
 
 def values(place: Place, **more: Any) -> dict[str, Any]:
@@ -158,9 +162,7 @@ async def test_uninstalling_leaves_objects_and_data_and_a_reinstallation_goes_on
         # The ServiceAccount is another one, and so are its tokens.
         operator = place.operator(tmp_path / "again")
         operator.start()
-        await until(
-            lambda: not place.exists("membind/agent"), "the binding goes", deadline=60, every=LOOKS
-        )
+        await until(lambda: not place.exists("membind/agent"), "the binding goes", every=LOOKS)
         await until(
             lambda: place.is_ready("memres/support"), "the memory is Ready again", every=LOOKS
         )
@@ -199,7 +201,7 @@ async def test_only_pods_that_ask_are_held_up_by_a_webhook_that_is_away(place: P
 
 async def test_what_the_notes_tell_people_to_apply_is_accepted(place: Place):
     place.helm.install(values(place), "--create-namespace")
-    place.plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+    place.plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=120s")
     told = place.helm.run("get", "notes", "holdfast", f"--namespace={HOME}")
     block = told.partition("<<EOF\n")[2].partition("\nEOF\n")[0]
     said = place.plane.kubectl(
@@ -246,7 +248,7 @@ async def test_the_policies_confine_the_operator_of_a_release_by_another_name(pl
 
 
 async def test_the_programs_of_helm_test_do_what_they_say(
-    place: Place, valkey_server: Server, tmp_path: Path
+    place: Place, valkey_server: Server, tmp_path: Path, port: int
 ):
     """As the account of the test, with its rights and no others, under the admission policies."""
     settings = {"tryout": {"enabled": True}, "test": {"namespace": place.namespace}}
@@ -259,7 +261,6 @@ async def test_the_programs_of_helm_test_do_what_they_say(
     listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": hooks})
     place.plane.apply(listed)
     account = place.plane.kubeconfig_for(HOME, "holdfast-test")
-    port = free_port()
     operator = place.operator(tmp_path / "operator", f"--health-port={port}")
     operator.start()
     # What the chart gives the programs, but for addresses that are only there in a cluster.
@@ -290,12 +291,6 @@ async def test_the_programs_of_helm_test_do_what_they_say(
     assert "does not answer" in await ran(
         "health", "--seconds=0", f"http://127.0.0.1:{port}/", ends=1
     )
-
-
-def free_port() -> int:
-    with socket.socket() as attempt:
-        attempt.bind(("127.0.0.1", 0))
-        return attempt.getsockname()[1]
 
 
 async def ran(program: str, *arguments: str, ends: int = 0) -> str:

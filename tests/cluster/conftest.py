@@ -7,7 +7,7 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from tests.harness.control_plane import ControlPlane
-from tests.harness.operator_process import OperatorProcess, grant_secrets, running_operator
+from tests.harness.operator_process import OperatorProcess, grant_secrets, serving_operator
 from tests.harness.servers import Server
 from tests.harness.space import Space
 
@@ -24,9 +24,7 @@ def operator(
 ) -> Iterator[OperatorProcess]:
     """One operator for all tests of a module. It looks at objects at rest every two seconds."""
     directory = tmp_path_factory.mktemp("operator")
-    with running_operator(
-        control_plane, directory, arguments=["--interval=2"], forked=True
-    ) as process:
+    with serving_operator(control_plane, directory, arguments=["--interval=2"]) as process:
         yield process
         assert not [line for line in process.errors() if "Traceback" in line], process.tail()
 

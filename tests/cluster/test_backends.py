@@ -68,7 +68,7 @@ class Space:
         self.plane.administrator.merge(self.namespace, what, {"spec": spec})
 
     async def until(
-        self, what: str, holds: Callable[[dict[str, Any]], bool], hint: str, deadline: float = 90
+        self, what: str, holds: Callable[[dict[str, Any]], bool], hint: str, deadline: float = 120
     ) -> dict[str, Any]:
         last: dict[str, Any] = {}
 
@@ -174,7 +174,7 @@ async def test_a_cluster_is_served_with_its_replicas(space: Space, tmp_path: Pat
         [replica] = cluster.replicas
         assert await knows_scripts(replica)
         await replica.restart()  # which loses them
-        await until(lambda: knows_scripts(replica), "it has the scripts again", deadline=60)
+        await until(lambda: knows_scripts(replica), "it has the scripts again")
         space.kubectl("delete", "memres/support")
 
 

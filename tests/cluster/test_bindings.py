@@ -26,7 +26,7 @@ from holdfast.store.redis import RedisStore
 from tests.harness.certificates import CertificateAuthority
 from tests.harness.cluster_of_servers import ClusterOfServers
 from tests.harness.control_plane import ControlPlane
-from tests.harness.operator_process import RBAC, ROOT, OperatorProcess, running_operator
+from tests.harness.operator_process import RBAC, ROOT, OperatorProcess, serving_operator
 from tests.harness.parts import missing
 from tests.harness.servers import Product, Server, find_redis
 from tests.harness.space import LOOKS
@@ -44,9 +44,7 @@ def operator(
     control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OperatorProcess]:
     directory = tmp_path_factory.mktemp("operator")
-    with running_operator(
-        control_plane, directory, arguments=["--interval=1"], forked=True
-    ) as process:
+    with serving_operator(control_plane, directory, arguments=["--interval=1"]) as process:
         control_plane.apply(POLICIES)
         yield process
         assert not [line for line in process.errors() if "Traceback" in line], process.tail()
@@ -108,7 +106,7 @@ class Team:
             return condition(last, of).get("reason") == reason
 
         try:
-            await until(look, reason, deadline=60, every=LOOKS)
+            await until(look, reason, every=LOOKS)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{json.dumps(last.get('status'), indent=1)}") from None
         return condition(last, of)
@@ -388,7 +386,7 @@ async def test_a_deleted_binding_closes_what_is_open(team: Team, redis: Redis):
     )
     team.kubectl("delete", "membind", "agent", "--timeout=60s")
     with pytest.raises(RedisError):
-        await asyncio.wait_for(waiting, 30)
+        await asyncio.wait_for(waiting, 90)
     await user.aclose()
     assert not await team.let_in(login)
     assert not team.get(f"secret/{SECRET}")
@@ -501,7 +499,7 @@ async def test_every_node_of_a_cluster_has_the_user(
             except RedisError:
                 return False
 
-        await until(known, "the replica has the user again", deadline=60)
+        await until(known, "the replica has the user again")
         await asyncio.to_thread(team.kubectl, "delete", "membind", "agent", "--timeout=60s")
         for node in nodes:
             async with node.client() as raw:

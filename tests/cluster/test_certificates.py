@@ -122,12 +122,12 @@ class Load:
     async def run(self) -> None:
         while True:
             await asyncio.gather(*(self._create() for _ in range(AT_ONCE)))
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.4)
 
     async def more(self) -> None:
         """Wait until many more were created."""
         enough = self.created + 2 * AT_ONCE
-        await until(lambda: self.created > enough, "pods are created", deadline=90)
+        await until(lambda: self.created > enough, "pods are created")
 
     async def _create(self) -> None:
         response = await self._api.create_pod(self._namespace, pod())
@@ -145,7 +145,7 @@ async def rotated(stage: Stage, request: str) -> None:
     async def changed() -> bool:
         return await stage.served() != before
 
-    await until(changed, f"{request}: another certificate is served", deadline=120, every=0.1)
+    await until(changed, f"{request}: another certificate is served", every=0.1)
 
 
 @contextlib.asynccontextmanager
@@ -179,7 +179,7 @@ async def test_certificates_change_under_load_and_no_pod_is_refused(stage: Stage
         await until(lambda: not_yet(works), "labelled pods wait for a certificate")
         stage.operator.start()
         async with beside(stage.follow()):
-            await until(works, "the certificate is made, delivered and trusted", deadline=90)
+            await until(works, "the certificate is made, delivered and trusted")
             async with beside(load.run()):
                 for request in ("first", "second"):
                     await rotated(stage, request)

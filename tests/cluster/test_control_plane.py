@@ -98,7 +98,7 @@ def test_the_servers_end_with_the_process_that_started_them(
         check=False,
     )
     assert (tmp_path / "kube-apiserver.log").exists()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while servers := _commands_naming(tmp_path):
         assert time.monotonic() < deadline, servers
         time.sleep(0.05)

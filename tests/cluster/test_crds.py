@@ -92,6 +92,7 @@ def server(control_plane: ControlPlane) -> Iterator[Server]:
     client = Server(control_plane)
     yield client
     client.close()
+    control_plane.administrator.clear()
 
 
 def answer(server: Server, namespace: str, case: Case) -> tuple[int, dict[str, Any]]:

@@ -9,7 +9,7 @@ import pytest
 
 from holdfast.errors import LeaseLost
 from tests.harness.control_plane import ControlPlane, KubectlError
-from tests.harness.operator_process import OperatorProcess, grant_secrets, running_operator
+from tests.harness.operator_process import OperatorProcess, grant_secrets, serving_operator
 from tests.harness.proxy import CuttingProxy
 from tests.harness.servers import Server
 from tests.harness.space import Space, client_of, condition, erasure_manifest, write_sessions
@@ -27,9 +27,7 @@ def operator(
 ) -> Iterator[OperatorProcess]:
     """One operator for all tests here. What anybody is called is never in its log."""
     directory = tmp_path_factory.mktemp("operator")
-    with running_operator(
-        control_plane, directory, arguments=["--interval=2"], forked=True
-    ) as process:
+    with serving_operator(control_plane, directory, arguments=["--interval=2"]) as process:
         yield process
         assert not [line for line in process.errors() if "Traceback" in line], process.tail()
         assert PERSON not in process.log
@@ -151,7 +149,7 @@ async def test_a_killed_operator_goes_on_and_does_not_claim_less(
         operator.kill()
         proxy.delay(0)
         operator.start()
-        order = await space.ready("memerase/order", "Erased", deadline=120)
+        order = await space.ready("memerase/order", "Erased")
         lengths = await asyncio.gather(*(one.length() for one in sessions))
         assert sum(lengths) == 0
     told = receipt(order)

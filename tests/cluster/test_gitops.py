@@ -115,8 +115,8 @@ async def test_what_is_applied_in_the_wrong_order_converges_without_a_restart(
         await platform.ready("membackend/shared")
         await space.ready("memres/support", "BackendNotAllowed")
         control_plane.kubectl("label", "namespace", space.namespace, "memory=allowed")
-        resource = await space.ready("memres/support", deadline=15)
-        order = await space.ready("memerase/order", "Erased", deadline=15)
+        resource = await space.ready("memres/support")
+        order = await space.ready("memerase/order", "Erased")
         for body in (resource, order):
             assert condition(body, "Stalled")["status"] == ""
         assert len(re.findall("The operator starts", operator.log)) == starts

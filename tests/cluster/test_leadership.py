@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import socket
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +14,7 @@ import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
+from holdfast.embedded import reserve_port
 from holdfast_operator.services.ports import ClusterConflict
 from holdfast_operator.storage.kubernetes import Kubernetes
 from holdfast_operator.storage.mirror import Key, Kind
@@ -100,10 +100,10 @@ class Replica:
         async def is_ready() -> bool:
             return await self.get("/readyz") == (200, role)
 
-        await until(is_ready, f"ready as {role!r}\n{self.process.tail()}", deadline=60, every=LOOKS)
+        await until(is_ready, f"ready as {role!r}\n{self.process.tail()}", every=LOOKS)
 
     async def ended(self) -> None:
-        await until(lambda: not self.running, "ended", deadline=60)
+        await until(lambda: not self.running, "ended")
 
 
 @dataclass
@@ -127,7 +127,7 @@ class Pair:
             found[:] = [roles[role] for role in (LEADER, STANDBY) if role in roles]
             return len(found) == 2
 
-        await until(one_leads, "one leads and one waits", deadline=60, every=LOOKS)
+        await until(one_leads, "one leads and one waits", every=LOOKS)
         return found[0], found[1]
 
     async def kubectl(self, *arguments: str, **more: str) -> str:
@@ -165,7 +165,7 @@ class Pair:
                 )
             )
 
-        await until(there, f"{name} at revision {revision}", deadline=60, every=LOOKS)
+        await until(there, f"{name} at revision {revision}", every=LOOKS)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -177,11 +177,12 @@ async def pair(
     install(control_plane)
     control_plane.kubectl("delete", "lease", ACCOUNT, f"--namespace={HOME}", "--ignore-not-found")
     async with contextlib.AsyncExitStack() as stack:
+        stack.callback(control_plane.administrator.clear)
         replicas: list[Replica] = []
         for name in ("a", "b"):
             pipe = await stack.enter_async_context(Pipe(int(control_plane.url.rpartition(":")[2])))
             directory = tmp_path_factory.mktemp(f"operator-{name}")
-            port = free_port()
+            port = stack.enter_context(reserve_port(None))
             process = OperatorProcess(
                 control_plane,
                 directory,
@@ -206,12 +207,6 @@ def through(plane: ControlPlane, pipe: Pipe, directory: Path) -> Path:
     path = directory / "kubeconfig"
     path.write_text(text.replace(plane.url, f"https://127.0.0.1:{pipe.port}"), encoding="utf-8")
     return path
-
-
-def free_port() -> int:
-    with socket.socket() as attempt:
-        attempt.bind(("127.0.0.1", 0))
-        return attempt.getsockname()[1]
 
 
 def seconds_between(one: datetime, other: datetime) -> float:
@@ -243,7 +238,7 @@ async def test_another_one_leads_soon_after_a_kill_and_at_once_after_a_stop(
 
     killed = asyncio.get_running_loop().time()
     first.kill()
-    await until(lambda: second.leads, "the other one leads", deadline=20)
+    await until(lambda: second.leads, "the other one leads")
     assert asyncio.get_running_loop().time() - killed > LEASE - 1, "the lease counts for so long"
     await pair.edit("handed", "2h")
     await pair.revision("handed", 2)
@@ -252,8 +247,10 @@ async def test_another_one_leads_soon_after_a_kill_and_at_once_after_a_stop(
     first.start()
     await first.ready(STANDBY)
     await asyncio.to_thread(second.process.terminate)
-    await until(lambda: first.leads, "the first one leads again", deadline=20)
+    await until(lambda: first.leads, "the first one leads again")
     gave_up = second.said_at("The lease is given up")
+    told = second.said_at("Signal SIGTERM is received")
+    assert seconds_between(told, gave_up) < 5, "Kopf waited for its own look at the flag"
     assert seconds_between(gave_up, first.said_at(LEADS)) < LEASE - 1, (
         "it did not wait for the lease"
     )
@@ -309,7 +306,7 @@ async def test_a_leader_that_cannot_reach_the_api_server_ends_before_another_one
                 leader.pipe.refuse()
             case _:
                 leader.pipe.slow(5.0)
-        await until(lambda now=other: now.leads, f"{fault}: another one leads", deadline=30)
+        await until(lambda now=other: now.leads, f"{fault}: another one leads")
         await leader.ended()
         words = f"The leader's lease was not renewed for {DEADLINE} s"
         assert leader.said_at(words) < other.said_at(LEADS), fault
@@ -344,7 +341,7 @@ async def test_late_writes_of_a_leader_that_was_paused_change_nothing(
         await until(lambda: to_redis.holds > 0, "a script is sent")
         # ... when the process stops for longer than the lease.
         leader.process.pause()
-        await until(lambda: other.leads, "another one leads", deadline=30)
+        await until(lambda: other.leads, "another one leads")
         for name in ("late", "late-2"):
             await pair.revision(name, 2)
             assert await epoch_of(redis, pair, name) == await pair.epoch()

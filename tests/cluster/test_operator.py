@@ -69,7 +69,7 @@ async def test_the_minimal_manifests_are_ready_in_seconds(space: Space):
     shared = Space(space.plane, platform, space.server)
     shared.backend(more=", allowedNamespaces: {from: All}")
     space.apply(DESIGN.replace("namespace: platform", f"namespace: {platform}"))
-    resource = await space.ready("memres/support", deadline=15)
+    resource = await space.ready("memres/support")
     assert resource["status"]["keyPrefix"] == f"mem:{{{space.namespace}/support}}"
     assert resource["status"]["policyRevision"] == 1
     assert condition(resource, "PolicyApplied")["reason"] == "Applied"
@@ -88,7 +88,7 @@ async def test_what_is_applied_in_the_wrong_order_finds_together(space: Space):
     space.resource()
     await space.ready("memres/support", "BackendNotFound")
     space.backend()
-    await space.ready("memres/support", deadline=15)
+    await space.ready("memres/support")
 
 
 @pytest.mark.asyncio
@@ -372,7 +372,7 @@ async def test_what_never_was_ready_goes_at_once(space: Space):
     space.resource(deletionPolicy="Delete")
     await space.ready("memres/support", "BackendNotFound")
     space.delete("memres/support")
-    await space.gone("memres/support", deadline=15)
+    await space.gone("memres/support")
 
 
 @pytest.mark.asyncio
@@ -384,7 +384,7 @@ async def test_a_backend_in_use_waits_for_its_memories(space: Space):
     backend = await space.ready("membackend/shared", "InUse")
     assert f"{space.namespace}/support" in condition(backend, "Ready")["message"]
     space.delete("memres/support")
-    await space.gone("membackend/shared", deadline=15)
+    await space.gone("membackend/shared")
 
 
 @pytest.mark.asyncio
@@ -430,9 +430,6 @@ async def test_nothing_is_written_at_rest_nor_while_a_server_is_away(
     assert versions(space) == before
     operator.terminate()
     operator.start()
-    marker = "The operator starts"
-    starts = operator.log.count(marker)
-    await until(lambda: operator.log.count(marker) >= starts, "started")
     space.resource("probe")
     await space.ready("memres/probe")
     assert {key: version for key, version in versions(space).items() if key != "probe"} == before

@@ -10,7 +10,12 @@ import pytest
 from holdfast.errors import HoldfastError
 from tests.harness import kubernetes_binaries
 from tests.harness.control_plane import ControlPlane
-from tests.harness.operator_process import OperatorProcess, grant_secrets, running_operator
+from tests.harness.operator_process import (
+    OperatorProcess,
+    grant_secrets,
+    running_operator,
+    serving_operator,
+)
 from tests.harness.proxy import CuttingProxy
 from tests.harness.servers import Product, Server
 from tests.harness.space import (
@@ -34,7 +39,7 @@ def operator(
 ) -> Iterator[OperatorProcess]:
     """One operator for all tests here, which gives a terminating namespace three seconds."""
     directory = tmp_path_factory.mktemp("operator")
-    with running_operator(control_plane, directory, arguments=ARGUMENTS, forked=True) as process:
+    with serving_operator(control_plane, directory, arguments=ARGUMENTS) as process:
         yield process
         assert not [line for line in process.errors() if "Traceback" in line], process.tail()
 
@@ -256,8 +261,10 @@ async def test_a_deletion_goes_on_after_a_kill_and_holds_nobody_up(
 
     body = await space.until("memres/support", in_the_middle, "some are deleted")
     assert body["status"]["rollout"]["total"] == 1000
+    proxy.delay(0.5)  # from here on it takes longer than anybody waits
     space.resource("quick", backendRef={"name": "direct"})
-    await space.ready("memres/quick", deadline=15)
+    await space.ready("memres/quick")
+    assert space.exists("memres/support")
     operator.kill()
     proxy.delay(0)
     operator.start()

@@ -146,7 +146,7 @@ class Cluster:
             row = self.row(name, namespace=namespace)
             return row.get("READY") == ready and reason in (None, row.get("REASON"))
 
-        asyncio.run(until(shown, f"{name}: {ready} {reason or ''}", deadline=120))
+        asyncio.run(until(shown, f"{name}: {ready} {reason or ''}"))
 
 
 def _administrator(plane: ControlPlane, installation: Installation, command: str) -> str:

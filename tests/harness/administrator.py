@@ -108,6 +108,22 @@ class Administrator:
         """Return all objects of a kind: `event`, `memres`."""
         return self._ask("GET", _path(namespace, kind))["items"]
 
+    def clear(self) -> None:
+        """Take away all objects of ours in all namespaces, although nobody ends their deletion."""
+        for kind in ("memoryerasure", "memorybinding", "memoryresource", "memorybackend"):
+            base, plural = _KINDS[kind]
+            with contextlib.suppress(NoSuchObject):  # the kind, where it is not installed
+                for body in self._ask("GET", f"{base}/{plural}")["items"]:
+                    self._remove(kind, body["metadata"])
+
+    def _remove(self, kind: str, metadata: dict[str, Any]) -> None:
+        namespace, what = metadata["namespace"], f"{kind}/{metadata['name']}"
+        with contextlib.suppress(NoSuchObject):  # by whoever works there still
+            if metadata.get("finalizers"):
+                self.merge(namespace, what, {"metadata": {"finalizers": None}})
+            if "deletionTimestamp" not in metadata:
+                self.delete(namespace, what)
+
     def apply(self, namespace: str, manifest: str) -> None:
         """Apply the objects of a YAML or JSON text as `kubectl apply --server-side` does.
 

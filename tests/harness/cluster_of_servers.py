@@ -65,23 +65,26 @@ class ClusterOfServers:
     async def owner(self, slot: int) -> Server:
         """The node that has a slot."""
         async with self.nodes[0].client() as raw:
-            for first, last, (_, port, *_), *_ in await _slots(raw):
-                if first <= slot <= last:
-                    return next(node for node in self.nodes if node.port == port)
-        raise AssertionError(f"nobody has slot {slot}")
+            port = await _port_of(raw, slot)
+        return next(node for node in self.nodes if node.port == port)
 
     @contextlib.asynccontextmanager
     async def moving(self, slot: int, to: Server) -> AsyncGenerator["Move"]:
-        """Move a slot: both nodes know of it within the block; at its end the slot has moved."""
+        """Move a slot: both nodes know of it within the block; after it, every node knows where it is."""
         move = Move(slot, await self.owner(slot), to)
         async with move.source.client() as source, to.client() as target:
             ids = [await raw.execute_command("CLUSTER", "MYID") for raw in (source, target)]
             await target.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
             await source.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
-            yield move
-            await move.keys()
-            for raw in (target, source):
-                await raw.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[1])
+            try:
+                yield move
+            finally:  # whatever became of the test: half a move would be what the next one finds
+                await move.keys()
+                for raw in (target, source):
+                    await raw.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[1])
+        for node in self.nodes:
+            async with node.client() as raw:
+                await until(lambda raw=raw: _has(raw, slot, to), "every node knows of the move")
 
     async def move_slot(self, slot: int, to: Server) -> None:
         """Move a slot at once."""
@@ -216,6 +219,17 @@ def running_cluster(directory: Path) -> Generator[ClusterOfServers]:
 
 async def _slots(raw: Redis) -> list[Any]:
     return await raw.execute_command("CLUSTER", "SLOTS")
+
+
+async def _port_of(raw: Redis, slot: int) -> int:
+    for first, last, (_, port, *_), *_ in await _slots(raw):
+        if first <= slot <= last:
+            return port
+    raise AssertionError(f"nobody has slot {slot}")
+
+
+async def _has(raw: Redis, slot: int, node: Server) -> bool:
+    return await _port_of(raw, slot) == node.port
 
 
 async def _lists(raw: Redis, replica: Server) -> bool:

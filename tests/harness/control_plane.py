@@ -12,6 +12,7 @@ puts the programs into the cache, or says where they already are.
 
 import argparse
 import base64
+import contextlib
 import json
 import os
 import secrets
@@ -36,8 +37,8 @@ from tests.harness.control_plane_commands import (
     Place,
     api_server_command,
     etcd_command,
-    free_ports,
     kubelet_client_options,
+    reserved_ports,
 )
 from tests.harness.kubernetes_binaries import ControlPlaneUnavailable, KubernetesBinaries
 from tests.harness.tied_processes import LAZY_COLLECTOR, TiedProcesses
@@ -93,6 +94,7 @@ class ControlPlane:
         self._binaries = binaries
         self._connection = connection
         self.certificates = certificates
+        self._ports = contextlib.ExitStack()
         enter = connection.place.enter
         self._servers = TiedProcesses(
             directory, {name: [*enter, *command] for name, command in commands.items()}
@@ -134,7 +136,8 @@ class ControlPlane:
         """
         programs = binaries or kubernetes_binaries.ensure()
         directory.mkdir(parents=True, exist_ok=True)
-        api, etcd, peer = free_ports(3)
+        ports = contextlib.ExitStack()
+        api, etcd, peer = ports.enter_context(reserved_ports(3))
         authority = CertificateAuthority(directory, "holdfast-tests")
         connection = _Connection(
             place=place,
@@ -161,6 +164,7 @@ class ControlPlane:
         if place.kubelets:
             commands["kube-apiserver"] += kubelet_client_options(authority)
         plane = cls(directory, programs, connection, authority, commands)
+        plane._ports = ports
         try:
             # Both at once: the API server waits for etcd by itself.
             for name in commands:
@@ -296,6 +300,7 @@ class ControlPlane:
         """End both servers and drop etcd's data; the logs stay. Again is harmless."""
         self.administrator.close()
         self._servers.stop()
+        self._ports.close()
         shutil.rmtree(self._directory / "etcd", ignore_errors=True)
 
     def __enter__(self) -> Self:

@@ -1,7 +1,9 @@
 """The command lines of the servers of a control plane, and where they listen."""
 
+import contextlib
 import secrets
 import socket
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,19 +92,25 @@ def kubelet_client_options(authority: CertificateAuthority) -> list[str]:
     ]
 
 
-def free_ports(count: int) -> list[int]:
-    """Different ports of 127.0.0.1 on which nothing listens.
+@contextlib.contextmanager
+def reserved_ports(count: int) -> Generator[list[int]]:
+    """Keep different ports of 127.0.0.1 for servers that may restart.
 
     From below the range the kernel takes for outgoing connections, so that none of them sits on
-    the API server's port while it restarts.
+    the API server's port while it restarts. They stay bound: whoever else looks for a port like
+    this finds another one, and programs in Go can listen on them all the same.
     """
-    ports: set[int] = set()
-    while len(ports) < count:
-        port = 20_000 + secrets.randbelow(12_000)
-        with socket.socket() as attempt:
+    with contextlib.ExitStack() as held:
+        ports: list[int] = []
+        while len(ports) < count:
+            port = 20_000 + secrets.randbelow(12_000)
+            holder = held.enter_context(socket.socket())
             try:
-                attempt.bind((HOST, port))
+                holder.bind((HOST, port))
             except OSError:
+                holder.close()
                 continue
-        ports.add(port)
-    return list(ports)
+            # Only now: two that have it from the beginning may bind the same port.
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            ports.append(port)
+        yield ports

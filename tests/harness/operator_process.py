@@ -86,14 +86,14 @@ class OperatorProcess:
         """Let a paused one go on."""
         self._processes.signal(_NAME, signal.SIGCONT)
 
-    def terminate(self, *, deadline: float = 30) -> None:
+    def terminate(self, *, deadline: float = 120) -> None:
         """End it as Kubernetes does, with SIGTERM, and wait until it has ended in order."""
         before = self.log.count(_ENDED)
         self._processes.signal(_NAME, signal.SIGTERM)
         self.wait_until_ended(deadline=deadline)
         assert self.log.count(_ENDED) == before + 1, self.tail()
 
-    def wait_until_ended(self, *, deadline: float = 30) -> None:
+    def wait_until_ended(self, *, deadline: float = 120) -> None:
         """Wait until it ended by itself."""
         end = time.monotonic() + deadline
         while self._processes.ended() is None:
@@ -191,3 +191,18 @@ def running_operator(
         yield operator
     finally:
         operator.stop()
+
+
+@contextlib.contextmanager
+def serving_operator(
+    plane: ControlPlane, directory: Path, *, arguments: Sequence[str] = ()
+) -> Generator[OperatorProcess]:
+    """Run a forked operator for the tests of a module, and leave none of our objects to the next one's.
+
+    It would look at each of them again and again, also where their servers are gone.
+    """
+    try:
+        with running_operator(plane, directory, arguments=arguments, forked=True) as operator:
+            yield operator
+    finally:
+        plane.administrator.clear()

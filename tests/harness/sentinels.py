@@ -20,7 +20,6 @@ NAME = "memory"
 
 _DOWN_AFTER = 700  # ms without an answer after which a sentinel thinks a server down
 _FAILOVER = 5000  # ms for a failover, and half of what lies between two attempts
-_PATIENT = 90.0  # seconds: three programs have to find each other
 # In ms; the defaults would make each test wait some ten seconds.
 _PERIODS = ("PUBLISH-PERIOD", 200, "INFO-PERIOD", 300, "ELECTION-TIMEOUT", 2000)
 
@@ -67,16 +66,16 @@ class Sentinels:
         async def named() -> bool:
             return all([await self._named(port) == primary.port for port in self.ports])
 
-        await until(named, "the sentinels agree on the primary", deadline=_PATIENT)
+        await until(named, "the sentinels agree on the primary")
         async with primary.client() as raw:
-            await until(lambda: _is_primary(raw), "the server is a primary", deadline=_PATIENT)
+            await until(lambda: _is_primary(raw), "the server is a primary")
 
     async def in_step(self) -> None:
         """Wait until the replica has all that the primary has."""
         async with (await self.primary()).client() as raw:
             await raw.set("in-step", "x")
             # Asked itself, a primary counts a replica that still loads.
-            await until(lambda: _has_replica(raw), "the replica has all", deadline=_PATIENT)
+            await until(lambda: _has_replica(raw), "the replica has all")
 
     def blind(self) -> None:
         """Kill the sentinels, for good."""
@@ -118,11 +117,9 @@ class Sentinels:
         for name in commands:
             self._processes.start(name)
         for port in self.ports:
-            await until(lambda port=port: _hurry(port), "the sentinel answers", deadline=_PATIENT)
+            await until(lambda port=port: _hurry(port), "the sentinel answers")
         for port in self.ports:
-            await until(
-                lambda port=port: _knows_all(port), "they know each other", deadline=_PATIENT
-            )
+            await until(lambda port=port: _knows_all(port), "they know each other")
         await self.in_step()
 
     async def _stop(self) -> None:

@@ -121,16 +121,16 @@ class SidecarApart:
         """Begin anew to watch how much memory it has at most."""
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")
 
-    def start(self, *, deadline: float = 30) -> None:
+    def start(self, *, deadline: float = 120) -> None:
         """Start it and wait until it listens."""
         self._processes.start(_NAME)
         self._wait(self._listens, deadline)
 
-    def wait_until_ready(self, *, deadline: float = 30) -> None:
+    def wait_until_ready(self, *, deadline: float = 120) -> None:
         """Wait until its store answers."""
         self._wait(self._ready, deadline)
 
-    def terminate(self, *, deadline: float = 30) -> None:
+    def terminate(self, *, deadline: float = 120) -> None:
         """End it as Kubernetes does, and wait until it has ended."""
         self._processes.signal(_NAME, signal.SIGTERM)
         self._wait(lambda: not self.running_still, deadline, alive=False)
@@ -160,7 +160,7 @@ class SidecarApart:
             return False
 
     def _ready(self) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self.status_port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.status_port, timeout=60)
         try:
             connection.request("GET", "/readyz")
             return connection.getresponse().status == 200

@@ -74,7 +74,7 @@ class SidecarProcess:
             assert self.process.returncode is None, self.log
             return "listening on" in self.log
 
-        await until(ready, "the sidecar listens", deadline=60)
+        await until(ready, "the sidecar listens")
         line = next(line for line in self.log.splitlines() if "listening on" in line)
         ports = re.findall(r"127\.0\.0\.1:(\d+)", line)
         self.http = f"http://127.0.0.1:{ports[0]}"
@@ -84,7 +84,7 @@ class SidecarProcess:
         self.process.send_signal(signal.SIGTERM)
 
     async def ended(self) -> int:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             return await self.process.wait()
 
 

@@ -76,7 +76,7 @@ class Space:
         )
 
     async def ready(
-        self, what: str, reason: str = "Available", *, deadline: float = 60
+        self, what: str, reason: str = "Available", *, deadline: float = 120
     ) -> dict[str, Any]:
         """Wait until an object's Ready has this reason, and return the object."""
         return await self.until(
@@ -88,7 +88,7 @@ class Space:
         what: str,
         holds: Callable[[dict[str, Any]], bool],
         hint: str,
-        deadline: float = 60,
+        deadline: float = 120,
     ) -> dict[str, Any]:
         last: dict[str, Any] = {}
 
@@ -104,13 +104,13 @@ class Space:
             raise AssertionError(f"{error}\n{json.dumps(last.get('status'), indent=1)}") from None
         return last
 
-    async def gone(self, what: str, *, deadline: float = 60) -> None:
+    async def gone(self, what: str, *, deadline: float = 120) -> None:
         async def gone() -> bool:
             return not await asyncio.to_thread(self.exists, what)
 
         await until(gone, f"{what} is gone", deadline=deadline, every=LOOKS)
 
-    async def told(self, reason: str, *, deadline: float = 60) -> None:
+    async def told(self, reason: str, *, deadline: float = 120) -> None:
         """Wait until an event of the namespace has this reason: one is written after the status."""
 
         def reasons() -> set[str]:

@@ -10,7 +10,7 @@ async def until(
     condition: Callable[[], bool | Awaitable[bool]],
     what: str,
     *,
-    deadline: float = 30.0,
+    deadline: float = 120.0,
     every: float = 0.01,
 ) -> None:
     """Return as soon as `condition` holds.
@@ -19,7 +19,6 @@ async def until(
         condition: asked again and again; may be a coroutine function.
         what: a name for the condition, for the error.
         deadline: seconds; generous, since a machine under load is no failure.
-
         every: seconds between two questions: as short as asking is cheap.
 
     Raises:

@@ -66,7 +66,7 @@ class WebhookProcess:
         path = self._directory / f"{_NAME}.log"
         return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
-    def start(self, *, deadline: float = 60) -> tuple[int, int]:
+    def start(self, *, deadline: float = 120) -> tuple[int, int]:
         """Start it, and return the ports it listens on: for pods, and for its status."""
         before = len(_LISTENS.findall(self.log))
         self._processes.start(_NAME)
@@ -82,7 +82,7 @@ class WebhookProcess:
         """Send SIGTERM, and return at once."""
         self._processes.signal(_NAME, signal.SIGTERM)
 
-    def wait_until_ended(self, *, deadline: float = 30) -> None:
+    def wait_until_ended(self, *, deadline: float = 120) -> None:
         """Wait until it ended in order."""
         end = time.monotonic() + deadline
         while self._processes.ended() is None:

@@ -31,7 +31,7 @@ def test_the_demo_ends_well() -> None:
         env=os.environ | {"PYTHONPATH": paths, "PYTHONIOENCODING": "utf-8"},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -78,7 +78,7 @@ class Dev:
         def ended_or_found() -> bool:
             return bool(found()) or self._listener.done()
 
-        await until(ended_or_found, f"{pattern} in:\n{self.text}", deadline=60)
+        await until(ended_or_found, f"{pattern} in:\n{self.text}")
         assert found(), self.text
         return found()[-1]
 
@@ -94,7 +94,7 @@ class Dev:
         return await self.ended()
 
     async def ended(self) -> int:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             code = await self.process.wait()
             await self._listener
         return code
@@ -132,7 +132,7 @@ def finished(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         env=environ(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
 
@@ -624,6 +624,6 @@ def _answered(command: list[str]) -> int:
         [program, "--silent", "--show-error", *command[1:]],
         capture_output=True,
         check=True,
-        timeout=60,
+        timeout=120,
     )
     return json.loads(done.stdout)["seq"]

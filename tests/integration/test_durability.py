@@ -25,6 +25,9 @@ from tests.integration.workers import user
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.redis]
 
+WAIT = "1s"
+"""Enough for a replica that is there, on a busy machine, too. One that is not there is waited for in vain."""
+
 
 @pytest.fixture
 def namespace() -> str:
@@ -83,7 +86,7 @@ class TestAppend:
         memory = entry(work.MEMORY, f"mem:{{{namespace}/{work.MEMORY}")
         place = {"host": "127.0.0.1", "port": str(primary.port)}
         BindingFiles(tmp_path / "bindings" / "memory").write(
-            [memory], **place, replicas="1", wait="200ms"
+            [memory], **place, replicas="1", wait=WAIT
         )
         monkeypatch.setenv(ROOT, str(tmp_path / "bindings"))
         async with holdfast.connect(policy=work.policy()) as client:
@@ -107,14 +110,14 @@ class TestAppend:
         self, pair: tuple[Server, Server], namespace: str
     ) -> None:
         primary, replica = pair
-        wait = Durability(replicas=1, timeout="200ms")
+        wait = Durability(replicas=1, timeout=WAIT)
         async with connect(primary.url, namespace, durability=wait) as client:
             session = client.memory(work.MEMORY).session(work.SHARED)
             await session.append(user("first"))
             replica.pause()
             began = time.monotonic()
             done = await session.append(user("second"), id="r-1")
-            assert time.monotonic() - began >= 0.2
+            assert time.monotonic() - began >= 1
             assert (done.durable, done.seq) == (False, 2)
             # Another connection has written nothing, and must not be told what it did not ask.
             again = await asyncio.gather(
@@ -131,7 +134,7 @@ class TestAppend:
         self, pair: tuple[Server, Server], namespace: str
     ) -> None:
         primary, replica = pair
-        wait = Durability(replicas=1, timeout="200ms", strict=True)
+        wait = Durability(replicas=1, timeout=WAIT, strict=True)
         async with connect(primary.url, namespace, durability=wait) as client:
             session = client.memory(work.MEMORY).session(work.SHARED)
             async with session.turn() as turn:
@@ -180,7 +183,7 @@ class TestTurn:
         self, pair: tuple[Server, Server], namespace: str
     ) -> None:
         primary, replica = pair
-        wait = Durability(replicas=1, timeout="200ms")
+        wait = Durability(replicas=1, timeout=WAIT)
         async with (
             connect(primary.url, namespace, durability=wait) as client,
             connect(primary.url, namespace) as other,

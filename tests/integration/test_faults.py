@@ -310,7 +310,7 @@ class TestHolders:
             await holder.exit_code()
             assert (await session.health()).lease is not None
             async with session.turn(wait="60s") as turn:
-                assert time.monotonic() - killed < LEASE + 30
+                assert time.monotonic() - killed < LEASE + 50
                 await turn.append(user("next"))
         assert await session.read() == [user("before"), user("next")]
 
@@ -338,7 +338,7 @@ class TestHolders:
             released = time.monotonic()
             second.send(None)
             await second.wait()
-            assert time.monotonic() - released < 2.0 + 30
+            assert time.monotonic() - released < 2.0 + 50
         assert [item["number"] for item in await session.read()] == [2]
         assert await nobody_holds_or_waits(session)
 
@@ -369,8 +369,8 @@ class TestCancelling:
             async def quiet(session: Session = session) -> bool:
                 return await nobody_holds_or_waits(session)
 
-            await until(quiet, "no lease and no waiter is left", deadline=LEASE + 5)
-            async with session.turn(wait="10s") as turn:
+            await until(quiet, "no lease and no waiter is left")
+            async with session.turn(wait="60s") as turn:
                 await turn.append(user("the storm is over"))
             contents = [item["content"] for item in await session.read()]
             assert len(contents) == len(set(contents))
@@ -407,13 +407,13 @@ class TestCancelling:
                 raise LookupError("the body's own")
 
         with pytest.raises(LookupError):
-            await asyncio.wait_for(break_off(), 20)
+            await asyncio.wait_for(break_off(), 60)
         await proxy.accept()
 
         async def released() -> bool:
             return await nobody_holds_or_waits(direct)
 
-        await until(released, "the lease is gone", deadline=LEASE + 5)
+        await until(released, "the lease is gone")
 
     @pytest.mark.slow
     async def test_closing_while_the_server_is_away_leaves_no_task(
@@ -422,7 +422,7 @@ class TestCancelling:
         async with session.turn():
             proxy.refuse()
             proxy.cut_all()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await client.aclose()
         assert library_tasks() == []
 
@@ -439,17 +439,17 @@ async def _act(session: Session, act: str, number: int) -> None:
         case "page":
             await session.read_page()
         case "acquire":
-            async with session.turn(wait="20s"):
+            async with session.turn(wait="60s"):
                 await asyncio.Event().wait()
         case "release":
-            entering = asyncio.create_task(session.turn(wait="20s").__aenter__())
+            entering = asyncio.create_task(session.turn(wait="60s").__aenter__())
             try:
                 await asyncio.shield(entering)
             finally:
                 turn = await entering
                 await turn.__aexit__(None, None, None)
         case _:
-            async with session.turn(wait="20s") as turn:
+            async with session.turn(wait="60s") as turn:
                 await turn.append(user(f"turn {number}"))
 
 
@@ -508,7 +508,7 @@ class TestOutages:
             began = time.monotonic()
             ends = await asyncio.gather(*(call() for call in calls), return_exceptions=True)
             assert [type(end) for end in ends] == [StoreUnavailable] * len(calls)
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 20
             await proxy.accept()
             await until(work.answers(session), "the server is found again")
             await session.append(user("after"))

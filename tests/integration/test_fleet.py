@@ -159,7 +159,7 @@ class TestCluster:
             (Address(Mode.CLUSTER, (plain,)), None),
             (Address(Mode.SENTINEL, (plain,), primary="memory"), None),
         ):
-            async with aclosing(RedisMaintenance.over(address, timeout=1)) as hands:
+            async with aclosing(RedisMaintenance.over(address, timeout=5)) as hands:
                 if mode is None:
                     with pytest.raises(ConfigurationError):
                         await hands.server()
@@ -213,14 +213,14 @@ class TestSentinel:
                 cursor, changed = step.cursor, changed + step.changed
                 return cursor == 0
 
-            await until(goes_on, "the walk ends on the survivor", deadline=60)
+            await until(goes_on, "the walk ends on the survivor")
             assert changed == 200
             assert await hands.instance() == "0123456789abcdef", "the data are the same"
 
             async def alone() -> bool:
                 return (await hands.server()).servers == 1
 
-            await until(alone, "the old primary is known to be away", deadline=60)
+            await until(alone, "the old primary is known to be away")
 
 
 @pytest_asyncio.fixture

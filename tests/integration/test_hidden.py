@@ -1,6 +1,7 @@
 """Sessions that no index names, on real servers: whoever may write to a memory may edit its index."""
 
-import uuid
+from contextlib import AsyncExitStack, aclosing
+from pathlib import Path
 
 import pytest
 
@@ -87,30 +88,31 @@ class TestBurying:
         assert await world.raw.exists(again.meta)
 
 
-async def test_a_cluster_is_searched_node_by_node_and_nobody_is_left_out(
-    cluster_of_servers: ClusterOfServers,
-) -> None:
-    memory = MemoryAddress(f"team-{uuid.uuid4().hex[:12]}", "support")
-    async with holdfast.connect(
-        cluster_of_servers.url, namespace=memory.namespace, policy=spec()
-    ) as client:
-        for number in range(30):
-            await client.memory("support").session(f"s-{number}").append(user("hello"))
-    hands = RedisMaintenance.over(read_address(cluster_of_servers.url), timeout=1.0)
-    try:
+async def test_a_cluster_is_searched_node_by_node_and_nobody_is_left_out(tmp_path: Path) -> None:
+    memory = MemoryAddress("team", "support")
+    async with AsyncExitStack() as stack:
+        # Of its own: a node that was frozen is not at once what others expect of theirs.
+        cluster = await stack.enter_async_context(ClusterOfServers(tmp_path))
+        async with holdfast.connect(
+            cluster.url, namespace=memory.namespace, policy=spec()
+        ) as client:
+            for number in range(30):
+                await client.memory("support").session(f"s-{number}").append(user("hello"))
+        hands = RedisMaintenance.over(read_address(cluster.url), timeout=30.0)
+        impatient = RedisMaintenance.over(read_address(cluster.url), timeout=1.0)
+        for one in (hands, impatient):
+            await stack.enter_async_context(aclosing(one))
         everybody = {f"s-{number}" for number in range(30)}
         assert await search(hands, memory) == everybody
-        [gone, *_] = cluster_of_servers.nodes
+        [gone, *_] = cluster.nodes
         gone.pause()
         try:
             with pytest.raises(StoreUnavailable):
-                await search(hands, memory)
+                await search(impatient, memory)
         finally:
             gone.resume()
-        await cluster_of_servers.settled()
+        await cluster.settled()
         assert await search(hands, memory) == everybody
-    finally:
-        await hands.aclose()
 
 
 async def test_an_index_that_a_tenant_made_something_else_holds_no_deletion_up(

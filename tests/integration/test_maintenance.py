@@ -211,7 +211,7 @@ class TestPolicy:
         terms = await world.apply(limits={"maxTokens": 500})
         old = world.session("held over")
         await old.append(user("before"))
-        await world.raw.flushdb()
+        await world.raw.delete(*await world.names())
         assert await world.hands.claim(world.memory, FIRST) is Ownership.OURS
         _, policy = load_policy(spec(limits={"maxTokens": 500}))
         document = policy.document(), policy.sha256()

@@ -89,7 +89,7 @@ async def test_a_newest_record_that_cannot_be_read_is_not_asked_for_for_ever(
         await session.append(user("hi"))
         async with valkey_server.client() as raw:
             await raw.lset(work.key_of(namespace, "log"), 0, '[1,0,2,5,2,null,{"role"')
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             with pytest.raises(CorruptRecord):
                 await session.pop()
         assert await session.read() == [{"role": "system", "content": "be brief"}]

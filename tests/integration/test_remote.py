@@ -216,7 +216,7 @@ async def test_many_turns_leave_room_for_calls(sidecars: Sidecars) -> None:
 async def test_an_interrupted_turn_is_told_without_asking(sidecars: Sidecars) -> None:
     old, new = (open_session(sidecars.connect(locking=INTERRUPT)) for _ in range(2))
     async with old.turn() as turn, new.turn():
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             await turn.interrupted
         assert turn.lost
         with pytest.raises(TurnInterrupted):
@@ -238,7 +238,7 @@ async def test_a_closed_client_frees_its_turns(sidecars: Sidecars) -> None:
     turn = await open_session(client).turn(ttl="1h").__aenter__()
     await client.aclose()
     assert turn.lost
-    async with open_session(sidecars.connect()).turn(wait="30s"):
+    async with open_session(sidecars.connect()).turn(wait="90s"):
         pass
     with pytest.raises(LeaseLost):
         await turn.append(user("late"))
@@ -248,7 +248,7 @@ async def test_a_client_that_dies_frees_its_turn(sidecars: Sidecars) -> None:
     client = sidecars.connect()
     turn: Any = await open_session(client).turn(ttl="1h").__aenter__()
     await turn._held._connection.aclose()  # as the end of its process does
-    async with open_session(sidecars.connect()).turn(wait="30s"):
+    async with open_session(sidecars.connect()).turn(wait="90s"):
         pass
 
 
@@ -258,13 +258,13 @@ async def test_a_turn_is_lost_when_its_sidecar_ends(sidecars: Sidecars) -> None:
     async with session.turn() as turn:
         await turn.append(user("before"))
         await sidecar.stop()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             await turn.lost
         with pytest.raises(LeaseLost):
             await turn.append(user("late"))
         sidecar.start()
         assert await session.read() == [user("before")]
-    async with session.turn(wait="30s") as turn:
+    async with session.turn(wait="90s") as turn:
         await turn.append(user("after"))
 
 
@@ -326,7 +326,7 @@ async def test_observers_hear_of_calls_and_of_nothing_that_the_sidecar_counts(
     async with session.turn() as turn:
         await turn.check()
         async with open_session(sidecars.connect(locking=INTERRUPT)).turn():
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(90):
                 await turn.lost
     await session.erase()
     await client.memory("support").erase(labels={"a": "b"})

@@ -170,7 +170,7 @@ class TestFailover:
             await own.agreed(replica)
             await turn.append(user("meanwhile"), id="r-1")
             primary.resume()
-            await until(lambda: _follows(primary), "the old primary follows", deadline=60)
+            await until(lambda: _follows(primary), "the old primary follows")
             await turn.append(user("after"))
         reader = client.memory(work.MEMORY).session(work.SHARED)
         assert await reader.read() == [user("before"), user("meanwhile"), user("after")]
@@ -189,7 +189,7 @@ class TestFailover:
             await raw.replicaof("NO", "ONE")
         with contextlib.suppress(StoreUnavailable):  # the sentinels may take longer than it waits
             await append
-        await until(lambda: _answers(session), "the sentinels have settled it", deadline=60)
+        await until(lambda: _answers(session), "the sentinels have settled it")
         stored = [item["content"] for item in await session.read()]
         assert stored[0] == "before"
         assert len(stored) == len(set(stored))
@@ -209,7 +209,7 @@ class TestFailover:
             await until(queued, "somebody waits")
             await own.in_step()
             await survive(own)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(50):
             await waiter
         assert await session.read() == [user("waited")]
 
@@ -315,7 +315,7 @@ async def _progress(writers: list[_Writer], count: int = 5) -> None:
         )
 
     for _ in range(count):
-        await until(further, "every writer goes on", deadline=60)
+        await until(further, "every writer goes on")
         before = [writer.acknowledged[-1:] for writer in writers]
 
 
@@ -357,14 +357,14 @@ class TestNodes:
         async def alone() -> bool:
             return [await _port(node) for node in await carrier.nodes()] == [replica.port]
 
-        await until(alone, "only the survivor is left", deadline=60)
+        await until(alone, "only the survivor is left")
         await primary.start()
 
         async def both() -> bool:
             ports = [await _port(node) for node in await carrier.nodes()]
             return ports == [replica.port, primary.port]
 
-        await until(both, "the old primary is a replica now", deadline=60)
+        await until(both, "the old primary is a replica now")
         own.blind()
         with pytest.raises(StoreUnavailable, match="no sentinel"):
             await carrier.nodes()

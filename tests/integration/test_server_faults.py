@@ -259,7 +259,7 @@ class TestFrozen:
                 return_exceptions=True,
             )
             assert [type(end) for end in ends] == [AmbiguousWrite] * 2 + [StoreUnavailable] * 3
-            assert time.monotonic() - began < 9
+            assert time.monotonic() - began < 30
             server.resume()
             await until(work.answers(session), "the server is found again")
             await session.append(user("with id"), id="r-1")
@@ -284,7 +284,7 @@ class TestFrozen:
             began = time.monotonic()
             with pytest.raises(AmbiguousWrite):
                 await session.append(user("x" * 4_000_000))  # the kernel's buffers take less
-            assert time.monotonic() - began < 9
+            assert time.monotonic() - began < 30
             server.resume()
             # On a busy machine the call's own repetitions found out that the server is away.
             await until(work.answers(session), "the server is found again")
@@ -499,7 +499,7 @@ class TestAccess:
             ):
                 with pytest.raises(AccessDenied):
                     await attempt
-            assert time.monotonic() - began < 3, "refused credentials were tried again"
+            assert time.monotonic() - began < 15, "refused credentials were tried again"
         async with connect(server, namespace, login=":secret@") as client:
             await client.memory(work.MEMORY).session(work.SHARED).append(user("x"))
 
@@ -565,7 +565,7 @@ class TestAccess:
     ) -> None:
         rules = ["~*", "+@all", "-script"]
         await raw.execute_command("ACL", "SETUSER", "tenant", "on", ">secret", *rules)
-        async with connect(server, namespace, login="tenant:secret@", timeout=0.5) as client:
+        async with connect(server, namespace, login="tenant:secret@", timeout=1.5) as client:
             session = client.memory(work.MEMORY).session(work.SHARED)
             with pytest.raises(ScriptsMissing):
                 await session.append(user("x"))

@@ -281,12 +281,13 @@ async def test_what_a_request_gets_wrong_is_told_in_its_own_problem(
 async def test_a_turn_is_held_for_the_client_and_shown_as_the_pods(
     api: httpx.AsyncClient, session: str, library: Client
 ) -> None:
-    turn = await acquire(api, session)
-    assert turn["ttl"] == 3.0
+    assert (await acquire(api, f"{session}-short"))["ttl"] == 3.0
+    turn = await acquire(api, session, ttl="60s")
+    assert turn["ttl"] == 60.0
     busy = await problem(
         api, "POST", f"{session}/messages", 409, "SessionBusy", json={"message": 1}
     )
-    assert 0 < busy["remaining"] <= 3
+    assert 0 < busy["remaining"] <= 60
     held = (await api.get(session)).json()["lease"]
     assert (held["holder"], held["fence"]) == (HOLDER, turn["fence"])
     refused = await problem(

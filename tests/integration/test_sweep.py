@@ -2,10 +2,11 @@
 
 import asyncio
 import uuid
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import Any, Final
 
 import pytest
+import pytest_asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
@@ -20,7 +21,7 @@ from holdfast.store.redis.runner import Runner
 from holdfast.values import MemoryAddress
 from tests.harness.cluster_of_servers import ClusterOfServers
 from tests.harness.meta import Meta
-from tests.harness.servers import Server
+from tests.harness.servers import Product, Server, running_server
 from tests.integration.world import AGAIN, FIRST, FOREIGN, HOUR, World, spec, user
 
 pytestmark = [pytest.mark.redis, pytest.mark.asyncio]
@@ -290,7 +291,28 @@ class TestSweep:
         assert (seen, restarts) == (300, 1)
 
 
+@pytest.fixture(scope="module", params=list(Product))
+def alone(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """Each server in turn, for surveys alone."""
+    request.getfixturevalue(f"{request.param}_server")  # says so where there is none
+    with running_server(request.param, tmp_path_factory.mktemp("alone")) as server:
+        yield server
+
+
 class TestSurvey:
+    """A survey looks at every key there is: what other tests left is kept from these."""
+
+    @pytest_asyncio.fixture
+    async def world(self, alone: Server) -> AsyncGenerator[World]:
+        async with alone.client() as raw:
+            await raw.flushall()
+            world = World(alone, raw)
+            await world.hands.load_scripts()
+            yield world
+            await world.aclose()
+
     async def test_sessions_that_no_index_knows_are_put_back(
         self, world: World, sweeper: Sweeper
     ) -> None:
@@ -447,8 +469,8 @@ async def test_after_a_sweep_every_key_has_the_expiry_it_should(
         for number, faults in enumerate(sessions):
             after = await look(raw, session_keys(memory, str(number), "mem"))
             check(faults, now, before[number], after)
-        found = [key async for key in raw.scan_iter(f"mem:{{{memory}*", count=1000)]
-        await raw.delete(*found)
+        used = [session_keys(memory, str(n), "mem") for n in range(len(sessions))]
+        await raw.delete(*memory_keys(memory, "mem"), *(key for keys in used for key in keys))
     await hands.aclose()
 
 

@@ -264,7 +264,7 @@ class TestStandalone:
     ) -> None:
         async with tenant_of(own_server.url) as tenant:
             await tenant.apply()
-            async with own_server.client() as raw, tenant.client(timeout=0.3) as client:
+            async with own_server.client() as raw, tenant.client(timeout=1.5) as client:
                 session = client.memory("support").session("a")
                 await raw.script_flush()
                 with pytest.raises(ScriptsMissing):
@@ -337,7 +337,7 @@ class TestSentinel:
                     return await access.put(tenant.user)
                 return False
 
-            await until(repaired, "the old primary is made to know the user again", deadline=60)
+            await until(repaired, "the old primary is made to know the user again")
             async with primary.client() as raw:
                 assert tenant.user.name in await raw.acl_users()
 

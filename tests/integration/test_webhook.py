@@ -57,7 +57,7 @@ class Stand:
     def client(self, authority: CertificateAuthority) -> httpx.AsyncClient:
         context = ssl.create_default_context(cafile=str(authority.certificate))
         return httpx.AsyncClient(
-            base_url=f"https://127.0.0.1:{self.port}", verify=context, trust_env=False, timeout=30
+            base_url=f"https://127.0.0.1:{self.port}", verify=context, trust_env=False, timeout=120
         )
 
     async def answers(self, authority: CertificateAuthority) -> bool:
@@ -83,7 +83,7 @@ class Stand:
         return answer
 
     async def page(self, path: str) -> httpx.Response:
-        async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=120) as client:
             return await client.get(f"http://127.0.0.1:{self.status}{path}")
 
 

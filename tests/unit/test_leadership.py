@@ -350,6 +350,9 @@ class Stored:
 
 
 FAST = Times(lease=1.0, deadline=0.6, retry=0.05, request=0.2)
+"""For those who lose it."""
+PATIENT = Times(lease=60, deadline=40, retry=0.05, request=30)
+"""For those who keep it, on a busy machine, too."""
 
 
 class Ended:
@@ -366,8 +369,10 @@ class Ended:
         self.happened.set()
 
 
-def elector(stored: Stored, name: str = "a", ended: Ended | None = None) -> Elector:
-    return Elector(stored, name, FAST, end=ended or Ended(), clock=time.monotonic, floor=lambda: 7)
+def elector(
+    stored: Stored, name: str = "a", ended: Ended | None = None, times: Times = PATIENT
+) -> Elector:
+    return Elector(stored, name, times, end=ended or Ended(), clock=time.monotonic, floor=lambda: 7)
 
 
 @pytest.mark.asyncio
@@ -375,7 +380,7 @@ async def test_a_leader_renews_and_what_is_given_up_is_taken_over_at_once():
     stored, stop = Stored(), asyncio.Event()
     first, second = elector(stored, "a"), elector(stored, "b")
     assert await first.acquire(stop)
-    assert (first.epoch, first.leads, first.sure(0.3), first.sure(5.0)) == (7, True, True, False)
+    assert (first.epoch, first.leads, first.sure(5.0), first.sure(50.0)) == (7, True, True, False)
     keeping = asyncio.create_task(first.keep())
     waiting = asyncio.create_task(second.acquire(stop))
     await until(lambda: stored.writes > 20, "renewed many times")
@@ -450,7 +455,7 @@ async def test_a_namespace_that_is_not_there_is_said_at_once():
 @pytest.mark.parametrize("how", ["hung", "refused", "stolen", "deleted"])
 async def test_a_leader_that_loses_its_lease_ends(how: str):
     stored, ended = Stored(), Ended()
-    leader = elector(stored, "a", ended)
+    leader = elector(stored, "a", ended, FAST)
     assert await leader.acquire(asyncio.Event())
     keeping = asyncio.create_task(leader.keep())
     began = time.monotonic()
@@ -467,7 +472,7 @@ async def test_a_leader_that_loses_its_lease_ends(how: str):
     expected = {"stolen": "held by b", "deleted": "deleted"}.get(how, "not renewed for 0.6 s")
     assert expected in ended.reasons[0]
     assert not leader.sure(0.0)
-    assert ended.when - began < 5
+    assert ended.when - began < 30
     keeping.cancel()
 
 
@@ -489,10 +494,10 @@ async def test_a_renewal_whose_answer_was_lost_is_no_loss():
 @pytest.mark.asyncio
 async def test_the_watchdog_ends_a_process_whose_loop_is_blocked():
     ended = Ended()
-    leader = elector(Stored(), "a", ended)
+    leader = elector(Stored(), "a", ended, FAST)
     assert await leader.acquire(asyncio.Event())
     # Nothing else runs in this loop until the thread has spoken.
-    assert ended.happened.wait(20)
+    assert ended.happened.wait(60)
     assert "not renewed" in ended.reasons[0]
 
 

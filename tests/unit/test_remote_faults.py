@@ -326,7 +326,7 @@ async def test_a_turn_whose_stream_breaks_is_lost() -> None:
             assert turn.fence == 7
             assert not turn.lost
             sidecar.hang_up()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await turn.lost
             assert not turn.interrupted
             with pytest.raises(LeaseLost):
@@ -340,7 +340,7 @@ async def test_a_turn_whose_stream_falls_silent_is_lost(monkeypatch: pytest.Monk
     monkeypatch.setattr(lease, "SILENCE", 0.05)
     with ScriptedSidecar(Reply(GRANTED, rest=b":\n\n")) as sidecar:
         async with _client(sidecar) as client, _session(client).turn() as turn:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await turn.lost
 
 
@@ -374,7 +374,7 @@ async def test_a_turn_that_cannot_be_given_back_keeps_nobody_waiting() -> None:
     replies = (Reply(GRANTED, rest=b":\n\n"), Reply(may=never))
     with ScriptedSidecar(*replies) as sidecar:
         async with _client(sidecar) as client:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 async with _session(client).turn():
                     pass
     assert sidecar.requests[1] == f"DELETE {SESSION}/turns/t?by=id"

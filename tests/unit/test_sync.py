@@ -61,7 +61,7 @@ def own_threads() -> int:
 
 def until(condition: Callable[[], bool], what: str) -> None:
     """Wait for a condition in a program without an event loop."""
-    limit = time.monotonic() + 30
+    limit = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < limit, f"never: {what}"
         time.sleep(0.005)

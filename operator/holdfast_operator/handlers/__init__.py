@@ -26,6 +26,7 @@ def register(
     wakers: Wakers,
     echoes: Echoes,
     watch_namespaces: bool,
+    ending: Callable[[], None],
 ) -> None:
     """Register every handler of the operator.
 
@@ -37,7 +38,13 @@ def register(
         wakers: rung when something changed.
         echoes: hears every event.
         watch_namespaces: whether the operator serves all namespaces, and so may watch them.
+        ending: called when Kopf ends, whatever it was told by; it sets the flag that Kopf was given.
     """
+
+    # Kopf takes the signals itself, and would wait for five seconds for its own look at that flag.
+    @kopf.on.cleanup(id="ending", registry=registry)
+    async def end(**_: Any) -> None:
+        ending()
 
     @kopf.on.login(id="login", registry=registry)
     async def log_in(**_: Any) -> kopf.AiohttpSession:
