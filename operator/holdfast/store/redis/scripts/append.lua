@@ -138,7 +138,8 @@ for n = 1, #records do
       count = count + 1
     end
     record.flags = record.flags + (needed and not matched and 4 or 0)
-      + math.min(count, 255) * 4096 + math.min(closed, 255) * 1048576
+      + count % 256 * 2 ^ 12 + closed % 256 * 2 ^ 20
+      + math.floor(count / 256) * 2 ^ 28 + math.floor(closed / 256) * 2 ^ 40
   end
   if record.flags % 4 ~= 0 then
     protected[group] = true
