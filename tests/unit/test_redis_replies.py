@@ -47,7 +47,7 @@ from holdfast.errors import (
     TurnInterrupted,
     UnknownKeys,
 )
-from holdfast.store.protocol import StalePolicy
+from holdfast.store.protocol import SessionVanished, StalePolicy
 from holdfast.store.redis import RedisStore
 from holdfast.store.redis.carrier import Broken, Carrier, Command, PoolCarrier
 from holdfast.store.redis.layout import (
@@ -136,6 +136,8 @@ def test_what_a_caller_knows_travels_as_one_argument() -> None:
     known = pack_caller(Caller("token-5", 12, 34), create=True)
     assert (struct.unpack("<ddB", known[:17]), known[17:]) == ((12, 34, 1), b"token-5")
     assert pack_caller(Caller(), create=False) == bytes(17)
+    sure = Caller("", 12, 34, sure=True)
+    assert struct.unpack("<ddB", pack_caller(sure, create=False, again=True)) == (12, 34, 10)
 
 
 @given(
@@ -429,6 +431,7 @@ CALLER = Caller("token-5", 12, 34)
         ([b"REGRESSED", 30], AcknowledgedLost, {"first": 31, "last": 34}),
         ([b"SESSIONS", 12, 10], QuotaExceeded, {"quota": "sessions", "used": 12, "hard": 10}),
         ([b"STALEPOLICY", 9], StalePolicy, {"revision": 9}),
+        ([b"VANISHED"], SessionVanished, {}),
     ],
 )
 def test_a_refusal_is_an_error(
