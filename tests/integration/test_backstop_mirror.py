@@ -233,7 +233,16 @@ class TestAppend:
         limit=Limit(0, 2),
         lease=HOUR,
         refuse=False,
-        life=[MANY_CALLS, MANY_ANSWERS, PLAIN, Pin(0, True), Pin(0, False), CALL, HALF_ANSWER, Pop()],
+        life=[
+            MANY_CALLS,
+            MANY_ANSWERS,
+            PLAIN,
+            Pin(0, True),
+            Pin(0, False),
+            CALL,
+            HALF_ANSWER,
+            Pop(),
+        ],
     )
     async def test_both_stores_decide_the_same(
         self,

@@ -78,6 +78,7 @@ from holdfast.values import (
     Notes,
     Prepared,
     Refresh,
+    Splice,
     Stored,
     Terms,
     Usage,
@@ -1077,6 +1078,30 @@ async def test_a_session_that_expired_is_noted_again() -> None:
     await session.append(TERMS, batch(), Caller())
     await session.append(TERMS, batch(), Caller())
     assert hand.sent == [["index", "append"], ["append"], ["index", "append"]]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("left", "sent"),
+    [
+        pytest.param(
+            [[2, 3, 4, 5, 6, 7], [3, 4, 5, 6, 7], [4, 5, 6, 7], [5, 6, 7], [6, 7], [7]],
+            5,
+            id="again",
+        ),
+        pytest.param([[2, 3], [2, 3]], 2, id="the same records, which are others by now"),
+        pytest.param([[8, 9], [8, 9]], 2, id="none of them"),
+    ],
+)
+async def test_a_splice_is_tried_five_times_at_most_and_only_with_fewer_records(
+    left: list[list[int]], sent: int
+) -> None:
+    hand = Hand(*([[b"CHANGED", seqs]] for seqs in left), [[b"OK", 1, 1, 1, 1, 0]])
+    session = RedisStore(hand, patience=0.1).session(MEMORY, "42")
+    records = [(seq, b"[1,0,%d,0,%d,null,1]" % (seq, seq)) for seq in range(1, 8)]
+    rules = [(seq, "FIFO") for seq, _ in records]
+    assert not (await session.splice(TERMS, Splice("flusher", 99, rules, records))).done
+    assert hand.sent == [["splice"]] * sent
 
 
 @pytest.mark.asyncio

@@ -89,9 +89,7 @@ class TestManyCalls(StoreContract):
         agreed = terms(max_messages=1, lease=LONG)
         await write(handle, prepared("calls", opens=_NAMES))
         (seq,) = await write(handle, prepared("results", closes=_NAMES))
-        await handle.pop(
-            terms(), FREE, expected=seq, opens=(), closes=tuple(map(digest, _NAMES))
-        )
+        await handle.pop(terms(), FREE, expected=seq, opens=(), closes=tuple(map(digest, _NAMES)))
         answer = await handle.append(agreed, batch(prepared("aside")), FREE)
         assert (answer.evicted, answer.over) == (0, True)
         await write(handle, prepared("results", closes=_NAMES))
@@ -134,9 +132,7 @@ class TestManyCallsOfASession(SessionContract):
         assert len(await session.read()) == 4
         assert (await session.read_page(limit=1000)).omitted == 0
 
-    async def test_a_flush_takes_many_calls_and_all_results_or_none(
-        self, connect: Connect
-    ) -> None:
+    async def test_a_flush_takes_many_calls_and_all_results_or_none(self, connect: Connect) -> None:
         session = open_session(connect(flushing={"strategy": "FIFO", "targetPercent": 1}))
         await session.append_many([call(*_NAMES), *map(result, _NAMES[1:])])
         await session.append(user("meanwhile"))
