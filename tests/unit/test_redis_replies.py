@@ -6,6 +6,7 @@ import re
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -1069,6 +1070,25 @@ async def test_the_first_write_notes_the_session_and_the_next_ones_do_not() -> N
         done = await session.append(TERMS, batch(), Caller())
         assert (done.seq, done.length, done.tokens, done.epoch) == (1, 1, 5, 99)
     assert hand.sent == [["index", "append"], ["append"]]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("ttl", "pause"), [(3_600_000, 180), (86_400_000, 4320), (60_000, 60)])
+async def test_a_session_that_is_written_to_for_long_is_noted_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, ttl: int, pause: int
+) -> None:
+    """A twentieth of its life, a minute at least: what is not noted for long is taken for gone."""
+    now = 1000.0
+    clock = SimpleNamespace(monotonic=lambda: now)
+    monkeypatch.setattr("holdfast.store.redis.handle.time", clock)
+    hand = Hand([[b"OK"], APPENDED], [APPENDED], [[b"OK"], APPENDED], [APPENDED])
+    session = RedisStore(hand, patience=0.1).session(MEMORY, "42")
+    agreed = replace(TERMS, ttl=ttl)
+    await session.append(agreed, batch(), Caller())
+    for later in (pause, 0.1, pause):
+        now += later
+        await session.append(agreed, batch(), Caller())
+    assert hand.sent == [["index", "append"], ["append"], ["index", "append"], ["append"]]
 
 
 @pytest.mark.asyncio
