@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import pytest
 
 from holdfast.client import Client
-from holdfast.session import Session
 from holdfast.store.in_memory import InMemoryStore
 from holdfast.testing.conformance.support import open_session, policy, user
 from holdfast.testing.conformance.upkeep import HYBRID, LIMITS, Author, converse
@@ -21,7 +20,7 @@ class Scene:
         self.author = Author(RuntimeError("down"))
         made = policy(flushing=HYBRID, limits=LIMITS)
         self.client = Client(InMemoryStore(), namespace="team", policy=made, summarizer=self.author)
-        self.session: Session = open_session(self.client)
+        self.session = open_session(self.client)
         clock = SimpleNamespace(monotonic=lambda: self.now)
         monkeypatch.setattr("holdfast.flushing.time", clock)
 
