@@ -1,6 +1,7 @@
 """What a session and a turn have in common: the data methods."""
 
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
@@ -15,7 +16,7 @@ from holdfast.messages import Draft, calls_of, require_share
 from holdfast.place import Place
 from holdfast.reading import Reading
 from holdfast.rewriting import Rewriting
-from holdfast.store import StalePolicy
+from holdfast.store import SessionVanished, StalePolicy
 from holdfast.store.refusals import corrupt_record, not_durable
 from holdfast.telemetry import Call
 from holdfast.upkeep import Upkeep
@@ -232,12 +233,16 @@ class MessageLog(Reading, Upkeep, Rewriting, ABC):
             batch = draft.batch
             if not batch.records and not replace:
                 return await self._withheld(draft)
+            sent = time.monotonic()
             try:
                 done = await place.policies.ledger.append(
                     place.store, agreed.terms, batch, self._caller(), replace=replace
                 )
             except StalePolicy as stale:
                 await place.policies.catch_up(stale.revision)
+                continue
+            except SessionVanished:
+                await place.account()
                 continue
             except LeaseLost as error:
                 self._lease_gone(error)
@@ -250,7 +255,7 @@ class MessageLog(Reading, Upkeep, Rewriting, ABC):
         if not done.duplicate:
             if replace:
                 self._cleared(done.epoch)
-            place.note(done.epoch, done.seq + len(batch.records) - 1)
+            place.acknowledged(done.epoch, done.seq + len(batch.records) - 1, agreed, sent=sent)
             self._note(draft)
         place.flusher.appended(place, agreed, tokens=done.tokens, messages=done.length)
         # A duplicate too: it may be this very call, repeated after a lost reply.
@@ -296,6 +301,8 @@ class MessageLog(Reading, Upkeep, Rewriting, ABC):
                 return await call(agreed.terms)
             except StalePolicy as stale:
                 await self._place.policies.catch_up(stale.revision)
+            except SessionVanished:
+                await self._place.account()
             except LeaseLost as error:
                 self._lease_gone(error)
                 raise

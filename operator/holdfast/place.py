@@ -1,5 +1,6 @@
 """Where a handle reads and writes: one session, and what this process knows of it."""
 
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import TracebackType
@@ -12,6 +13,7 @@ from holdfast.messages import Preparer
 from holdfast.policies import Agreement, PolicyFeed
 from holdfast.policy import FailureMode, FlushingStrategy
 from holdfast.store import SessionStore
+from holdfast.store.refusals import session_vanished
 from holdfast.telemetry import Call, Telemetry, Watch
 from holdfast.values import FlushResult, MemoryAddress
 
@@ -71,6 +73,8 @@ class Place:
         self.epoch = 0
         self.seen = 0
         self.corrupt = 0
+        self._lasts = 0.0  # until then the session cannot have ended by itself: monotonic seconds
+        self._revision = 0  # of the policy that says so
         self._key_of = key_of
         self._open = open
         self._key: str | None = None
@@ -165,6 +169,41 @@ class Place:
             self.epoch, self.seen = epoch, seen
         elif epoch == self.epoch:
             self.seen = max(self.seen, seen)
+
+    def acknowledged(self, epoch: int, seen: int, agreed: Agreement, *, sent: float) -> None:
+        """Remember an append that was acknowledged.
+
+        Args:
+            epoch: of the session.
+            seen: the highest sequence number of what was appended.
+            agreed: what the append went by.
+            sent: when it was sent, in monotonic seconds: the store renewed the expiry later than that.
+        """
+        self.note(epoch, seen)
+        self._lasts = sent + agreed.lasting
+        self._revision = agreed.terms.revision
+
+    @property
+    def sure(self) -> bool:
+        """Whether the session, as last seen, cannot have ended by itself."""
+        return self.seen > 0 and time.monotonic() < self._lasts
+
+    async def account(self) -> None:
+        """Say that a session vanished of which a call was sure, once. One round trip.
+
+        Returns where it may have ended by itself after all: time went by, or others wrote under a policy
+        by which a session lives shorter.
+
+        Raises:
+            AcknowledgedLost: it may not.
+        """
+        seen, lasts = self.seen, self._lasts
+        self.seen, self._lasts = 0, 0.0
+        answered = time.monotonic()
+        await self.policies.refresh()
+        last = self.policies.last
+        if answered < lasts and last is not None and last.terms.revision == self._revision:
+            raise session_vanished(seen)
 
     @property
     def telemetry(self) -> Telemetry:

@@ -43,6 +43,8 @@ FOLLOWING = 60.0
 STANDALONE = 30.0
 """Seconds between looks for an operator, where the policy was given as an argument."""
 _CATCH_UP = 5.0
+_MARKED = 50.0
+"""Seconds in which an erasure is surely still marked in the store, which keeps the mark for a minute."""
 _BY_USE = (FlushingStrategy.LRU, FlushingStrategy.TOKEN_AWARE_LRU)
 
 
@@ -62,6 +64,7 @@ class Agreement:
         limits: hard limits, thresholds and targets of a session.
         flushes: sessions are flushed at their threshold.
         keeps_used: what is read stays longer, so reading is noted.
+        lasting: seconds after an append in which a session cannot end without a mark of that; 0: it may.
     """
 
     policy: Policy
@@ -75,6 +78,7 @@ class Agreement:
     limits: Limit
     flushes: bool
     keeps_used: bool
+    lasting: float
 
 
 def terms_of(policy: Policy, revision: int) -> Terms:
@@ -111,9 +115,10 @@ def agreement(policy: Policy, revision: int, own: TokenCounter | None = None) ->
         own: counts tokens instead of the policy's tokenizer.
     """
     counts, warnings = (own, ()) if own is not None else _counter(policy)
+    terms = terms_of(policy, revision)
     return Agreement(
         policy=policy,
-        terms=terms_of(policy, revision),
+        terms=terms,
         counter=counts,
         max_message_size=policy.limits.max_message_size.bytes,
         managed=revision > 0,
@@ -124,7 +129,16 @@ def agreement(policy: Policy, revision: int, own: TokenCounter | None = None) ->
         flushes=policy.flushing.strategy is not FlushingStrategy.DISABLED,
         keeps_used=policy.flushing.strategy in _BY_USE
         or policy.eviction.policy is EvictionPolicy.LRU,
+        lasting=_lasting(terms),
     )
+
+
+def _lasting(terms: Terms) -> float:
+    """Return the seconds after an append in which a session ends only by an erasure that left its mark."""
+    if terms.max_lifetime or not terms.refresh & Refresh.WRITE:
+        return 0.0
+    shortest = min(filter(None, (terms.ttl, terms.after_clear, terms.after_flush)))
+    return min(shortest / 1000, _MARKED)
 
 
 def _critical(policy: Policy) -> frozenset[str]:

@@ -67,7 +67,8 @@ class Session(Erasure, Transfer):
         return await self._place.answer(question, ask, form)
 
     def _caller(self) -> Caller:
-        return Caller("", self._place.epoch, self._place.seen)
+        place = self._place
+        return Caller("", place.epoch, place.seen, place.sure)
 
 
 class AskedTurn(NamedTuple):

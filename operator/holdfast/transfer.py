@@ -31,7 +31,7 @@ _LONG = 16 * 1024  # characters of a line that is read off the event loop
 _Number = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 _Seq = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
 _Small = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
-_Flags = Annotated[int, msgspec.Meta(ge=0, lt=2**28)]
+_Flags = Annotated[int, msgspec.Meta(ge=0, lt=2**52)]
 _Id = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
 
 

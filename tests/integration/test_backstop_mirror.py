@@ -107,6 +107,9 @@ PLAIN = Append((Message(1, 0, 0, (), ()),))
 INEXACT = Append((Message(1, Flag.INEXACT, 0, (), ()),))
 JOINING_SYSTEM = Append((Message(1, Flag.SYSTEM, 1, (), ()),))
 CALL = Append((Message(1, 0, 0, CALLS[:1], ()),))
+MANY = tuple(f"{number:016x}" for number in range(1, 301))
+MANY_CALLS = Append((Message(1, 0, 0, MANY, ()),))
+MANY_ANSWERS = Append((Message(1, 0, 0, (), MANY[1:]),))
 HALF_ANSWER = Append((Message(1, 0, 0, (), CALLS[:2]),))
 
 
@@ -225,6 +228,21 @@ class TestAppend:
     @example(limit=Limit(0, 0), lease=HOUR, refuse=False, life=[PLAIN, INEXACT, JOINING_SYSTEM])
     @example(
         limit=Limit(0, 0), lease=HOUR, refuse=False, life=[CALL, HALF_ANSWER, Pop(), Pop(), PLAIN]
+    )
+    @example(
+        limit=Limit(0, 2),
+        lease=HOUR,
+        refuse=False,
+        life=[
+            MANY_CALLS,
+            MANY_ANSWERS,
+            PLAIN,
+            Pin(0, True),
+            Pin(0, False),
+            CALL,
+            HALF_ANSWER,
+            Pop(),
+        ],
     )
     async def test_both_stores_decide_the_same(
         self,

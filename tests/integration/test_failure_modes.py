@@ -270,7 +270,9 @@ class TestThere:
     ) -> None:
         async with connect(server, namespace, "ReadStale") as client:
             session = client.memory(work.MEMORY).session(work.SHARED)
+            other = client.memory(work.MEMORY).session("another")
             await session.append_many([user("a"), user("b"), user("c")])
+            await other.append(user("x"), id="r-1")
             async with session.turn() as turn:
                 await raw.config_set("maxmemory", 1)
                 for _ in range(3):
@@ -283,6 +285,8 @@ class TestThere:
             assert (await session.health()).lease is None, "a release frees memory too"
             assert await session.pop() == user("b")
             assert await session.clear() == 1
+            assert (await other.erase()).messages == 1
+            assert not (await other.health()).messages
             assert state(client) is BreakerState.CLOSED
             await raw.config_set("maxmemory", 0)
             await session.append(user("room again"))

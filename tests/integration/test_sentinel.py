@@ -144,6 +144,26 @@ class TestFailover:
         assert (await session.append(user("after"))).seq == 2
         assert await session.read() == [user("kept"), user("after")]
 
+    async def test_who_writes_without_a_turn_is_told_of_a_session_that_is_lost_whole(
+        self, own: Sentinels, client: Client
+    ) -> None:
+        sessions = [client.memory(work.MEMORY).session(name) for name in ("left", "begun again")]
+        primary = await own.primary()
+        await client.memory(work.MEMORY).session("kept").append(user("kept"))
+        await own.in_step()
+        await cut_off(primary)
+        for session in sessions:
+            await session.append_many([user("lost"), user("lost too")])
+        await survive(own)
+        await client.memory(work.MEMORY).session("begun again").append(user("new"))
+        for session in sessions:
+            with pytest.raises(AcknowledgedLost) as lost:
+                await session.append(user("refused"))
+            assert (lost.value.first, lost.value.last) == (1, 2)
+            await session.append(user("after"))
+        assert await sessions[0].read() == [user("after")]
+        assert await sessions[1].read() == [user("new"), user("after")]
+
     async def test_what_never_reached_the_survivor_is_not_ambiguous_with_an_id(
         self, own: Sentinels, session: Session
     ) -> None:

@@ -986,6 +986,13 @@ def store_cases() -> Iterator[Case]:
         lambda: accept([b"REGRESSED", 5], SEEN),
     )
     yield Case(
+        "lost whole",
+        errors.AcknowledgedLost,
+        "the server no longer has this session, of which it had acknowledged messages up to 9, as after a "
+        "failover or a restart without persistence: begin it again with what is missing",
+        lambda: raised(refusals.session_vanished(9)),
+    )
+    yield Case(
         "full",
         errors.BudgetExceeded,
         "the session is full with 5 messages and 900 tokens, and its policy refuses instead of "
@@ -1555,6 +1562,7 @@ def test_who_holds_the_turn_is_told() -> None:
 
 SILENT = {
     "Broken",
+    "SessionVanished",
     "StalePolicy",
 }  # never reach a caller
 ELSEWHERE = {

@@ -21,7 +21,7 @@ from holdfast.planning import (
     presentable,
 )
 from holdfast.planning.expiry import GRACE as TIME_LEFT
-from holdfast.values import CLOSES_SHIFT, OPENS_SHIFT, PROTECTED, Flag, Prepared, Refresh, Stored
+from holdfast.values import PROTECTED, Flag, Prepared, Refresh, Stored, call_flags
 from holdfast.values import Terms as AllTerms
 
 LEASE = 30_000
@@ -58,7 +58,7 @@ def record(
     flags: int = 0,
     ts: int = 0,
 ) -> Stored:
-    flags |= opens << OPENS_SHIFT | closes << CLOSES_SHIFT
+    flags |= call_flags(opens, closes)
     return Stored(tokens, flags, seq, ts, group or seq, None, f"item {seq}")
 
 
@@ -478,12 +478,32 @@ def test_what_protects_an_older_group_says_so() -> None:
     assert found.protected == {4}
 
 
-@pytest.mark.parametrize("number", [254, 255, 256, 1000])
-def test_more_than_255_calls_are_counted_as_255(number: int) -> None:
+@pytest.mark.parametrize("number", [254, 255, 256, 1000, 70_000])
+def test_every_call_is_counted_however_many_there_are(number: int) -> None:
     names = [f"c{index}" for index in range(number)]
-    found = grouped(message(opens=names), message(closes=names))
-    assert list(map(calls, found.flags)) == [(min(number, 255), 0), (0, min(number, 255))]
-    assert found.flags[0] >> 28 == found.flags[1] >> 28 == 0
+    found = grouped(message(opens=names, flags=Flag.INEXACT), message(closes=names[1:]))
+    assert list(map(calls, found.flags)) == [(number, 0), (0, number - 1)]
+    assert found.flags[0] & 0xFFF == Flag.INEXACT
+
+
+@given(opens=st.integers(0, 2**20 - 1), closes=st.integers(0, 2**20 - 1))
+def test_flags_hold_both_numbers_and_travel_as_a_double(opens: int, closes: int) -> None:
+    flags = call_flags(opens, closes)
+    assert calls(flags | 0xFFF) == (opens, closes)
+    assert int(float(flags | 0xFFF)) == flags | 0xFFF
+
+
+def test_few_calls_have_short_flags() -> None:
+    # As every record has them that was stored while more calls than 255 were not told apart.
+    assert call_flags(1, 0) == 1 << 12
+    assert call_flags(255, 255) == 255 << 12 | 255 << 20
+
+
+def test_a_group_with_one_of_many_calls_unanswered_is_not_shown() -> None:
+    given_ = [record(1, opens=300), record(2, group=1, closes=299), record(3)]
+    assert seqs(presentable(given_)) == [3]
+    answered = [*given_[:2], record(3, group=1, closes=1), record(4)]
+    assert seqs(presentable(answered)) == [1, 2, 3, 4]
 
 
 NAMES = st.sampled_from("abcd")

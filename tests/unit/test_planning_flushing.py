@@ -24,7 +24,7 @@ from holdfast.planning.priorities import group_priorities, importance
 from holdfast.planning.shares import share_of, share_parts, token_capacity
 from holdfast.policies import terms_of
 from holdfast.policy import EvictionPolicy, FlushingStrategy, Policy
-from holdfast.values import CLOSES_SHIFT, OPENS_SHIFT, PROTECTED, Flag, Notes, Stored
+from holdfast.values import PROTECTED, Flag, Notes, Stored, call_flags
 
 NOW = 10_000_000
 LEASE = 30_000
@@ -75,7 +75,7 @@ def record(
     share: str | None = None,
     item: Any = None,
 ) -> Stored:
-    flags = int(flags) | opens << OPENS_SHIFT | closes << CLOSES_SHIFT
+    flags = int(flags) | call_flags(opens, closes)
     notes = Notes(share=share) if share is not None else None
     body = item if item is not None else {"role": "user", "content": f"message {seq}"}
     return Stored(tokens, flags, seq, NOW - age, group or seq, None, body, notes)

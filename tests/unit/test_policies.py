@@ -165,6 +165,22 @@ def test_which_calls_renew_the_expiry(names: list[str], refresh: Refresh) -> Non
     assert found.refresh == refresh
 
 
+@pytest.mark.parametrize(
+    ("retention", "lasting"),
+    [
+        ({"ttl": "1h"}, 50),  # an erasure is marked for a minute
+        ({"ttl": "10s"}, 10),
+        ({"ttl": "1h", "afterClear": "20s", "afterFlush": "40s"}, 20),
+        ({"ttl": "1h", "afterFlush": "30s"}, 30),
+        ({"ttl": "1h", "maxLifetime": "1d"}, 0),  # nobody here knows when it began
+        ({"ttl": "1h", "refreshOn": ["Read"]}, 0),
+        ({"ttl": "1h", "refreshOn": ["Read", "Write"]}, 50),
+    ],
+)
+def test_how_long_a_session_surely_lasts(retention: dict[str, Any], lasting: float) -> None:
+    assert agreement(policy(retention=retention), 0).lasting == lasting
+
+
 def test_a_policy_without_limits_has_2000_tokens() -> None:
     assert terms_of(policy(), 0).max_tokens == 2000
 

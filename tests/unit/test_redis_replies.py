@@ -6,6 +6,7 @@ import re
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -47,7 +48,7 @@ from holdfast.errors import (
     TurnInterrupted,
     UnknownKeys,
 )
-from holdfast.store.protocol import StalePolicy
+from holdfast.store.protocol import SessionVanished, StalePolicy
 from holdfast.store.redis import RedisStore
 from holdfast.store.redis.carrier import Broken, Carrier, Command, PoolCarrier
 from holdfast.store.redis.layout import (
@@ -78,6 +79,7 @@ from holdfast.values import (
     Notes,
     Prepared,
     Refresh,
+    Splice,
     Stored,
     Terms,
     Usage,
@@ -136,6 +138,8 @@ def test_what_a_caller_knows_travels_as_one_argument() -> None:
     known = pack_caller(Caller("token-5", 12, 34), create=True)
     assert (struct.unpack("<ddB", known[:17]), known[17:]) == ((12, 34, 1), b"token-5")
     assert pack_caller(Caller(), create=False) == bytes(17)
+    sure = Caller("", 12, 34, sure=True)
+    assert struct.unpack("<ddB", pack_caller(sure, create=False, again=True)) == (12, 34, 10)
 
 
 @given(
@@ -429,6 +433,7 @@ CALLER = Caller("token-5", 12, 34)
         ([b"REGRESSED", 30], AcknowledgedLost, {"first": 31, "last": 34}),
         ([b"SESSIONS", 12, 10], QuotaExceeded, {"quota": "sessions", "used": 12, "hard": 10}),
         ([b"STALEPOLICY", 9], StalePolicy, {"revision": 9}),
+        ([b"VANISHED"], SessionVanished, {}),
     ],
 )
 def test_a_refusal_is_an_error(
@@ -1068,12 +1073,55 @@ async def test_the_first_write_notes_the_session_and_the_next_ones_do_not() -> N
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize(("ttl", "pause"), [(3_600_000, 180), (86_400_000, 4320), (60_000, 60)])
+async def test_a_session_that_is_written_to_for_long_is_noted_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, ttl: int, pause: int
+) -> None:
+    """A twentieth of its life, a minute at least: what is not noted for long is taken for gone."""
+    now = 1000.0
+    clock = SimpleNamespace(monotonic=lambda: now)
+    monkeypatch.setattr("holdfast.store.redis.handle.time", clock)
+    hand = Hand([[b"OK"], APPENDED], [APPENDED], [[b"OK"], APPENDED], [APPENDED])
+    session = RedisStore(hand, patience=0.1).session(MEMORY, "42")
+    agreed = replace(TERMS, ttl=ttl)
+    await session.append(agreed, batch(), Caller())
+    for later in (pause, 0.1, pause):
+        now += later
+        await session.append(agreed, batch(), Caller())
+    assert hand.sent == [["index", "append"], ["append"], ["index", "append"], ["append"]]
+
+
+@pytest.mark.asyncio
 async def test_a_session_that_expired_is_noted_again() -> None:
     hand = Hand([[b"OK"], APPENDED], [[b"NOSESSION"]], [[b"OK"], APPENDED])
     session = RedisStore(hand, patience=0.1).session(MEMORY, "42")
     await session.append(TERMS, batch(), Caller())
     await session.append(TERMS, batch(), Caller())
     assert hand.sent == [["index", "append"], ["append"], ["index", "append"]]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("left", "sent"),
+    [
+        pytest.param(
+            [[2, 3, 4, 5, 6, 7], [3, 4, 5, 6, 7], [4, 5, 6, 7], [5, 6, 7], [6, 7], [7]],
+            5,
+            id="again",
+        ),
+        pytest.param([[2, 3], [2, 3]], 2, id="the same records, which are others by now"),
+        pytest.param([[8, 9], [8, 9]], 2, id="none of them"),
+    ],
+)
+async def test_a_splice_is_tried_five_times_at_most_and_only_with_fewer_records(
+    left: list[list[int]], sent: int
+) -> None:
+    hand = Hand(*([[b"CHANGED", seqs]] for seqs in left), [[b"OK", 1, 1, 1, 1, 0]])
+    session = RedisStore(hand, patience=0.1).session(MEMORY, "42")
+    records = [(seq, b"[1,0,%d,0,%d,null,1]" % (seq, seq)) for seq in range(1, 8)]
+    rules = [(seq, "FIFO") for seq, _ in records]
+    assert not (await session.splice(TERMS, Splice("flusher", 99, rules, records))).done
+    assert hand.sent == [["splice"]] * sent
 
 
 @pytest.mark.asyncio

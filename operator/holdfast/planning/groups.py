@@ -6,7 +6,7 @@ The specification of the same step in `store/redis/scripts/append.lua`.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from holdfast.values import CLOSES_SHIFT, OPENS_SHIFT, PROTECTED, Flag, Prepared
+from holdfast.values import PROTECTED, Flag, Prepared, call_flags
 
 
 @dataclass(slots=True)
@@ -72,7 +72,7 @@ def group_records(
         if not answered and any(not call.startswith("?") for call in record.closes):
             flags |= Flag.ORPHAN
         closed = sum(1 for _, found in answered if found == group)
-        flags |= min(len(record.opens), 255) << OPENS_SHIFT | min(closed, 255) << CLOSES_SHIFT
+        flags |= call_flags(len(record.opens), closed)
         for digest in record.opens:
             open_calls[digest] = result.opened[digest] = group
             result.answered.discard(digest)

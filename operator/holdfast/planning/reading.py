@@ -3,9 +3,9 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from holdfast.values import CLOSES_SHIFT, OPENS_SHIFT, Flag, Stored
+from holdfast.values import CALLS, Flag, Stored
 
-_CALLS = int(Flag.ORPHAN) | 0xFF << OPENS_SHIFT | 0xFF << CLOSES_SHIFT
+_CALLS = int(Flag.ORPHAN) | CALLS
 
 
 @dataclass(frozen=True, slots=True)

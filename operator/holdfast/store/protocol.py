@@ -45,6 +45,18 @@ class StalePolicy(HoldfastError):
         self.revision = revision
 
 
+class SessionVanished(HoldfastError):
+    """The session that the caller is sure of is not there, or another one began in its place.
+
+    Nobody erased it. Never reaches a caller: the library makes `AcknowledgedLost` of it, or calls again.
+    """
+
+    code = "SessionVanished"
+
+    def __init__(self) -> None:
+        super().__init__("the session vanished")
+
+
 def lease_token(wait: int) -> str:
     """Make the token of one waiter or holder: unguessable, ending in how long it waits.
 
@@ -74,7 +86,8 @@ class SessionStore(Protocol):
         Raises:
             StalePolicy, LeaseLost, SessionBusy, AcknowledgedLost, IdempotencyConflict,
             BudgetExceeded, StoreUnavailable, AmbiguousWrite; QuotaExceeded where the session would
-            begin and the memory has as many as it may.
+            begin and the memory has as many as it may; SessionVanished where the caller is sure of it,
+            from a store that can lose a whole session.
         """
         ...
 

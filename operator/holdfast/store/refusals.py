@@ -68,6 +68,16 @@ def acknowledged_lost(first: int, last: int) -> AcknowledgedLost:
     )
 
 
+def session_vanished(seen: int) -> AcknowledgedLost:
+    """The store has nothing left of a session that cannot have ended by itself."""
+    return AcknowledgedLost(
+        f"the server no longer has this session, of which it had acknowledged messages up to {seen}, as "
+        "after a failover or a restart without persistence: begin it again with what is missing",
+        first=1,
+        last=seen,
+    )
+
+
 def not_durable(seq: int) -> NotDurable:
     """Too few replicas have what was written."""
     return NotDurable(

@@ -26,14 +26,14 @@ from holdfast.values.exchange import (
 )
 from holdfast.values.options import Durability, Lines, Privacy, PrivacyLevel
 from holdfast.values.records import (
-    CLOSES_SHIFT,
-    OPENS_SHIFT,
+    CALLS,
     PROTECTED,
     Covered,
     Departed,
     Flag,
     Notes,
     Stored,
+    call_flags,
 )
 from holdfast.values.results import (
     AppendResult,
@@ -50,8 +50,7 @@ from holdfast.values.results import (
 )
 
 __all__ = [
-    "CLOSES_SHIFT",
-    "OPENS_SHIFT",
+    "CALLS",
     "PROTECTED",
     "AppendResult",
     "Appended",
@@ -95,4 +94,5 @@ __all__ = [
     "Trimmed",
     "Usage",
     "Window",
+    "call_flags",
 ]

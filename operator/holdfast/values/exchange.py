@@ -112,11 +112,13 @@ class Caller(msgspec.Struct, frozen=True, gc=False):
         token: of the lease, for calls within a turn; empty otherwise.
         epoch: of the session as last seen; 0 when never seen.
         seen: highest sequence number acknowledged to this caller in that epoch.
+        sure: since then the session cannot have ended by itself.
     """
 
     token: str = ""
     epoch: int = 0
     seen: int = 0
+    sure: bool = False
 
 
 class Prepared(msgspec.Struct, frozen=True, gc=False):

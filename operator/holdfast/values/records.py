@@ -10,8 +10,8 @@ import msgspec
 class Flag(IntEnum):
     """What a record's flags say; bits 0..7 of `Stored.flags`.
 
-    Above them: bits 12..19 how many tool calls the record opens, 20..27 how many it closes, each at
-    most 255 (which then means "255 or more"). Plain integers, since every record that is read is asked.
+    Above them how many tool calls the record opens and closes: see `call_flags`. Plain integers, since
+    every record that is read is asked.
     """
 
     SYSTEM = 1
@@ -22,10 +22,26 @@ class Flag(IntEnum):
     SUMMARY = 32
 
 
-OPENS_SHIFT = 12
+_OPENS, _CLOSES, _MORE_OPENS, _MORE_CLOSES = 12, 20, 28, 40
+_BYTE, _MORE = 0xFF, 0xFFF
+
+CALLS = _BYTE << _OPENS | _BYTE << _CLOSES | _MORE << _MORE_OPENS | _MORE << _MORE_CLOSES
+"""The bits of `Stored.flags` that `call_flags` gives."""
 
 
-CLOSES_SHIFT = 20
+def call_flags(opens: int, closes: int) -> int:
+    """Return the bits of `Stored.flags` that say how many tool calls a record opens and closes.
+
+    Bits 12..19 and 20..27 are the low eight of each, 28..39 and 40..51 the rest: flags stay short where
+    there are few calls, and exact in a double, which is how they travel. Twenty bits are more calls than
+    a message of 4 MiB can name.
+    """
+    return (
+        (opens & _BYTE) << _OPENS
+        | (closes & _BYTE) << _CLOSES
+        | (opens >> 8) << _MORE_OPENS
+        | (closes >> 8) << _MORE_CLOSES
+    )
 
 
 PROTECTED = Flag.SYSTEM | Flag.PINNED
@@ -95,12 +111,12 @@ class Stored(msgspec.Struct, array_like=True, frozen=True, gc=False):
     @property
     def opens(self) -> int:
         """How many tool calls the record makes."""
-        return (self.flags >> OPENS_SHIFT) & 0xFF
+        return self.flags >> _OPENS & _BYTE | (self.flags >> _MORE_OPENS & _MORE) << 8
 
     @property
     def closes(self) -> int:
         """How many tool results the record carries."""
-        return (self.flags >> CLOSES_SHIFT) & 0xFF
+        return self.flags >> _CLOSES & _BYTE | (self.flags >> _MORE_CLOSES & _MORE) << 8
 
 
 class Departed(NamedTuple):

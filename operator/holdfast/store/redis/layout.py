@@ -115,7 +115,7 @@ def pack_caller(
     token = caller.token.encode()
     if labels:
         token = "".join(labels).encode() + b"|" + token
-    bits = create + 2 * again + 4 * bool(labels)
+    bits = create + 2 * again + 4 * bool(labels) + 8 * caller.sure
     return _CALLER.pack(caller.epoch, caller.seen, bits) + token
 
 

@@ -30,7 +30,7 @@ from holdfast.errors import (
     UnknownKeys,
 )
 from holdfast.store import refusals
-from holdfast.store.protocol import StalePolicy
+from holdfast.store.protocol import SessionVanished, StalePolicy
 from holdfast.store.redis.carrier import Broken, Reply
 from holdfast.store.redis.layout import ID_BYTES, LAYOUT
 from holdfast.values import Caller, Departed, Lease, Snapshot, Status, Stored, Terms, Usage
@@ -367,6 +367,7 @@ REFUSALS: dict[str, Callable[[Sequence[Any], Caller], HoldfastError]] = {
     "REGRESSED": _lost,
     "SESSIONS": lambda reply, _: refusals.too_many_sessions(int(reply[1]), int(reply[2])),
     "STALEPOLICY": lambda reply, _: StalePolicy(int(reply[1])),
+    "VANISHED": lambda _reply, _: SessionVanished(),
 }
 
 

@@ -31,6 +31,7 @@ _TOPICS = (
         "erasing",
         "replacing",
         "transfer",
+        "many_calls",
     ),
 )
 pytest.register_assert_rewrite(*(f"{__name__}.{topic}" for topic in _TOPICS))
@@ -52,6 +53,10 @@ from holdfast.testing.conformance.ids import TestIds  # noqa: E402
 from holdfast.testing.conformance.leases import TestLease  # noqa: E402
 from holdfast.testing.conformance.limits import TestLimits  # noqa: E402
 from holdfast.testing.conformance.line import TestLine  # noqa: E402
+from holdfast.testing.conformance.many_calls import (  # noqa: E402
+    TestManyCalls,
+    TestManyCallsOfASession,
+)
 from holdfast.testing.conformance.messages import (  # noqa: E402
     TestMessages,
     TestRetries,
@@ -99,6 +104,8 @@ __all__ = [
     "TestLease",
     "TestLimits",
     "TestLine",
+    "TestManyCalls",
+    "TestManyCallsOfASession",
     "TestMessages",
     "TestOrderOfChecks",
     "TestPages",

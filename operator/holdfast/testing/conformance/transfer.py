@@ -225,7 +225,7 @@ class TestTransfer(SessionContract):
             (3, '{"seq":2,"ts":1,"tokens":-1,"flags":0,"group":2,"item":1}'),
             (3, '{"seq":2,"ts":1,"tokens":1,"flags":0,"group":3,"item":1}'),
             (3, '{"seq":2,"ts":1,"tokens":1,"flags":0,"group":1,"item":1}'),
-            (3, '{"seq":2,"ts":1,"tokens":1,"flags":999999999999,"group":2,"item":1}'),
+            (3, '{"seq":2,"ts":1,"tokens":1,"flags":9999999999999999,"group":2,"item":1}'),
             (3, '{"seq":2,"ts":1.5,"tokens":1,"flags":0,"group":2,"item":1}'),
         ],
     )

@@ -8,7 +8,7 @@
 --           and the rest of the record, from the comma after the group
 -- Returns {OK, seven doubles: first seq, count, tokens, evicted, epoch, over, torn} or
 -- {DUPLICATE, first seq, count, tokens, epoch}, or a refusal: CONFLICT, NOSESSION, EPOCH, LEASELOST, BUSY, STALEPOLICY,
--- REGRESSED, FULL, NOROOM, ERASED, LAYOUT. Nothing is written before every check has passed.
+-- REGRESSED, VANISHED, FULL, NOROOM, ERASED, LAYOUT. Nothing is written before every check has passed.
 local id, digest = ARGV[3], tonumber(ARGV[4])
 -- Any message of an assistant may answer a thought (`|?digest`). It is by far the most frequent answer, so whether one
 -- waits is asked along with the state.
@@ -37,12 +37,12 @@ if caller.again and caller.token == '' and not (state.exists and caller.epoch ==
   and tonumber(call('HGET', META, 'e') or 0) > now then
   return { 'ERASED' }
 end
-if not state.exists and caller.token == '' and not caller.create then
-  return { 'NOSESSION' }
-end
 local refused = refuse(state, false)
 if refused then
   return refused
+end
+if not state.exists and caller.token == '' and not caller.create then
+  return { 'NOSESSION' }
 end
 -- What a replacement takes away counts as gone from here on; it goes once every check has passed.
 local replaced = caller.empty and state.exists and { tokens = state.tokens }
@@ -138,7 +138,8 @@ for n = 1, #records do
       count = count + 1
     end
     record.flags = record.flags + (needed and not matched and 4 or 0)
-      + math.min(count, 255) * 4096 + math.min(closed, 255) * 1048576
+      + count % 256 * 2 ^ 12 + closed % 256 * 2 ^ 20
+      + math.floor(count / 256) * 2 ^ 28 + math.floor(closed / 256) * 2 ^ 40
   end
   if record.flags % 4 ~= 0 then
     protected[group] = true

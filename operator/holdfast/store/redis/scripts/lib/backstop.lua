@@ -28,15 +28,12 @@ local function plan_backstop(state, limits, keep, length)
     return log[index]
   end
 
-  -- Positions of a group from its first record on, its tokens, whether a call of it still waits, its last record, and
-  -- whether calls may wait that were not counted: 255 means that many or more.
+  -- Positions of a group from its first record on, its tokens, whether a call of it still waits, and its last record.
   local function collect(index)
     local first = log[index]
     local members, tokens, balance, last = { index }, first.tokens, first.opens - first.closes, first
-    local many = first.opens == 255
-    local uncertain = state.joined > 0 or many
     local at = index
-    while uncertain or balance > 0 do
+    while state.joined > 0 or balance > 0 do
       at = at + 1
       local record = record_at(at)
       if not record then
@@ -46,11 +43,9 @@ local function plan_backstop(state, limits, keep, length)
         members[#members + 1] = at
         tokens, last = tokens + record.tokens, record
         balance = balance + record.opens - record.closes
-        many = many or record.opens == 255
-        uncertain = uncertain or many
       end
     end
-    return members, tokens, balance > 0, last, many
+    return members, tokens, balance > 0, last
   end
 
   local plan = { evict = {}, gone = {}, n = 0, tokens = 0, bytes = 0 }
@@ -62,12 +57,12 @@ local function plan_backstop(state, limits, keep, length)
       break
     end
     if not plan.evict[index] and not skipped[record.group] and not keep[record.group] then
-      local members, tokens, open, last, many = collect(index)
+      local members, tokens, open, last = collect(index)
       if open and last.ts + terms.lease > now then
         skipped[record.group] = true
         waiting_tokens, waiting_count = waiting_tokens + tokens, waiting_count + #members
       else
-        if open or many then
+        if open then
           plan.gone[record.group] = true
         end
         for _, member in ipairs(members) do

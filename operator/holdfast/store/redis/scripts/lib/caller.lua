@@ -1,10 +1,11 @@
 -- lib/caller: what the caller knows of the session. ARGV[2] is epoch, highest seq seen, a byte, token. The byte is 1 if
 -- the session may be created, 2 more if the call may have been carried out before, 4 more if labels stand before the
--- token: 32 digits of each, then |.
+-- token: 32 digits of each, then |; 8 more if the session cannot have ended by itself since its epoch was seen.
 local caller
 do
   local epoch, seen, bits = numbers('<ddB', ARGV[2])
-  caller = { epoch = epoch, seen = seen, create = bits % 2 == 1, token = string.sub(ARGV[2], 18) }
+  caller = { epoch = epoch, seen = seen, create = bits % 2 == 1, sure = bits >= 8, token = string.sub(ARGV[2], 18) }
+  bits = bits % 8
   if bits > 1 then
     caller.again = math.floor(bits / 2) % 2 == 1
     if bits >= 4 then
@@ -14,6 +15,8 @@ do
 end
 
 -- Epoch, lease, revision and highest seq seen, in this order; nil, or the refusal. `maintenance` writes need no lease.
+-- VANISHED: the session that the caller is sure of is not there, or is another one that began since. Not where somebody
+-- erased it, nor where only the counters went: what is left of it is counted then (lib/mend).
 local function refuse(state, maintenance)
   if state.layout ~= LAYOUT then
     return { 'LAYOUT', state.layout }
@@ -36,8 +39,13 @@ local function refuse(state, maintenance)
   if terms.revision < state.revision then
     return { 'STALEPOLICY', state.revision }
   end
-  if known and caller.seen > state.next - 1 then
-    return { 'REGRESSED', state.next - 1 }
+  if known then
+    if caller.seen > state.next - 1 then
+      return { 'REGRESSED', state.next - 1 }
+    end
+  elseif caller.sure and tonumber(call('HGET', META, 'e') or 0) <= now and (state.exists
+    and state.created * 1000 > caller.epoch or not state.exists and call('EXISTS', LOG, PIN) == 0) then
+    return { 'VANISHED' }
   end
   return nil
 end

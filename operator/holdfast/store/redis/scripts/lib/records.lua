@@ -5,8 +5,14 @@ local function parse_record(value)
     error({ err = 'CORRUPT a record does not have the form of a record' })
   end
   flags = tonumber(flags)
-  return {
+  local record = {
     tokens = tonumber(tokens), flags = flags, seq = tonumber(seq), ts = tonumber(ts), group = tonumber(group),
     opens = math.floor(flags / 4096) % 256, closes = math.floor(flags / 1048576) % 256, value = value, bytes = #value,
   }
+  -- Of more calls than 255 the rest stands higher up: holdfast.values.call_flags.
+  if flags >= 2 ^ 28 then
+    record.opens = record.opens + math.floor(flags / 2 ^ 28) % 4096 * 256
+    record.closes = record.closes + math.floor(flags / 2 ^ 40) % 4096 * 256
+  end
+  return record
 end
