@@ -1,6 +1,7 @@
 """Two operators on a real API server: one acts at a time, and another one soon when it does not any more."""
 
 import asyncio
+import base64
 import contextlib
 import json
 from collections.abc import AsyncGenerator
@@ -15,11 +16,12 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from holdfast.embedded import reserve_port
+from holdfast.store.access import password_hash
 from holdfast_operator.services.ports import ClusterConflict
 from holdfast_operator.storage.kubernetes import Kubernetes
 from holdfast_operator.storage.mirror import Key, Kind
 from tests.harness.control_plane import ControlPlane
-from tests.harness.operator_process import ACCOUNT, HOME, OperatorProcess, install
+from tests.harness.operator_process import ACCOUNT, HOME, RBAC, OperatorProcess, install
 from tests.harness.pipe import Pipe
 from tests.harness.servers import Server
 from tests.harness.space import LOOKS
@@ -29,6 +31,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.redis]
 
 LEASE, DEADLINE = 5, 4
 FAST = [f"--lease-duration={LEASE}", f"--renew-deadline={DEADLINE}", "--retry-period=0.3"]
+TICK = 5
+"""Seconds between looks at an object at rest."""
 LEADS = "This operator leads"
 LEADER, STANDBY = "leader\n", "standby: another operator leads\n"
 OBJECTS = """
@@ -46,6 +50,15 @@ apiVersion: holdfast.dev/v1alpha1
 kind: MemoryResource
 metadata: {name: NAME-2}
 spec: {backendRef: {name: NAME}, retention: {ttl: 24h}}
+"""
+
+BINDING = """
+apiVersion: holdfast.dev/v1alpha1
+kind: MemoryBinding
+metadata: {name: agent}
+spec:
+  serviceAccountName: agent
+  memories: [{name: support, memoryRef: {name: users}, access: ReadWrite}]
 """
 
 
@@ -167,6 +180,12 @@ class Pair:
 
         await until(there, f"{name} at revision {revision}", every=LOOKS)
 
+    async def password(self) -> str:
+        """Return what the Secret of the binding `agent` says; empty when there is none."""
+        ask = self.plane.administrator.find
+        secret = await asyncio.to_thread(ask, self.namespace, "secret/agent-holdfast")
+        return base64.b64decode(secret["data"]["password"]).decode() if secret else ""
+
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def pair(
@@ -188,6 +207,7 @@ async def pair(
                 directory,
                 arguments=[
                     *FAST,
+                    f"--interval={TICK}",
                     f"--namespace={namespace}",
                     f"--health-port={port}",
                     "--log-format=json",
@@ -361,6 +381,80 @@ async def test_late_writes_of_a_leader_that_was_paused_change_nothing(
             with pytest.raises(ClusterConflict):
                 await api.put_status(key, old["metadata"]["resourceVersion"], old["status"])
     await redis.aclose()
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_change_of_a_user_that_a_paused_leader_sent_is_undone_within_a_tick(
+    pair: Pair, valkey_server: Server
+):
+    redis = valkey_server.client()
+    namespace = f"--namespace={pair.namespace}"
+    await asyncio.to_thread(
+        pair.plane.apply, RBAC / "binding-secrets.yaml", namespace=pair.namespace
+    )
+
+    async def given() -> bool:
+        return await pair.password() != ""
+
+    async with Pipe(valkey_server.port) as to_redis:
+        leader, other = await pair.leader()
+        await pair.apply("users", to_redis.port)
+        await pair.kubectl("apply", namespace, "-f", "-", input=BINDING)
+        await until(given, "the Secret is there", deadline=60, every=LOOKS)
+        first = await pair.password()
+        [user] = [name for name in await redis.acl_users() if f":{pair.namespace}:agent:" in name]
+        assert await passwords_of(redis, user) == {password_hash(first)}
+
+        # A rotation adds a password to the user before the Secret says it. That is on its way ...
+        to_redis.hold(word=b"SETUSER\r\n$%d\r\n%s\r\n" % (len(user), user.encode()))
+        now = "holdfast.dev/rotate-requested-at=now"
+        await pair.kubectl("annotate", "membind/agent", now, namespace)
+        await until(lambda: to_redis.holds > 0, "the change is sent")
+        # ... when the process stops for longer than the lease, and another one rotates instead.
+        leader.process.pause()
+        assert await pair.password() == first
+        await until(lambda: other.leads, "another one leads", deadline=30)
+
+        async def rotated() -> bool:
+            return await pair.password() != first
+
+        await until(rotated, "the other one rotated", deadline=60, every=LOOKS)
+        taken = {password_hash(first), password_hash(await pair.password())}
+        assert await passwords_of(redis, user) == taken
+        before = repairs(await other.get("/metrics"))
+
+        # No server can refuse what arrives now, and nobody has the password that it brings.
+        to_redis.release()
+        await until(lambda: to_redis.replies.startswith(b"+OK"), "the server carried it out")
+        arrived = asyncio.get_running_loop().time()
+
+        async def undone() -> bool:
+            page = await other.get("/metrics")
+            return repairs(page) > before and await passwords_of(redis, user) == taken
+
+        await until(undone, "the Secret's password is taken again", every=LOOKS)
+        assert asyncio.get_running_loop().time() - arrived < 2 * TICK, (
+            "within a tick, and some load"
+        )
+        assert password_hash(await pair.password()) in taken, (
+            "the one that clients have is left alone"
+        )
+        leader.process.resume()
+        await leader.ended()
+    await redis.aclose()
+
+
+async def passwords_of(redis: Redis, user: str) -> set[str]:
+    """Return the hashes of the passwords that a server takes from a user."""
+    return set((await redis.acl_getuser(user))["passwords"])
+
+
+def repairs(answer: tuple[int, str]) -> float:
+    """Return how many users on servers the operator made what they should be."""
+    name = "holdfast_operator_acl_repairs_total{"
+    return sum(
+        float(line.rpartition(" ")[2]) for line in answer[1].splitlines() if line.startswith(name)
+    )
 
 
 async def revision_is(redis: Redis, pair: Pair, name: str, revision: int) -> bool:

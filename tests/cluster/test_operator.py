@@ -128,6 +128,17 @@ async def test_a_secret_becomes_what_it_has_to_be_step_by_step(
         space.secret(labelled=True, password=PASSWORD)
         await space.ready("membackend/shared")
         await space.ready("memres/support")
+        # A password that is changed while everything works is taken up without a restart.
+        admin = server.client(password=PASSWORD)
+        await admin.config_set("requirepass", "new-" + PASSWORD)
+        space.secret(labelled=True, password="new-" + PASSWORD)
+        await admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await admin.aclose()
+        space.patch("memres/support", '{"retention": {"ttl": "2h"}}')
+        await space.until(
+            "memres/support", lambda body: body["status"]["policyRevision"] == 2, "revision 2"
+        )
+        await space.ready("memres/support")
         space.delete("memres/support")
         await space.gone("memres/support")
     said = operator.log + space.kubectl("get", "memres,membackend,events", "-o", "yaml")
@@ -223,6 +234,36 @@ async def test_a_paused_memory_is_left_alone_until_it_is_not(space: Space):
     )
     assert condition(resource, "Paused")["status"] == ""
     await store.aclose()
+
+
+@pytest.mark.asyncio
+async def test_a_policy_that_was_removed_or_edited_on_the_server_is_put_back(
+    space: Space, redis: Redis
+):
+    space.backend()
+    space.resource(limits={"maxMessages": 3})
+    await space.ready("memres/support")
+    key = f"mem:{{{space.namespace}/support}}:policy"
+    right = await redis.hget(key, "doc")
+
+    async def put_back() -> bool:
+        return await redis.hget(key, "doc") == right
+
+    # The object is not edited: nothing but a look at the server shows it.
+    for drift in (("DEL", key), ("HSET", key, "doc", "{}")):
+        revision = int(await redis.hget(key, "revision") or 0)
+        await redis.execute_command(*drift)
+        await until(put_back, "the policy is there again")
+        assert int(await redis.hget(key, "revision") or 0) > revision
+    revision = int(await redis.hget(key, "revision") or 0)
+    await space.until(
+        "memres/support", lambda body: body["status"]["policyRevision"] == revision, "it is told"
+    )
+    async with client_of(space.server, space.namespace) as client:
+        session = client.memory("support").session("s")
+        for number in range(5):
+            await session.append({"role": "user", "content": str(number)})
+        assert await session.length() == 3
 
 
 # Rollouts

@@ -186,7 +186,16 @@ async def test_what_is_deleted_while_the_operator_is_away_waits_for_it_and_for_a
     assert [key for key in left if not key.endswith((":meta", ":owner"))] == []
 
 
-async def test_a_namespace_ends_although_the_server_is_away(space: Space, tmp_path: Path):
+def refused_events(space: Space) -> list[str]:
+    """Return what the API server counted of events that it refused."""
+    page = space.plane.kubectl("get", "--raw", "/metrics").splitlines()
+    counts = [line for line in page if line.startswith("apiserver_request_total{")]
+    return [line for line in counts if 'code="403"' in line and 'resource="events"' in line]
+
+
+async def test_a_namespace_ends_although_the_server_is_away(
+    space: Space, operator: OperatorProcess, tmp_path: Path
+):
     async with Server(Product.VALKEY, tmp_path) as server:
         space.backend(port=server.port)
         space.resource(deletionPolicy="Delete")
@@ -197,10 +206,14 @@ async def test_a_namespace_ends_although_the_server_is_away(space: Space, tmp_pa
         await space.ready("memerase/order", "Erased")
         await server.kill()
         space.erasure("waiting", session="any")
+        refused = refused_events(space)
         delete_namespace(space)
     assert not space.plane.kubectl(
         "get", "namespace", space.namespace, "--ignore-not-found", "-o", "name"
     )
+    # Such a namespace takes no events, and none is tried.
+    assert f"{space.namespace}/support: DataAbandoned" in operator.log, operator.tail()
+    assert refused_events(space) == refused
 
 
 async def test_a_deletion_ends_when_the_backend_is_gone(space: Space, operator: OperatorProcess):

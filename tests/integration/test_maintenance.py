@@ -255,6 +255,15 @@ class TestPolicy:
         assert agreed.revision > 3
         assert (await world.session("s-0").append(user("again"))).length == 4
 
+    @pytest.mark.parametrize("field", ["doc", "sha256", "state", "layout"])
+    async def test_what_was_edited_by_hand_is_put_back(self, world: World, field: str) -> None:
+        agreed = await world.apply(limits={"maxTokens": 500})
+        before = await world.raw.hgetall(world.keys.policy)
+        await world.raw.hset(world.keys.policy, field, "0")
+        assert (await world.apply(limits={"maxTokens": 500})).revision == agreed.revision + 1
+        after = await world.raw.hgetall(world.keys.policy)
+        assert after == {**before, b"revision": b"%d" % (agreed.revision + 1)}
+
     async def test_usage_is_written_with_its_time(self, world: World) -> None:
         await world.apply()
         await world.hands.put_usage(world.memory, FIRST, Totals(1, 2, 3, 4))

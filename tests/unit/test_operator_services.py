@@ -1,5 +1,6 @@
 """The operator's services, over a small world in memory: no Kubernetes, no Redis, no Kopf."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -247,9 +248,9 @@ async def test_a_withdrawn_secret_closes_the_connection(world: World):
 @pytest.mark.parametrize(
     ("fault", "reason", "reachable"),
     [
-        (StoreUnavailable("down"), "BackendUnreachable", "False"),
-        (AccessDenied("wrong password"), "AuthenticationFailed", "False"),
-        (AccessDenied("no permission"), "PermissionDenied", "True"),
+        (StoreUnavailable("down: said the server"), "BackendUnreachable", "False"),
+        (AccessDenied("wrong password: said the server"), "AuthenticationFailed", "False"),
+        (AccessDenied("no permission: said the server"), "PermissionDenied", "True"),
         (ServerTooOld("the server is redis 6.2"), "ServerTooOld", "True"),
     ],
 )
@@ -261,6 +262,9 @@ async def test_faults_of_a_server_have_their_reason_and_heal(
     outcome = await world.look(backend)
     assert ready(backend) == ("False", reason)
     assert condition(backend, "BackendReachable")["status"] == reachable
+    # Nobody reads in a status what some server said: who may write endpoints could have it ask any.
+    told = json.dumps(backend["status"]) + repr(outcome.events)
+    assert (str(fault) in told.lower()) is (reason == "ServerTooOld"), "product and version alone"
     assert outcome.again == 0.5
     assert (await world.look(backend)).status is None
     world.server.fault = None

@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol, TypeAlias
 import kopf
 
 from holdfast_operator.handlers.echoes import Echoes
+from holdfast_operator.handlers.first_looks import FirstLooks
 from holdfast_operator.handlers.settings import DELETION_GOES_ON, FINALIZER
 from holdfast_operator.handlers.wakers import Wakers
 from holdfast_operator.logs import about
@@ -70,6 +71,7 @@ class Keeper:
         interval: seconds between looks at an object at rest; each varies by a tenth.
         observer: told how each look went.
         echoes: told what was written.
+        first_looks: places for the first look at each object.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Keeper:
         interval: float,
         observer: Observer | None = None,
         echoes: Echoes | None = None,
+        first_looks: FirstLooks | None = None,
     ) -> None:
         self._services = services
         self._mirror = mirror
@@ -91,6 +94,7 @@ class Keeper:
         self._observer = observer or Unobserved()
         self._echoes = echoes or Echoes()
         self._locks: dict[str, asyncio.Lock] = {}
+        self._first_looks = first_looks or FirstLooks()
 
     async def keep(self, key: Key, body: kopf.Body, stopped: kopf.DaemonStopped) -> None:
         """Look at an object until it is deleted or the operator ends."""
@@ -103,9 +107,11 @@ class Keeper:
     async def _keep(self, key: Key, body: kopf.Body, stopped: kopf.DaemonStopped) -> None:
         self._wakers.expect(key)
         failures = 0
+        place: Callable[[], contextlib.AbstractAsyncContextManager[None]] = self._first_looks.place
         while not stopped:
             try:
-                pause = await self._round(key, body)
+                async with place():
+                    pause = await self._round(key, body)
                 failures = 0
             except ClusterConflict:
                 # Usually a write of Kopf's: its event is on the way, and rings.
@@ -123,6 +129,7 @@ class Keeper:
                 _log.exception(
                     "%s: unexpected; next try in %.1f s", _name(key), pause, extra=about(body)
                 )
+            place = contextlib.nullcontext
             await self._wakers.wait(key, pause)
 
     async def end(self, key: Key, body: kopf.Body) -> None:

@@ -1,5 +1,6 @@
 #!lua
--- put_policy: write the policy document if it differs, and raise its revision. Safe to repeat.
+-- put_policy: write the policy document if it differs, and raise its revision. Safe to repeat. The document is compared
+-- with what is stored, and not only its hash: somebody may have edited it there.
 -- uses: owner
 -- KEYS  policy owner usage sessions
 -- ARGV  1 uid   2 leader's epoch   3 SHA-256 of the document   4 document   5 revision that was in force before
@@ -16,7 +17,8 @@ end
 note_epoch(owner, epoch)
 -- A server that lost data may have lost the counter, while processes still hold the revision that was in force. What an
 -- older version wrote gets a new revision as well, so that a rollout looks at every session.
-if owner.layout == LAYOUT and owner.state == 'active' and owner.sha == sha and owner.revision >= before then
+local same = owner.sha == sha and redis.call('HGET', POLICY, 'doc') == document
+if same and owner.layout == LAYOUT and owner.state == 'active' and owner.revision >= before then
   return { 'OK', owner.revision }
 end
 local revision = math.max(owner.revision, before) + 1
