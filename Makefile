@@ -18,7 +18,7 @@ PYTEST := $(BIN)/python -m pytest
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-cluster test test-fast test-pythons test-cluster test-oldest test-e2e verify verify-operator verify-sidecar lint format types bench bench-operator bench-sidecar bench-peers crds openapi facade lock control-plane clean
+.PHONY: help setup demo demo-cluster test test-fast test-pythons test-cluster test-oldest test-e2e test-docker verify verify-operator verify-sidecar lint format types bench bench-operator bench-sidecar bench-peers crds openapi facade lock control-plane clean
 
 help: ## list what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -107,7 +107,10 @@ test-oldest: $(READY) control-plane ## the same on the oldest Kubernetes that is
 	assets=$$($(BIN)/python -m tests.harness.oldest_api_server) && KUBEBUILDER_ASSETS=$$assets $(PYTEST) $(OLDEST)
 
 test-e2e: $(READY) ## stories with real pods, on a whole node that is brought up here (KUBECONFIG and HOLDFAST_IMAGE: on a cluster of yours)
-	$(PYTEST) tests/e2e $(if $(STORY),--story-seconds $(STORY))
+	$(PYTEST) --numprocesses 2 --dist loadgroup tests/e2e $(if $(STORY),--story-seconds $(STORY))
+
+test-docker: $(READY) ## the same Dockerfile by Docker and by Podman, as root with both installed: what they make is what buildah makes
+	$(PYTEST) -m thorough tests/e2e/test_docker.py
 
 test-pythons: ## unit and conformance tests on every other supported interpreter found here
 	.ci/pythons

@@ -8,6 +8,7 @@ from holdfast_operator.handlers.echoes import Echoes
 from holdfast_operator.health import Pulse, Verdict
 
 _NOT_YET: Final = Verdict(False, "the definitions of the resources are not there yet")
+_NOT_TRUSTED: Final = Verdict(False, "API servers do not trust the webhook's certificate yet")
 
 
 class Role(Enum):
@@ -29,6 +30,8 @@ class Probes:
 
     Attributes:
         role: what it is now.
+        trusted: whether pods that ask for a sidecar can be created: False until the certificate that this
+            operator or its leader keeps is trusted for the first time.
     """
 
     def __init__(self, pulse: Pulse, echoes: Echoes, leader: Elector | Alone) -> None:
@@ -36,6 +39,7 @@ class Probes:
         self._echoes = echoes
         self._leader = leader
         self.role = Role.STARTING
+        self.trusted = True
 
     def live(self) -> Verdict:
         """Whether a restart would not help: the loop turns, and what was written comes back.
@@ -52,7 +56,13 @@ class Probes:
         return turns
 
     def ready(self) -> Verdict:
-        """Whether it acts, or can as soon as the lease is free."""
+        """Whether it acts, or can as soon as the lease is free; and whether the installation is whole.
+
+        Who waits for an installation waits for one of its operators, and a standby is one: so both wait
+        until pods can be created. Later nobody does: a restart of neither would help.
+        """
+        if not self.trusted and self.role in {Role.STANDBY, Role.LEADER}:
+            return _NOT_TRUSTED
         match self.role:
             case Role.STARTING:
                 return _NOT_YET

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Coroutine, Generator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import kopf
 
@@ -34,6 +34,9 @@ from holdfast_operator.storage.leases import Leases
 from holdfast_operator.storage.mirror import Kind, Mirror
 from holdfast_operator.storage.secrets import BindingSecrets
 from holdfast_operator.webhook import Webhook
+
+if TYPE_CHECKING:
+    from holdfast_operator.renewal import Renewal
 
 _log: Final = logging.getLogger("holdfast.operator")
 
@@ -124,23 +127,26 @@ async def _serve(options: Options) -> None:
             waiting = wait_for_definitions(kubernetes, clock=time.monotonic)
             if not await _unless(stop, waiting):
                 return
+            certificate = _renewal(options, kubernetes)
+            probes.trusted = certificate is None
             probes.role = Role.STANDBY
-            if isinstance(leader, Elector):
-                if not await leader.acquire(stop):
-                    return
-                _log.info("This operator leads, with epoch %d.", leader.epoch)
-            renewal = leader.keep() if isinstance(leader, Elector) else asyncio.sleep(0)
-            async with _task(renewal), _task(_keep_certificate(options, kubernetes)):
-                probes.role = Role.LEADER
-                await _act(
-                    options,
-                    kubernetes,
-                    leader=leader,
-                    watched=watched,
-                    metrics=metrics,
-                    stop=stop,
-                )
-                probes.role = Role.ENDING
+            async with _task(_show_trust(certificate, probes)):
+                if isinstance(leader, Elector):
+                    if not await leader.acquire(stop):
+                        return
+                    _log.info("This operator leads, with epoch %d.", leader.epoch)
+                lease = leader.keep() if isinstance(leader, Elector) else asyncio.sleep(0)
+                async with _task(lease), _task(_keep_certificate(certificate)):
+                    probes.role = Role.LEADER
+                    await _act(
+                        options,
+                        kubernetes,
+                        leader=leader,
+                        watched=watched,
+                        metrics=metrics,
+                        stop=stop,
+                    )
+                    probes.role = Role.ENDING
 
 
 async def _act(
@@ -201,10 +207,10 @@ async def _act(
         await connections.aclose()
 
 
-async def _keep_certificate(options: Options, kubernetes: Kubernetes) -> None:
-    """Keep the webhook's certificate, where this operator is the one who does."""
+def _renewal(options: Options, kubernetes: Kubernetes) -> "Renewal | None":
+    """Return who keeps the webhook's certificate, where this operator is the one who does."""
     if options.webhook is None:
-        return
+        return None
     # Cryptography takes a tenth of the operator's memory, and most have no use for it.
     from holdfast_operator.renewal import Renewal  # noqa: PLC0415
     from holdfast_operator.storage.certificates import WebhookCertificates  # noqa: PLC0415
@@ -212,7 +218,18 @@ async def _keep_certificate(options: Options, kubernetes: Kubernetes) -> None:
     namespace = options.leader_namespace or own_namespace()
     webhook = options.webhook
     store = WebhookCertificates(kubernetes, namespace, webhook.secret, webhook.configuration)
-    await Renewal(store, webhook, namespace, interval=options.interval).keep()
+    return Renewal(store, webhook, namespace, interval=options.interval)
+
+
+async def _show_trust(certificate: "Renewal | None", probes: Probes) -> None:
+    if certificate is not None:
+        await certificate.until_trusted()
+        probes.trusted = True
+
+
+async def _keep_certificate(certificate: "Renewal | None") -> None:
+    if certificate is not None:
+        await certificate.keep()
 
 
 def _own_name() -> str:

@@ -9,7 +9,13 @@ from holdfast_operator.services.certificates import (
     CertificateStore,
     service_hosts,
 )
-from holdfast_operator.services.ports import Clock, ClusterConflict, ClusterError, SystemClock
+from holdfast_operator.services.ports import (
+    Clock,
+    ClusterConflict,
+    ClusterError,
+    ClusterForbidden,
+    SystemClock,
+)
 from holdfast_operator.webhook import Webhook
 
 _log: Final = logging.getLogger("holdfast.operator")
@@ -17,6 +23,8 @@ _log: Final = logging.getLogger("holdfast.operator")
 _AGAIN: Final = 5.0
 """Seconds after which what failed is tried again."""
 _LEAST: Final = 0.1
+_SOON: Final = 1.0
+"""Seconds between looks at what the leader is about to register."""
 _MANY: Final = 5
 """Conflicts in a row that are no coincidence."""
 
@@ -56,6 +64,22 @@ class Renewal:
         """Look until cancelled. What goes wrong is said once, and tried again."""
         while True:
             await self._clock.sleep(await self._look())
+
+    async def until_trusted(self) -> None:
+        """Return when API servers trust what the webhook serves, whoever saw to it.
+
+        Where this may not be known nothing is waited for: `keep` says what is wrong.
+        """
+        while not await self._is_trusted():
+            await self._clock.sleep(_SOON)
+
+    async def _is_trusted(self) -> bool:
+        try:
+            return await self._service.is_trusted()
+        except ClusterForbidden:
+            return True
+        except ClusterError:
+            return False
 
     async def _look(self) -> float:
         """Look once; return how many seconds to wait."""

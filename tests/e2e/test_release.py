@@ -60,6 +60,11 @@ def test_what_is_uninstalled_and_installed_again_finds_everything(product: Produ
     load.goes_on()
     assert uids(team) == before
     product.helm.install(values(product.cluster), "--wait", "--timeout=5m")
+    # From this moment on, pods that ask for a sidecar get one.
+    spec = manifests.agent(product.cluster.images, "idle", account="agent")
+    team.apply(manifests.pod("asks", spec, injected=True))
+    (injected,) = team.get("pod/asks")["spec"]["initContainers"]
+    assert injected["name"] == "holdfast"
     product.platform.ready("membackend/shared")
     team.patch("memres/support", {"limits": {"maxMessages": 90_000}})
     team.until(

@@ -120,12 +120,14 @@ def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
 class Buildah:
     """buildah with a store of its own, so that nothing of the machine's is read or changed.
 
-    Made by `opened`; when its block ends, nothing of it is mounted.
+    Made by `opened`; when its block ends, nothing of it is mounted. `program` may be the command of
+    another with the same options: Podman's `build` has them.
     """
 
     store: Path
     driver: str
     environ: Mapping[str, str]
+    program: Sequence[str] = ("buildah",)
 
     def bases(self) -> dict[str, str]:
         """The build arguments that name the two bases, which are made once."""
@@ -163,18 +165,12 @@ class Buildah:
             layers: whether steps that ran before are taken from the cache.
         """
         given = {**self.bases(), **ARGUMENTS, **(arguments or {})}
-        with tempfile.TemporaryDirectory(prefix="pip-", dir=self.store.parent) as scratch:
-            configuration, authority = Path(scratch, "pip.conf"), Path(scratch, "ca.pem")
-            text, certificates = pip_configuration(self.environ)
-            configuration.write_text(f"{text}# {secret}\n", encoding="utf-8")
-            authority.write_bytes(certificates)
-            command = ["build", "--isolation=chroot", "--network=host", "--format=oci"]
-            command += [f"--timestamp={given['SOURCE_DATE_EPOCH']}", f"--tag={name}"]
-            command += ["--layers" if layers else "--no-cache", "--pull-never"]
-            command += [f"--secret=id=pip,src={configuration}"]
-            command += [f"--secret=id=certificates,src={authority}"]
-            command += [f"--build-arg={key}={value}" for key, value in given.items()]
-            self(*command, str(context))
+        command = ["build", "--isolation=chroot", "--network=host", "--format=oci"]
+        command += [f"--timestamp={given['SOURCE_DATE_EPOCH']}", f"--tag={name}"]
+        command += ["--layers" if layers else "--no-cache", "--pull-never"]
+        command += [f"--build-arg={key}={value}" for key, value in given.items()]
+        with secrets_of_build(self.store.parent, self.environ, secret) as secrets:
+            self(*command, *secrets, str(context))
 
     def save(self, name: str, archive: Path) -> None:
         """Write an image as an OCI archive, in one step: nobody ever sees half a file."""
@@ -187,13 +183,15 @@ class Buildah:
         done = self.call(*arguments)
         if done.returncode != 0:
             lines = "\n".join((done.stdout + done.stderr).splitlines()[-30:])
-            raise ImageUnavailable(f"buildah {arguments[0]} failed:\n{lines}")
+            raise ImageUnavailable(f"{self.program[-1]} {arguments[0]} failed:\n{lines}")
         return done.stdout
 
     def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run buildah and return how it ended."""
         where = ["--root", str(self.store / "root"), "--runroot", str(self.store / "run")]
-        return _run(["buildah", *where, "--storage-driver", self.driver, *arguments], self.environ)
+        return _run(
+            [*self.program, *where, "--storage-driver", self.driver, *arguments], self.environ
+        )
 
     def _has(self, name: str) -> bool:
         return self.call("inspect", "--type", "image", name).returncode == 0
@@ -227,6 +225,25 @@ def opened(cache: Path, environ: Mapping[str, str] = os.environ) -> Iterator[Bui
         finally:
             # A build in stages, or one that was stopped, leaves containers, and they are mounted.
             usable[0].call("rm", "--all")
+
+
+@contextmanager
+def secrets_of_build(
+    folder: Path, environ: Mapping[str, str] = os.environ, comment: str = ""
+) -> Iterator[list[str]]:
+    """Write the secrets of a build to files that are gone at the end; yield its options for them.
+
+    Args:
+        folder: where the files are meanwhile.
+        environ: as pip has it here.
+        comment: a text that the pip.conf of the build has besides what is needed.
+    """
+    with tempfile.TemporaryDirectory(prefix="pip-", dir=folder) as scratch:
+        configuration, authority = Path(scratch, "pip.conf"), Path(scratch, "ca.pem")
+        text, certificates = pip_configuration(environ)
+        configuration.write_text(f"{text}# {comment}\n", encoding="utf-8")
+        authority.write_bytes(certificates)
+        yield [f"--secret=id=pip,src={configuration}", f"--secret=id=certificates,src={authority}"]
 
 
 def pip_configuration(environ: Mapping[str, str] = os.environ) -> tuple[str, bytes]:

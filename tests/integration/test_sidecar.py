@@ -482,6 +482,7 @@ async def test_a_store_that_is_away_shows_in_every_answer_but_not_in_the_probe_o
             api, "GET", "/v1/memories/support/sessions/a", 503, "StoreUnavailable"
         )
         assert found["retryable"]
+        assert "network policy" in found["detail"], "what is often the reason in a new namespace"
         assert (await api.get("/v1/memories")).json()["memories"][0]["problem"][
             "code"
         ] == "StoreUnavailable"

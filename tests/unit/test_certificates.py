@@ -23,7 +23,12 @@ from holdfast_operator.services.certificates import (
     service_hosts,
 )
 from holdfast_operator.services.issuing import SKEW, Unreadable, authorities_in, issue, read_pair
-from holdfast_operator.services.ports import ClusterConflict, ClusterUnavailable, Secret
+from holdfast_operator.services.ports import (
+    ClusterConflict,
+    ClusterForbidden,
+    ClusterUnavailable,
+    Secret,
+)
 from holdfast_operator.webhook import Webhook
 from tests.harness.operator_world import ManualClock
 
@@ -411,3 +416,51 @@ async def test_a_pair_is_read_as_it_was_made():
         read_pair(made.pair.certificate, other.pair.key)
     with pytest.raises(Unreadable):
         read_pair(made.authority, made.pair.key)
+
+
+async def test_who_waits_for_the_installation_waits_until_the_certificate_is_trusted():
+    """A Secret that outlived its release lets the webhook serve before anybody registered it anew."""
+    world = World()
+    webhook = Webhook("certificate", "holdfast-injection", "holdfast-webhook", 86400.0)
+    looks: list[bool] = []
+
+    class Waiting(ManualClock):
+        async def sleep(self, seconds: float) -> None:
+            looks.append(world.store.away)
+            if (
+                len(looks) == 1
+            ):  # no Secret yet; then the API server is away, and then a leader acts
+                world.store.away = True
+            elif len(looks) == 2:
+                world.store.away = False
+                await world.at_rest()
+
+    renewal = Renewal(world.store, webhook, "holdfast-system", interval=60, clock=Waiting())
+    await renewal.until_trusted()
+    assert looks == [False, True]
+    writes = world.store.writes
+    # The release is taken away and comes back: its configuration knows nobody, the Secret is as it was.
+    world.store.registered = Registration("9", {"inject.holdfast.dev": b""})
+    assert not await world.service.is_trusted()
+    await world.at_rest()
+    assert world.trusts()
+    assert await world.service.is_trusted()
+    assert world.store.writes == writes + 1
+    # Half of the webhooks is not enough, an authority beside others is.
+    bundle = world.store.bundle
+    world.store.registered = Registration("10", {"one": bundle, "other": b""})
+    assert not await world.service.is_trusted()
+    another = issue(HOSTS, world.clock.now(), LIFETIME).authority
+    world.store.registered = Registration("11", {"one": bundle, "other": another + bundle})
+    assert await world.service.is_trusted()
+    world.store.registered = None
+    assert await world.service.is_trusted(), "nobody asks it"
+
+
+async def test_what_may_not_be_known_is_not_waited_for():
+    class Forbidding(WorldStore):
+        async def registration(self) -> Registration | None:
+            raise ClusterForbidden("no right to get it")
+
+    webhook = Webhook("certificate", "holdfast-injection", "holdfast-webhook", 86400.0)
+    await Renewal(Forbidding(), webhook, "holdfast-system", interval=60).until_trusted()

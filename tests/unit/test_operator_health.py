@@ -158,6 +158,8 @@ def test_ready_is_who_acts_or_can(role: Role, acts: bool, reachable: bool, good:
     probes = Probes(Pulse(), Echoes(), leader)
     probes.role = role
     assert probes.ready() == (good, reason)
+    probes.trusted = False
+    assert not probes.ready().good, "nobody takes the installation for complete"
 
 
 # --- logs

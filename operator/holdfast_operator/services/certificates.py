@@ -156,6 +156,22 @@ class CertificateService:
             await self._store.register(registration, bundle)
         return self._rest(held, now)
 
+    async def is_trusted(self) -> bool:
+        """Return whether every webhook of the configuration is trusted for what the Secret holds.
+
+        Without a configuration there is nobody to be trusted by. Writes nothing, and asks whoever leads for
+        nothing.
+
+        Raises:
+            ClusterForbidden, ClusterUnavailable: as the store's calls.
+        """
+        registration = await self._store.registration()
+        if registration is None:
+            return True
+        held = _read(await self._store.secret())
+        signer = None if held.current is None else signed_by(held.current, held.authorities)
+        return signer is not None and _is_registered(registration, signer)
+
     def _step(
         self, held: _Held, hosts: frozenset[str], registration: Registration | None, now: datetime
     ) -> CertificateDraft | None:
