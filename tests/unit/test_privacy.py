@@ -161,16 +161,16 @@ def test_whatever_matches_json_text_is_json_afterwards(value: Any, pattern: str)
     ],
 )
 def test_hostile_patterns_and_texts_take_linear_time(pattern: str, text: str) -> None:
-    begun = time.monotonic()
+    begun = time.process_time()
     assert redacted(text, pattern)[0] == text
-    assert time.monotonic() - begun < 20
+    assert time.process_time() - begun < 20
 
 
 def test_searching_ends_also_where_each_of_many_matches_looks_ahead_in_vain() -> None:
-    begun = time.monotonic()
+    begun = time.process_time()
     redactor = TextRedactor(Patterns(["x[^!]*!|x."]).search(), GONE)
     redactor.redact("x " * (1 << 20))
-    assert time.monotonic() - begun < PATIENCE + 20
+    assert time.process_time() - begun < PATIENCE + 20
 
 
 def test_when_the_time_is_over_the_rest_of_each_text_with_a_match_is_replaced() -> None:
