@@ -286,10 +286,10 @@ class TurnInterrupted(LeaseLost):
 
 
 class AcknowledgedLost(HoldfastError):
-    """The server lost appends that it had acknowledged, as in a failover.
+    """The server lost appends that it had acknowledged, as in a failover; or the whole session.
 
     Args:
-        first: lowest lost sequence number.
+        first: lowest lost sequence number; 1 where nothing is left of the session.
         last: highest lost sequence number.
     """
 

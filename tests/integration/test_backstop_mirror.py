@@ -266,7 +266,7 @@ class TestAppend:
             await store.aclose()
 
     @pytest.mark.parametrize("counted", [1, 3])
-    async def test_more_calls_than_a_record_can_count_stay_with_their_group(
+    async def test_hundreds_of_calls_stay_with_their_group(
         self, valkey_server: Server, counted: int
     ) -> None:
         store, memory = redis_store(valkey_server), new_memory()

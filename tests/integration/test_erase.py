@@ -141,6 +141,7 @@ class TestNothingIsLeft:
             world.raw.set(keys.queue, SECRET),
         ):
             await world.raw.delete(*keys)
+            session = world.session("odd", spec())  # of somebody who knows of no loss
             await session.append(user(SECRET))
             await break_it
             await world.session("odd", spec()).erase()

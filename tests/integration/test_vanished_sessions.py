@@ -11,6 +11,8 @@ import pytest_asyncio
 from holdfast.errors import AcknowledgedLost, PolicyNotFound
 from holdfast.session import Session
 from holdfast.store.redis.layout import session_keys
+from holdfast.testing.conformance.support import items, prepared, terms, write
+from holdfast.values import Flag, Splice
 from tests.harness.servers import Server
 from tests.harness.waiting import until
 from tests.integration.world import AGAIN, FIRST, World, spec, user
@@ -104,6 +106,35 @@ class TestTold:
         await lose(world, name)
         with pytest.raises(AcknowledgedLost):
             await session.append(user("two"))
+
+
+class TestRewound:
+    """A store that lost its last writes, as in a failover: others get their numbers."""
+
+    @pytest.mark.parametrize("covered", [[1, 2, 3, 4], [3, 4], [2, 3]])
+    async def test_a_summary_takes_nothing_that_it_does_not_stand_for(
+        self, world: World, covered: list[int]
+    ) -> None:
+        handle, agreed = world.store().session(world.memory, "any"), terms()
+        keys = session_keys(world.memory, "any", "mem")
+        await write(handle, prepared("one"), prepared("two"))
+        assert await handle.claim_flush("flusher", 60_000)
+        before = {key: await world.raw.dump(key) for key in keys}
+        await write(handle, prepared("lost"), prepared("lost too"))
+        found = await handle.snapshot()
+        records = [(seq, found.encoded[seq - 1]) for seq in covered]
+        rules = [(seq, "HybridSummary") for seq in covered]
+        for key, value in before.items():
+            await (
+                world.raw.delete(key)
+                if value is None
+                else world.raw.restore(key, 0, value, replace=True)
+            )
+        assert await write(handle, prepared("other"), prepared("another")) == [3, 4]
+        short = prepared("in short", flags=Flag.SUMMARY | Flag.PINNED)
+        splice = Splice("flusher", found.status.epoch, rules, records, short)
+        assert not (await handle.splice(agreed, splice)).done
+        assert await items(handle) == ["one", "two", "other", "another"]
 
 
 class TestNotTold:

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ from holdfast.errors import (
 from holdfast.policies import terms_of
 from holdfast.policy import load_policy
 from holdfast.session import Session
-from holdfast.store import SessionStore
+from holdfast.store import SessionStore, SessionVanished
 from holdfast.store.in_memory import InMemoryStore
 from holdfast.turn import Signal, Turn
 from holdfast.values import (
@@ -811,6 +812,45 @@ async def test_who_is_told_that_messages_were_lost_goes_on_from_there(
     assert (refusal.value.memory, refusal.value.session) == ("local/support", "any")
     await session.append(user("e"))
     assert (await inner.status()).messages == 4
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("name", ["append", "clear"])
+async def test_who_is_told_that_a_session_vanished_begins_it_anew(
+    session: Session, inner: SessionStore, faults: Faults, name: str
+) -> None:
+    for text in "abc":
+        await session.append(user(text))
+    faults.errors[name] = [SessionVanished()]
+    call = session.append(user("d")) if name == "append" else session.clear()
+    with pytest.raises(AcknowledgedLost) as refusal:
+        await call
+    assert (refusal.value.first, refusal.value.last) == (1, 3)
+    assert (refusal.value.memory, refusal.value.session) == ("local/support", "any")
+    faults.errors[name] = [SessionVanished()]
+    if name == "clear":
+        assert await session.clear() == 3, "it is told once"
+    else:
+        await session.append(user("e"))
+        assert (await inner.status()).messages == 4
+
+
+@pytest.mark.asyncio
+async def test_a_process_that_was_stopped_is_not_sure_of_its_session(
+    session: Session, inner: SessionStore, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("holdfast.place.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("holdfast.log.time", SimpleNamespace(monotonic=lambda: now))
+    await session.append(user("a"))
+    gate = faults.before["append"] = asyncio.Event()
+    faults.errors["append"] = [SessionVanished()]
+    appending = asyncio.create_task(session.append(user("b")))
+    await until(lambda: faults.count("append") == 2, "it was sent")
+    now += 51
+    gate.set()
+    await appending
+    assert (faults.count("append"), (await inner.status()).messages) == (3, 2)
 
 
 @pytest.mark.asyncio

@@ -1,6 +1,8 @@
 """Messages with hundreds of tool calls: every call counts, whatever the number."""
 # ruff: noqa: D102 - the name of a test is its sentence
 
+from typing import Any
+
 import pytest
 
 from holdfast.session import Session
@@ -31,7 +33,7 @@ MANY = 600
 _NAMES = [f"c{number}" for number in range(MANY)]
 
 
-def _answered_in_one_message(name: str) -> dict[str, object]:
+def _answer(name: str) -> dict[str, Any]:
     return {"type": "tool_result", "tool_use_id": name, "content": "rain"}
 
 
@@ -116,13 +118,13 @@ class TestManyCallsOfASession(SessionContract):
     async def test_many_results_in_one_message_answer_many_calls_in_one(
         self, session: Session
     ) -> None:
-        calls = {
+        calls: dict[str, Any] = {
             "role": "assistant",
             "content": [
                 {"type": "tool_use", "id": name, "name": "weather", "input": {}} for name in _NAMES
             ],
         }
-        results = list(map(_answered_in_one_message, _NAMES))
+        results = list(map(_answer, _NAMES))
         await session.append(calls)
         await session.append({"role": "user", "content": results[1:]})
         await session.append(user("meanwhile"))
