@@ -163,6 +163,17 @@ async def test_the_secret_of_a_binding_is_for_its_service_account(place: Place):
     assert SECRET_POLICY in place.refused(pod("no-account", "default", **USES["volume"]))
     other = {"volumes": [{"name": "v", "secret": {"secretName": "another"}}]}
     place.send(pod("unconcerned", "other", **other))
+    # A container that is put into a running pod later is one of it.
+    late = {"name": "late", "image": "image", "envFrom": [{"secretRef": {"name": SECRET}}]}
+    patch = json.dumps({"spec": {"ephemeralContainers": [late]}})
+
+    def debug(name: str) -> None:
+        where = (f"--namespace={place.namespace}", "--subresource=ephemeralcontainers")
+        place.plane.kubectl("patch", "pod", name, *where, "-p", patch)
+
+    with pytest.raises(KubectlError, match=SECRET_POLICY):
+        debug("unconcerned")
+    debug("yes-volume")
 
 
 @pytest.mark.asyncio

@@ -183,6 +183,7 @@ async def test_a_backend_is_ready_when_its_server_answers(world: World):
     assert backend["status"]["usedMemory"] == "5Mi"
     assert backend["status"]["observedGeneration"] == 1
     assert [event.reason for event in outcome.events] == ["Available"]
+    assert "Every namespace may use it." in condition(backend, "Ready")["message"]
     assert "load_scripts" in world.server.calls
     again = await world.look(backend)
     assert again.status is None
