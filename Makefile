@@ -106,8 +106,20 @@ OLDEST := $(patsubst %,tests/cluster/test_%.py,admission bindings certificates c
 test-oldest: $(READY) control-plane ## the same on the oldest Kubernetes that is supported (built once, in some minutes)
 	assets=$$($(BIN)/python -m tests.harness.oldest_api_server) && KUBEBUILDER_ASSETS=$$assets $(PYTEST) $(OLDEST)
 
+# Stories have an installation in common; the other part has none, but nodes and images of its own. Both wait most of
+# the time, so they do it together.
+STORIES := $(patsubst %,tests/e2e/test_%.py,access chaos endings install jobs release rotation)
+E2E := e2e-stories e2e-others
+
 test-e2e: $(READY) ## stories with real pods, on a whole node that is brought up here (KUBECONFIG and HOLDFAST_IMAGE: on a cluster of yours)
-	$(PYTEST) --numprocesses 2 --dist loadgroup tests/e2e $(if $(STORY),--story-seconds $(STORY))
+	@$(MAKE) --no-print-directory --jobs $(words $(E2E)) --output-sync=target $(E2E)
+
+.PHONY: $(E2E)
+e2e-stories: $(READY)
+	$(PYTEST) $(STORIES) $(if $(STORY),--story-seconds $(STORY))
+
+e2e-others: $(READY)
+	$(PYTEST) tests/e2e $(patsubst %,--ignore %,$(STORIES))
 
 test-docker: $(READY) ## the same Dockerfile by Docker and by Podman, as root with both installed: what they make is what buildah makes
 	$(PYTEST) -m thorough tests/e2e/test_docker.py

@@ -29,17 +29,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whichever test comes first may have to wait until everything is built.
-
-    Where two processes share the tests (`--dist loadgroup`), one tells the stories, which have an
-    installation in common, and the other one does all that needs none. Both wait most of the time.
-    """
+    """Whichever test comes first may have to wait until everything is built."""
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.e2e)
             item.add_marker(pytest.mark.timeout(3600))
-            told = "product" in getattr(item, "fixturenames", ())
-            item.add_marker(pytest.mark.xdist_group("stories" if told else "others"))
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """What a node could leave on a machine, as a set that can be compared before and after."""
 
+import re
 import subprocess
 import tempfile
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from tests.harness.image import cache_folder
 from tests.harness.node.leftovers import PREFIX
 
+_NODE = re.compile(rf"{PREFIX}[0-9a-f]{{8}}")
 _FOLDERS = ("/etc/cni", "/opt/cni", "/run/containerd", "/run/netns", "/var/lib/cni")
 _FOLDERS += ("/var/lib/kubelet", "/var/log/containers", "/var/log/pods", "/run/xtables.lock")
 _TUNABLES = ("vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops")
@@ -99,8 +101,9 @@ def _processes() -> list[str]:
             groups = (process / "cgroup").read_bytes()
         except OSError:
             continue  # it has ended
-        if PREFIX.encode() in words + groups:
-            found.append(f"{process.name} {words.decode(errors='replace')}")
+        # Of which node, its cgroup says, or who it talks to.
+        if nodes := sorted(set(_NODE.findall((words + groups).decode(errors="replace")))):
+            found.append(f"{process.name} {' '.join(nodes)} {words.decode(errors='replace')}")
     return found
 
 
