@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from holdfast.formats import FORMATS, ROLES, Facts, Kind, read_facts
 from holdfast.messages import calls_of, encode_item
+from holdfast.planning import presentable
 from holdfast.planning.groups import group_records
 from holdfast.values import Flag, Prepared, Stored
 
@@ -734,3 +735,100 @@ def test_ten_thousand_calls_of_one_name():
     facts = read_facts({"role": "model", "parts": parts})
     assert len(facts.opens) == 10_000
     assert facts.opens[-1] == "function:f#10000"
+
+
+MANY = 300
+MANY_IDS = [f"call_{number}" for number in range(MANY)]
+MANY_CALLS = {
+    "chat": {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [
+            {"id": one, "type": "function", "function": {"name": "f", "arguments": "{}"}}
+            for one in MANY_IDS
+        ],
+    },
+    "anthropic": {
+        "role": "assistant",
+        "content": [{"type": "tool_use", "id": one, "name": "f", "input": {}} for one in MANY_IDS],
+    },
+    "gemini": {
+        "role": "model",
+        "parts": [{"function_call": {"name": one, "args": {}}} for one in MANY_IDS],
+    },
+    "bedrock": {
+        "role": "assistant",
+        "content": [{"toolUse": {"toolUseId": one, "name": "f", "input": {}}} for one in MANY_IDS],
+    },
+    "langchain": {
+        "type": "ai",
+        "content": "",
+        "tool_calls": [
+            {"id": one, "name": "f", "args": {}, "type": "tool_call"} for one in MANY_IDS
+        ],
+    },
+    "pydantic_ai": {
+        "kind": "response",
+        "parts": [
+            {"part_kind": "tool-call", "tool_call_id": one, "tool_name": "f", "args": "{}"}
+            for one in MANY_IDS
+        ],
+    },
+}
+
+
+def many_results(family, ids):
+    """The results of these calls, as the format has them: in as few messages as it can."""
+    match family:
+        case "chat":
+            return [{"role": "tool", "tool_call_id": one, "content": "done"} for one in ids]
+        case "anthropic":
+            blocks = [{"type": "tool_result", "tool_use_id": one, "content": "done"} for one in ids]
+            return [{"role": "user", "content": blocks}]
+        case "gemini":
+            answers = [{"function_response": {"name": one, "response": {}}} for one in ids]
+            return [{"role": "user", "parts": answers}]
+        case "bedrock":
+            blocks = [
+                {"toolResult": {"toolUseId": one, "content": [{"text": "done"}]}} for one in ids
+            ]
+            return [{"role": "user", "content": blocks}]
+        case "langchain":
+            return [{"type": "tool", "tool_call_id": one, "content": "done"} for one in ids]
+        case _:
+            parts = [
+                {
+                    "part_kind": "tool-return",
+                    "tool_call_id": one,
+                    "tool_name": "f",
+                    "content": "done",
+                }
+                for one in ids
+            ]
+            return [{"kind": "request", "parts": parts}]
+
+
+def stored(items):
+    """The items as a store keeps them, and a later message behind them."""
+    records = []
+    for item in [*items, {"role": "user", "content": "meanwhile"}]:
+        opens, closes = calls_of(read_facts(item))
+        records.append(Prepared(b"", 1, opens=opens, closes=closes))
+    found = group_records(
+        records, first=1, waiting={}, group_of=lambda _: None, is_protected=lambda _: False
+    )
+    facts = zip(found.flags, found.groups, strict=True)
+    return [
+        Stored(1, flags, at, 0, group, None, None) for at, (flags, group) in enumerate(facts, 1)
+    ]
+
+
+@pytest.mark.parametrize("family", list(MANY_CALLS))
+def test_hundreds_of_calls_are_shown_when_the_last_is_answered(family):
+    calls = MANY_CALLS[family]
+    assert next(each.name for each in FORMATS if each.matches(calls)) == family
+    assert len(read_facts(calls).opens) == MANY
+    waiting = stored([calls, *many_results(family, MANY_IDS[:-1])])
+    assert [record.seq for record in presentable(waiting)] == [len(waiting)]
+    answered = stored([calls, *many_results(family, MANY_IDS)])
+    assert presentable(answered) == answered
