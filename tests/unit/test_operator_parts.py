@@ -56,6 +56,16 @@ def test_a_state_that_was_seen_already_is_no_news():
     assert "managedFields" not in seen["metadata"]
 
 
+def test_an_object_is_held_once_what_we_wrote_and_what_comes_back_of_it():
+    mirror = Mirror()
+    written, event = resource(5), resource(5)
+    assert mirror.put(SUPPORT, written)
+    assert not mirror.put(SUPPORT, event)
+    assert mirror.get(SUPPORT) is event, "the one that Kopf holds as well"
+    assert not mirror.put(SUPPORT, resource(4))
+    assert mirror.get(SUPPORT) is event
+
+
 def test_an_object_made_again_is_not_mixed_up_with_the_one_before():
     mirror = Mirror()
     mirror.put(SUPPORT, resource(5))

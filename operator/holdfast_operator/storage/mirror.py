@@ -49,6 +49,9 @@ class Mirror:
         known = self._bodies.get(key)
         # Versions are those of the whole cluster: they also tell an object from an earlier one of its name.
         if known is not None and version_of(known) >= version_of(body):
+            if version_of(known) == version_of(body):
+                # What we wrote comes back by the watch, and Kopf keeps that one: no object is held twice.
+                self._bodies[key] = body
             return False
         self._bodies[key] = body
         self._depend(key, _needs(key, body))
