@@ -81,7 +81,7 @@ async def test_late_definitions_are_waited_for_and_one_namespace_is_served(
     try:
         await until(lambda: "Waiting for at most 60 s" in operator.log, "waits")
         bare_plane.apply(CRDS)
-        bare_plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        bare_plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=120s")
         for namespace in ("served", "default"):
             bare_plane.apply(OBJECTS % valkey_server.port, namespace=namespace)
         await until(lambda: reason(bare_plane, "served", "memres/support") == "Available", "Ready")
