@@ -101,18 +101,22 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
 
 
 LONG = (
+    # On the API server, beside what is said of the chart.
+    *("test_release", "test_ownership", "test_leadership", "test_operator", "test_bindings"),
+    *("test_backends", "test_demo_cluster", "test_templates", "test_foreign", "test_erasures"),
     *(
-        "test_release",
-        "test_dev",
+        "test_certificates",
+        "test_plain_files",
         "test_planted",
-        "test_short",
-        "test_ownership",
-        "test_demo_cluster",
+        "test_gitops",
+        "test_operator_install",
     ),
-    *("test_leadership", "test_certificates", "test_operator", "test_sentinel", "test_cluster"),
-    *("test_tenant", "test_tenant_commands", "test_bindings", "test_turns", "test_readme"),
-    *("test_mutants", "test_redis", "test_hostile", "test_injection_policy", "test_accepted"),
-    *("test_concurrency", "test_tokens", "test_gitops", "test_erasures", "test_readme_cluster"),
+    # On servers.
+    *("test_dev", "test_tenant_commands", "test_readme", "test_machine", "test_sidecar_generated"),
+    *("test_short", "test_tokens", "test_sidecar_mcp", "test_sidecar_binding", "test_hostile"),
+    *("test_sidecar_clients", "test_sidecar", "test_cluster", "test_redis", "test_sentinel"),
+    *("test_planning_flushing", "test_summaries_builtin", "test_hostile_tenant"),
+    *("test_flush_faults", "test_turns", "test_demo", "test_concurrency", "test_mutants"),
 )
 """The files that take long, the longest first. Where several processes share the files of a part, no long
 one begins when the others have nothing left to do."""

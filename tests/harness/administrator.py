@@ -9,6 +9,7 @@ import http.client
 import json
 import ssl
 import threading
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,6 +50,8 @@ _SHORT: Final = {
     "memerase": "memoryerasure",
     "memres": "memoryresource",
 }
+_PATIENCE: Final = 60.0
+"""Seconds for which an API server may ask to be left alone."""
 _APPLY: Final = "fieldManager=kubectl&force=true&fieldValidation=Strict"
 
 
@@ -227,6 +230,10 @@ class Administrator:
             # It restarted: nothing here changes more by being said twice, but for a new namespace,
             # whose name would be refused.
             self.close()
+            status, text = self._exchange(method, path, body, content, **headers)
+        end = time.monotonic() + _PATIENCE
+        while status == http.HTTPStatus.TOO_MANY_REQUESTS and time.monotonic() < end:
+            time.sleep(0.1)  # it says so for a moment where a definition has changed
             status, text = self._exchange(method, path, body, content, **headers)
         answer: dict[str, Any] = json.loads(text)
         if status >= http.HTTPStatus.BAD_REQUEST:

@@ -284,7 +284,7 @@ class TestHolders:
         # What the holder itself cannot know: the script has to refuse.
         await session.append(user("before"))
         async with session.turn() as turn:
-            proxy.delay(LEASE + 0.5)
+            proxy.delay(LEASE + 1.2)
             write = asyncio.create_task(turn.append(user("too late")))
             async with direct.turn(wait="60s") as other:
                 proxy.delay(0)

@@ -224,7 +224,7 @@ async def test_an_acquire_overtaken_by_its_own_release_leaves_no_lease(
             stats = await raw.info("commandstats")
             return stats["cmdstat_evalsha"]["calls"]
 
-        proxy.delay(1.0)
+        proxy.delay(3.0)
         held, before = proxy.delayed, await calls()
         entering = asyncio.create_task(shared(client).turn(wait=timedelta(0)).__aenter__())
         await until(lambda: proxy.delayed > held, "the acquire is on its way")

@@ -1112,11 +1112,40 @@ async def test_time_and_turns() -> None:
         leaving_does_not_wait_for_a_store_that_hangs_and_closing_does,
         closing_does_not_wait_for_ever,
     )
-    async with asyncio.timeout(60), asyncio.TaskGroup() as together:
-        for scenario in scenarios:
-            together.create_task(scenario(Scene()))
-    left = asyncio.all_tasks() - {asyncio.current_task()}
-    await asyncio.wait_for(asyncio.gather(*left, return_exceptions=True), 30)
+    for left_to_try in (4, 3, 2, 1, 0):
+        pulse = Pulse()
+        beating = asyncio.create_task(pulse.beat())
+        try:
+            async with asyncio.timeout(120), asyncio.TaskGroup() as together:
+                for scenario in scenarios:
+                    together.create_task(scenario(Scene()))
+            return
+        except ExceptionGroup:
+            # A machine that stands still lets leases end that somebody keeps.
+            if pulse.longest < 0.2 or not left_to_try:
+                raise
+        finally:
+            beating.cancel()
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            await asyncio.wait_for(asyncio.gather(*left, return_exceptions=True), 120)
+
+
+class Pulse:
+    """Notices when the loop does not turn.
+
+    Attributes:
+        longest: seconds for which it did not.
+    """
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+
+    async def beat(self) -> None:
+        last = time.monotonic()
+        while True:
+            await asyncio.sleep(0.01)
+            now = time.monotonic()
+            self.longest, last = max(self.longest, now - last), now
 
 
 # --- a signal
