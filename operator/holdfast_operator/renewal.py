@@ -7,6 +7,7 @@ from typing import Final
 from holdfast_operator.services.certificates import (
     CertificateService,
     CertificateStore,
+    CertificateTaken,
     service_hosts,
 )
 from holdfast_operator.services.ports import (
@@ -68,7 +69,8 @@ class Renewal:
     async def until_trusted(self) -> None:
         """Return when API servers trust what the webhook serves, whoever saw to it.
 
-        Where this may not be known nothing is waited for: `keep` says what is wrong.
+        Where this may not be known, or the Secret is somebody else's, nothing is waited for: `keep` says what
+        is wrong.
         """
         while not await self._is_trusted():
             await self._clock.sleep(_SOON)
@@ -76,7 +78,7 @@ class Renewal:
     async def _is_trusted(self) -> bool:
         try:
             return await self._service.is_trusted()
-        except ClusterForbidden:
+        except (ClusterForbidden, CertificateTaken):
             return True
         except ClusterError:
             return False

@@ -457,10 +457,13 @@ async def test_who_waits_for_the_installation_waits_until_the_certificate_is_tru
     assert await world.service.is_trusted(), "nobody asks it"
 
 
-async def test_what_may_not_be_known_is_not_waited_for():
+async def test_what_is_not_the_operators_to_see_to_is_not_waited_for():
     class Forbidding(WorldStore):
         async def registration(self) -> Registration | None:
             raise ClusterForbidden("no right to get it")
 
     webhook = Webhook("certificate", "holdfast-injection", "holdfast-webhook", 86400.0)
     await Renewal(Forbidding(), webhook, "holdfast-system", interval=60).until_trusted()
+    taken = WorldStore(stored=Secret(name="certificate", version="1", type="kubernetes.io/tls"))
+    await Renewal(taken, webhook, "holdfast-system", interval=60).until_trusted()
+    assert taken.writes == 0

@@ -139,12 +139,7 @@ class CertificateService:
         """
         now = self._clock.now()
         registration = await self._store.registration()
-        secret = await self._store.secret()
-        if secret is not None and not _is_ours(secret):
-            raise CertificateTaken(
-                f"The Secret {secret.name} is not one that this operator made, so it is left as it is. Name "
-                "another one with --webhook-certificate-secret, or leave that option out to use it."
-            )
+        secret = await self._secret()
         held = _read(secret)
         wanted = self._hosts if registration is None else self._hosts | registration.hosts
         draft = self._step(held, wanted, registration, now)
@@ -163,14 +158,24 @@ class CertificateService:
         nothing.
 
         Raises:
+            CertificateTaken: somebody else's Secret has the name.
             ClusterForbidden, ClusterUnavailable: as the store's calls.
         """
         registration = await self._store.registration()
         if registration is None:
             return True
-        held = _read(await self._store.secret())
+        held = _read(await self._secret())
         signer = None if held.current is None else signed_by(held.current, held.authorities)
         return signer is not None and _is_registered(registration, signer)
+
+    async def _secret(self) -> Secret | None:
+        secret = await self._store.secret()
+        if secret is not None and not _is_ours(secret):
+            raise CertificateTaken(
+                f"The Secret {secret.name} is not one that this operator made, so it is left as it is. Name "
+                "another one with --webhook-certificate-secret, or leave that option out to use it."
+            )
+        return secret
 
     def _step(
         self, held: _Held, hosts: frozenset[str], registration: Registration | None, now: datetime
