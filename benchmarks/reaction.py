@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from measure import Figure, figure
+from redis import Redis
 from scene import Servers
 
+from holdfast.store.redis.script import script
 from tests.harness.control_plane import ControlPlane
 from tests.harness.kubernetes_binaries import ControlPlaneUnavailable
 from tests.harness.operator_process import running_operator
-from tests.harness.servers import Product, Server, running_server
+from tests.harness.servers import Product, Server, run_apart, running_server
 
 BACKEND = """
 apiVersion: holdfast.dev/v1alpha1
@@ -41,6 +43,12 @@ def _ready(plane: ControlPlane, namespace: str, kind: str) -> set[str]:
         for condition in item["status"]["conditions"]
         if condition["type"] == "Ready"
     }
+
+
+def _has_scripts(server: Server) -> bool:
+    """Whether a server knows the script that appends."""
+    with Redis(host="127.0.0.1", port=server.port) as raw:
+        return raw.script_exists(script("append").sha)[0]
 
 
 def _seconds_until(condition: Callable[[], bool]) -> float:
@@ -77,9 +85,14 @@ def _measure(plane: ControlPlane, server: Server) -> list[Figure]:
     lost = _seconds_until(lambda: _ready(plane, namespace, "memorybackends") == {"False"})
     server.resume()
     back = _seconds_until(lambda: _ready(plane, namespace, "memoryresources") == {"True"})
+    run_apart(server.restart())
+    known = _seconds_until(lambda: _has_scripts(server))
     note = "kubectl asks every 60 ms"
     return [
         figure("operator: apply to Ready, warm", ready, "s", None, note),
         figure("operator: silent server to Ready=False", lost, "s", None, note),
         figure("operator: server back to memories Ready", back, "s", None, note),
+        figure(
+            "operator: restarted server to scripts loaded", known, "s", "<= 2", "asked every 20 ms"
+        ),
     ]

@@ -18,7 +18,7 @@ import kopf
 
 from holdfast_operator.composition import compose
 from holdfast_operator.elector import Alone, Elector, minutes_since_1970
-from holdfast_operator.handlers import Echoes, Keeper, Wakers, counted_session, register
+from holdfast_operator.handlers import Echoes, Keeper, Losses, Wakers, counted_session, register
 from holdfast_operator.handlers.settings import operator_settings, quiet_progress
 from holdfast_operator.health import HealthServer, PortTaken, Pulse
 from holdfast_operator.leadership import Times
@@ -159,7 +159,8 @@ async def _act(
     stop: asyncio.Event,
 ) -> None:
     """Be the operator that acts, until told to end."""
-    connections, registry = ConnectionPool(), kopf.OperatorRegistry()
+    losses = Losses(watched.mirror, watched.wakers, clock=time.monotonic)
+    connections, registry = ConnectionPool(losses.lost), kopf.OperatorRegistry()
     cluster = WatchedCluster(
         kubernetes, watched.mirror, namespaces=options.namespaces, cluster_id=options.cluster_id
     )

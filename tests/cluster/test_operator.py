@@ -13,6 +13,7 @@ from holdfast.policies import terms_of
 from holdfast.policy import Policy
 from holdfast.store import StalePolicy
 from holdfast.store.redis import RedisStore
+from holdfast.store.redis.script import script
 from holdfast.values import Batch, Caller, Prepared
 from tests.harness.control_plane import ControlPlane, KubectlError
 from tests.harness.meta import revision_of
@@ -117,6 +118,35 @@ async def test_a_server_that_goes_down_is_noticed_and_waited_for(space: Space, t
         await space.ready("memres/support")
         async with client_of(server, space.namespace) as client:
             await client.memory("support").session("s").append({"role": "user", "content": "hi"})
+
+
+@pytest.mark.asyncio
+async def test_a_server_that_restarts_has_its_scripts_before_the_next_look_is_due(
+    space: Space, tmp_path: Path
+):
+    async with Server(Product.VALKEY, tmp_path, persist=True) as server:
+        space.backend(port=server.port)
+        await space.ready("membackend/shared")
+        async with server.client() as raw:
+            before = await _looks(raw)
+
+            async def looked() -> bool:
+                return await _looks(raw) > before
+
+            await until(looked, "a look at rest: the next one is nine seconds away or more")
+        await server.restart()
+        async with server.client() as raw:
+
+            async def there() -> bool:
+                return (await raw.script_exists(script("append").sha))[0]
+
+            await until(there, "the scripts are there again", deadline=8)
+
+
+async def _looks(raw: Redis) -> int:
+    """Return how often an operator looked for its scripts."""
+    calls = (await raw.info("commandstats")).get("cmdstat_script|exists", {})
+    return calls.get("calls", 0)
 
 
 @pytest.mark.asyncio

@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -10,7 +10,7 @@ from redis.asyncio import ConnectionPool
 from redis.exceptions import BusyLoadingError, InvalidResponse, ResponseError
 
 from holdfast.store.addresses import Login
-from holdfast.store.redis.carrier import PoolCarrier
+from holdfast.store.redis.carrier import Broken, PoolCarrier
 from holdfast.store.redis.lines import OwnLine
 from holdfast.store.redis.pools import make_pool
 from tests.harness.listener import Listener
@@ -109,10 +109,34 @@ class TestEnds:
 
 
 class TestCarrier:
-    def carrier_to(self, server: Listener) -> tuple[PoolCarrier, ConnectionPool]:
+    def carrier_to(
+        self, server: Listener, *, lost: Callable[[], None] | None = None
+    ) -> tuple[PoolCarrier, ConnectionPool]:
         login = Login(None, None)
         pool = make_pool(("127.0.0.1", server.port), login=login, tls=None, timeout=5.0)
-        return PoolCarrier(pool, owned=True, timeout=PATIENCE), pool
+        return PoolCarrier(pool, owned=True, timeout=PATIENCE, lost=lost), pool
+
+    async def test_what_the_server_ends_is_told_at_once_and_what_we_end_is_not(self) -> None:
+        lost = 0
+
+        def tell() -> None:
+            nonlocal lost
+            lost += 1
+
+        async with Listener() as server:
+            carrier, _ = self.carrier_to(server, lost=tell)
+            await carrier.exchange([(b"PING",)])
+            server.hang_up()
+            await until(lambda: lost == 1, "told of one that nobody uses")
+            server.answers[b"PING"] = b""
+            with pytest.raises(Broken):
+                await carrier.exchange([(b"PING",)])
+            assert lost == 2
+            server.answers[b"PING"] = b"+PONG\r\n"
+            await carrier.exchange([(b"PING",)])
+            await carrier.aclose()
+            await until(lambda: server.open == 0, "closed by us")
+            assert lost == 2
 
     async def test_a_cancelled_call_takes_its_connection_along(self) -> None:
         async with Listener({b"GET": b"$6\r\nothers\r\n"}) as server:

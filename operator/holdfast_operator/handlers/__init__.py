@@ -7,12 +7,13 @@ import kopf
 
 from holdfast_operator.handlers.echoes import Echoes
 from holdfast_operator.handlers.keeper import Keeper, key_of
+from holdfast_operator.handlers.losses import Losses
 from holdfast_operator.handlers.sessions import counted_session
 from holdfast_operator.handlers.wakers import Wakers
 from holdfast_operator.services.objects import mapping
 from holdfast_operator.storage.mirror import Kind, Mirror
 
-__all__ = ["Echoes", "Keeper", "Wakers", "counted_session", "register"]
+__all__ = ["Echoes", "Keeper", "Losses", "Wakers", "counted_session", "register"]
 
 GROUP, VERSION = "holdfast.dev", "v1alpha1"
 

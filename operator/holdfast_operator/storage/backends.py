@@ -1,7 +1,9 @@
 """The connections to the servers of backends: one set for each, replaced with what it was made from."""
 
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from redis.exceptions import AuthenticationError
@@ -25,10 +27,15 @@ class _Open:
 
 
 class ConnectionPool:
-    """Connections by the uid of their backend."""
+    """Connections by the uid of their backend.
 
-    def __init__(self) -> None:
+    Args:
+        lost: called with that uid when a server ended one of them; None: nobody need know.
+    """
+
+    def __init__(self, lost: Callable[[str], None] | None = None) -> None:
         self._open: dict[str, _Open] = {}
+        self._lost = lost
 
     def current(self, backend: str, generation: int) -> Maintenance | None:
         """Return the open connection to a backend, if it was made for this generation."""
@@ -47,7 +54,8 @@ class ConnectionPool:
                 check_tls(address.tls)
             except ValueError as error:
                 raise UnusableCertificates from error
-        hands = RedisMaintenance.over(address, prefix=prefix, timeout=TIMEOUT)
+        lost = None if self._lost is None else partial(self._lost, backend)
+        hands = RedisMaintenance.over(address, prefix=prefix, timeout=TIMEOUT, lost=lost)
         # In place before the old one is closed: whoever asks meanwhile gets this one.
         self._open[backend] = _Open(generation, version, hands)
         if found is not None:

@@ -78,6 +78,11 @@ class Mirror:
         """Name the objects of a kind in a namespace."""
         return [key for key in self._bodies if key.kind is kind and key.namespace == namespace]
 
+    def backend_of(self, uid: str) -> Key | None:
+        """Name the backend with this uid."""
+        found = (key for key, body in self._bodies.items() if _uid(body) == uid)
+        return next((key for key in found if key.kind is Kind.BACKEND), None)
+
     def dependants(self, key: Key) -> list[Key]:
         """Name what depends on an object: of a backend its memories, and last their bindings and erasures."""
         direct = sorted(self._dependants.get(key, ()))

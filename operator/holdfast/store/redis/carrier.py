@@ -135,13 +135,20 @@ class PoolCarrier:
         timeout: seconds for one exchange.
         largest: bytes that the replies of one exchange may have, on connections of our own; 0: any
             number.
+        lost: called when the server ends a connection of our own, in use or not.
     """
 
     def __init__(
-        self, pool: ConnectionPool, *, owned: bool, timeout: float = 5.0, largest: int = 0
+        self,
+        pool: ConnectionPool,
+        *,
+        owned: bool,
+        timeout: float = 5.0,
+        largest: int = 0,
+        lost: Callable[[], None] | None = None,
     ) -> None:
         self._pool = pool
-        self._largest = largest
+        self._largest, self._lost = largest, lost
         self._owned = owned
         self._timeout = timeout
         self._retired = False
@@ -232,7 +239,9 @@ class PoolCarrier:
                 return line
             await self._discard(line)
         connection = await self._connect()
-        return OwnLine(connection, self._largest) if self._owned else LentLine(connection)
+        if not self._owned:
+            return LentLine(connection)
+        return OwnLine(connection, self._largest, self._lost)
 
     async def _connect(self) -> AbstractConnection:
         try:

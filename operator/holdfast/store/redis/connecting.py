@@ -1,5 +1,6 @@
 """From an address, or from somebody's own client, to a carrier."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -28,6 +29,7 @@ def make_carrier(
     connections: int = CONNECTIONS,
     breakers: Breakers | None = None,
     largest: int = 0,
+    lost: Callable[[], None] | None = None,
 ) -> Carrier:
     """Make the carrier for an address, with connections of its own. No I/O yet.
 
@@ -37,6 +39,7 @@ def make_carrier(
         connections: how many at most to one server.
         breakers: keeps a breaker for each server; None: every call tries to reach it.
         largest: bytes that the replies of one exchange may have, without breakers; 0: any number.
+        lost: called when a server ends a connection, without breakers: it may have restarted.
     """
 
     def reach(
@@ -51,7 +54,9 @@ def make_carrier(
             connections=most,
             on_connect=require_primary if primary else None,
         )
-        return _over(pool, owned=True, timeout=timeout, breakers=breakers, largest=largest)
+        if breakers is not None:
+            return BreakingCarrier(pool, owned=True, timeout=timeout, breakers=breakers)
+        return PoolCarrier(pool, owned=True, timeout=timeout, largest=largest, lost=lost)
 
     server = partial(reach, login=address.login, database=address.database, most=connections)
     if address.mode is Mode.CLUSTER:
@@ -96,17 +101,10 @@ def carrier_over(client: Redis | RedisCluster, *, breakers: Breakers | None = No
     return SentinelCarrier(sentinels, cast("Any", pool).service_name, connect, reach)
 
 
-def _over(
-    pool: ConnectionPool,
-    *,
-    owned: bool,
-    timeout: float = 5.0,
-    breakers: Breakers | None,
-    largest: int = 0,
-) -> PoolCarrier:
+def _over(pool: ConnectionPool, *, owned: bool, breakers: Breakers | None) -> PoolCarrier:
     if breakers is None:
-        return PoolCarrier(pool, owned=owned, timeout=timeout, largest=largest)
-    return BreakingCarrier(pool, owned=owned, timeout=timeout, breakers=breakers)
+        return PoolCarrier(pool, owned=owned)
+    return BreakingCarrier(pool, owned=owned, breakers=breakers)
 
 
 def _like(settings: dict[str, Any], breakers: Breakers | None, node: Node) -> PoolCarrier:

@@ -7,6 +7,7 @@ from the transport to hiredis at once. One that a caller lends is left as the ca
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final, Protocol, cast
 
 import hiredis
@@ -59,10 +60,17 @@ class OwnLine(asyncio.Protocol):
     Args:
         connection: connected, and used by nobody else from now on.
         largest: bytes that the replies of one exchange may have; 0: any number.
+        lost: called when the server ends it.
     """
 
-    def __init__(self, connection: AbstractConnection, largest: int = 0) -> None:
+    def __init__(
+        self,
+        connection: AbstractConnection,
+        largest: int = 0,
+        lost: Callable[[], None] | None = None,
+    ) -> None:
         self.connection = connection
+        self._lost = lost
         self._largest, self._taken = largest, 0
         made = cast("Any", connection)  # redis-py names neither its stream nor its parser in public
         self._transport: asyncio.Transport = made._writer.transport  # noqa: SLF001
@@ -126,9 +134,16 @@ class OwnLine(asyncio.Protocol):
         elif len(self._replies) >= self._wanted and not self._answered.done():
             self._answered.set_result(None)
 
+    def eof_received(self) -> None:
+        """Hear that the server closed it, which `connection_lost` does not tell from our own closing."""
+        if self._lost is not None:
+            self._lost()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail the exchange, and tell redis-py, which waits for this when it closes."""
         self._ended = True
+        if exc is not None and self._lost is not None:
+            self._lost()
         self._fail(exc or ConnectionResetError("the server closed the connection"))
         self._before.connection_lost(exc)
 

@@ -144,15 +144,25 @@ class RedisMaintenance:
         return cls.over(address, prefix=prefix, timeout=timeout)
 
     @classmethod
-    def over(cls, address: Address, *, prefix: str = "mem", timeout: float = 5.0) -> Self:
+    def over(
+        cls,
+        address: Address,
+        *,
+        prefix: str = "mem",
+        timeout: float = 5.0,
+        lost: Callable[[], None] | None = None,
+    ) -> Self:
         """Make the hands with connections of their own to wherever the servers are. No I/O yet.
 
         Args:
             address: of one server, of sentinels, or of some nodes of a Cluster.
             prefix: first part of every key.
             timeout: seconds for a connection, for an exchange, and for repeating a call.
+            lost: called when a server ends a connection: it may have restarted.
         """
-        carrier = make_carrier(address, timeout=timeout, connections=_CONNECTIONS, largest=_LARGEST)
+        carrier = make_carrier(
+            address, timeout=timeout, connections=_CONNECTIONS, largest=_LARGEST, lost=lost
+        )
         access: Access = RedisAccess.of(address, carrier, prefix=prefix, timeout=timeout)
         if address.mode is Mode.SENTINEL and address.sentinel_login.password:
             access = WithSentinels(access, address, timeout=timeout)
