@@ -1,5 +1,6 @@
 """TLS: who answers is checked, and who asks where the server wants to know."""
 
+import contextlib
 import secrets
 from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass
@@ -159,7 +160,14 @@ class TestStandalone:
             with pytest.raises(StoreUnavailable, match=r"no TLS connection.*\(ca\)"):
                 await session.length()
             file.write_bytes(papers.ca.read_bytes())
-            await session.append(user("x"))
+
+            async def stored() -> bool:
+                with contextlib.suppress(StoreUnavailable):  # for as long as nobody is asked
+                    return bool(await session.append(user("x")))
+                return False
+
+            await until(stored, "the server is believed")
+            assert await session.length() == 1
 
     async def test_a_password_goes_along(
         self, papers: Papers, port: int, namespace: str, tmp_path: Path
