@@ -46,6 +46,9 @@ UNTRACED := $(patsubst %,tests/conformance/test_%.py,cluster redis sentinel sync
 	$(patsubst %,tests/unit/test_%.py,certificates crds dev_manifests docs errors formats_recorded image* imports injection \
 		leadership models monitoring operator_* planning_flushing scripts sidecar* summaries_builtin tokens webhook*)
 
+# What the command line does for people stands with the operator, which it has inside: that part is the shortest.
+LOCAL := $(patsubst %,tests/integration/test_%.py,demo dev readme)
+
 # A file to a process, in the order of `tests/conftest.py`: the long ones first.
 BY_FILE := --dist loadfile --no-loadscope-reorder
 
@@ -63,10 +66,10 @@ test-library: $(READY)
 	$(BIN)/python -m coverage report --fail-under=95 --include='operator/holdfast/*'
 
 test-servers: $(READY) control-plane
-	$(PYTEST) --numprocesses 3 $(BY_FILE) tests/integration tests/verify $(wildcard $(UNTRACED)) $(patsubst %,--ignore %,$(HANDS))
+	$(PYTEST) --numprocesses 3 $(BY_FILE) tests/integration tests/verify $(wildcard $(UNTRACED)) $(patsubst %,--ignore %,$(HANDS) $(LOCAL))
 
 test-operator: $(READY) control-plane
-	$(PYTEST) --numprocesses 2 $(BY_FILE) tests/cluster tests/chaos tests/chart
+	$(PYTEST) --numprocesses 2 $(BY_FILE) tests/cluster tests/chaos tests/chart $(LOCAL)
 
 verify: $(READY) ## a quarter of an hour of faults, checked: conformance, model, planted faults, histories (DURATION, SEED)
 	@mkdir -p .verify

@@ -119,11 +119,16 @@ class OperatorProcess:
         return "\n".join(self.log.splitlines()[-lines:])
 
     def errors(self) -> list[str]:
-        """The lines of the log that say ERROR or begin a traceback."""
+        """The lines of the log that say ERROR or begin a traceback.
+
+        An API server asks to be left alone for a moment where a definition is new, and Kopf, which comes back
+        then, calls that an error.
+        """
         return [
             line
             for line in self.log.splitlines()
             if re.search(r"\[ERROR|\"severity\": \"error\"|Traceback", line)
+            and not re.search(r"will retry: .*TooManyRequests", line)
         ]
 
 
