@@ -52,14 +52,19 @@ def more(before: frozenset[str]) -> list[str]:
     ]
 
 
-def processes_in(namespaces: frozenset[str]) -> set[str]:
-    """The processes that are in one of these namespaces, such as `net:[4026532281]`."""
+def processes_in(namespaces: frozenset[str], node: str) -> set[str]:
+    """The processes of a node that are in one of these namespaces, such as `net:[4026532281]`.
+
+    A namespace that is gone leaves its number to the next one: what is told of another node is not meant.
+    """
     found: set[str] = set()
     for process in Path("/proc").glob("[0-9]*"):
         for kind in ("net", "mnt", "pid"):
             try:
                 if str((process / "ns" / kind).readlink()) in namespaces:
-                    found.add(process.name)
+                    nodes, _ = _told(process)
+                    if not nodes or node in nodes:
+                        found.add(process.name)
             except OSError:
                 continue  # it has ended
     return found
@@ -97,14 +102,19 @@ def _processes() -> list[str]:
     found: list[str] = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            words = (process / "cmdline").read_bytes().replace(b"\0", b" ")
-            groups = (process / "cgroup").read_bytes()
+            nodes, words = _told(process)
         except OSError:
             continue  # it has ended
-        # Of which node, its cgroup says, or who it talks to.
-        if nodes := sorted(set(_NODE.findall((words + groups).decode(errors="replace")))):
-            found.append(f"{process.name} {' '.join(nodes)} {words.decode(errors='replace')}")
+        if nodes:
+            found.append(f"{process.name} {' '.join(nodes)} {words}")
     return found
+
+
+def _told(process: Path) -> tuple[list[str], str]:
+    """Of which nodes a process is, as its cgroup says, or who it talks to; and its words."""
+    words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    groups = (process / "cgroup").read_text(errors="replace")
+    return sorted(set(_NODE.findall(words + groups))), words
 
 
 def _tunable(name: str) -> str | None:
