@@ -166,6 +166,7 @@ def test_hostile_patterns_and_texts_take_linear_time(pattern: str, text: str) ->
     assert time.process_time() - begun < 20
 
 
+@pytest.mark.slow
 def test_searching_ends_also_where_each_of_many_matches_looks_ahead_in_vain() -> None:
     begun = time.process_time()
     redactor = TextRedactor(Patterns(["x[^!]*!|x."]).search(), GONE)

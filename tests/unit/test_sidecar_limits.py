@@ -45,6 +45,7 @@ async def still_serves(sidecar: InProcess) -> None:
         assert (await api.get(f"{PLACE}/counts")).status_code == 200
 
 
+@pytest.mark.slow
 async def test_heads_are_bounded_in_bytes_number_and_time(client: Client) -> None:
     limits = Limits(head=4096, fields=16, head_seconds=0.5, fresh_seconds=0.5, pipeline=4)
     async with serving(client, limits=limits) as sidecar:
