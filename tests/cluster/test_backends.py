@@ -17,9 +17,9 @@ from tests.harness.certificates import CertificateAuthority
 from tests.harness.cluster_of_servers import ClusterOfServers
 from tests.harness.control_plane import ControlPlane
 from tests.harness.operator_process import OperatorProcess, grant_secrets
-from tests.harness.parts import missing
+from tests.harness.parts import need_server
 from tests.harness.sentinels import NAME, Sentinels
-from tests.harness.servers import Product, Server, find_redis
+from tests.harness.servers import Product, Server
 from tests.harness.space import LOOKS
 from tests.harness.waiting import until
 
@@ -182,8 +182,7 @@ async def test_a_cluster_is_served_with_its_replicas(space: Space, tmp_path: Pat
 async def test_tls_with_an_authority_and_a_client_certificate(
     space: Space, tmp_path: Path, operator: OperatorProcess
 ):
-    if find_redis() is None:
-        missing("redis-server 7", "apt-get install redis-server")
+    need_server(Product.REDIS)
     authority = CertificateAuthority(tmp_path, "ours")
     (tmp_path / "other").mkdir()
     stranger = CertificateAuthority(tmp_path / "other", "theirs").certificate.read_text()

@@ -202,12 +202,14 @@ def running_operator(
 def serving_operator(
     plane: ControlPlane, directory: Path, *, arguments: Sequence[str] = ()
 ) -> Generator[OperatorProcess]:
-    """Run a forked operator for the tests of a module, and leave none of our objects to the next one's.
+    """Run a forked operator for the tests of a module; no bug may have shown in its log by the end.
 
-    It would look at each of them again and again, also where their servers are gone.
+    None of our objects is left to the next module's operator, which would look at each of them again and
+    again, also where their servers are gone.
     """
     try:
         with running_operator(plane, directory, arguments=arguments, forked=True) as operator:
             yield operator
+            assert not [line for line in operator.errors() if "Traceback" in line], operator.tail()
     finally:
         plane.administrator.clear()

