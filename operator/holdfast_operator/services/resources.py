@@ -112,8 +112,7 @@ class ResourceService:
         now, before = self._clock.now(), resource.status
         generation = resource.metadata.generation or 0
         if is_set(resource.metadata, PAUSED):
-            held = paused(before, generation=generation, now=now)
-            return Outcome(changed(before, before.model_copy(update={"conditions": held})))
+            return Outcome(changed(before, paused(before, generation=generation, now=now)))
         look = _Look(resource, {"type": resource.spec.type}, [], [])
         suspect: tuple[str, str] | None = None
         try:
