@@ -12,7 +12,6 @@ from tests.harness import helm as helms
 from tests.harness.helm import Helm
 from tests.harness.node.cluster import Cluster, Namespace, wait
 
-RELEASE = "holdfast"
 HOME = "holdfast-system"
 PLATFORM = "platform"
 
