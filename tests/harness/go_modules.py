@@ -1,4 +1,4 @@
-"""Programs built from the Go modules beside this file: one process builds at a time, always the same build."""
+"""Programs built from the Go modules beside this file: by one process at a time, always the same build."""
 
 import contextlib
 import fcntl
@@ -33,9 +33,7 @@ class GoModule:
             raise AssertionError(f"tests/harness/{self._folder.name}/go.mod has no {pattern}")
         return found[1]
 
-    def run(
-        self, *arguments: str, environ: Mapping[str, str]
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
         """Run `go` in the folder, for the platform of this machine."""
         system, machine = build_platform()
         return subprocess.run(

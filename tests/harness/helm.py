@@ -27,6 +27,8 @@ from tests.harness.tied_processes import LAZY_COLLECTOR
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts/holdfast"
+_USUAL = ("holdfast", CHART, "holdfast-system")
+"""Release, chart and namespace, where nothing else is said."""
 
 _MODULE = GoModule("go-helm")
 _PACKAGE = "helm.sh/helm/v3/cmd/helm"
@@ -120,16 +122,9 @@ class Helm:
         """Install the chart; `--wait` is one of the `arguments` where pods can run."""
         return self._change("install", values, arguments, place=(release, chart, namespace))
 
-    def upgrade(
-        self,
-        values: Values | None = None,
-        *arguments: str,
-        release: str = "holdfast",
-        namespace: str = "holdfast-system",
-        chart: Path = CHART,
-    ) -> str:
-        """Upgrade a release. Without `--reuse-values`, `values` are all there are."""
-        return self._change("upgrade", values, arguments, place=(release, chart, namespace))
+    def upgrade(self, values: Values, *arguments: str) -> str:
+        """Upgrade the release of the usual name. Without `--reuse-values`, `values` are all there are."""
+        return self._change("upgrade", values, arguments, place=_USUAL)
 
     def uninstall(
         self, *arguments: str, release: str = "holdfast", namespace: str = "holdfast-system"
@@ -203,9 +198,9 @@ def ensure(environ: Mapping[str, str] = os.environ) -> Path:
     return program
 
 
-def built(environ: Mapping[str, str] = os.environ) -> bool:
+def built() -> bool:
     """Whether `ensure` would have nothing to build."""
-    return bool(environ.get("HOLDFAST_HELM")) or os.access(_cached(environ), os.X_OK)
+    return bool(os.environ.get("HOLDFAST_HELM")) or os.access(_cached(os.environ), os.X_OK)
 
 
 def helm_version() -> str:

@@ -4,7 +4,6 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,30 +29,21 @@ class WebhookProcess:
     Args:
         directory: for the log, the settings and the certificate: `certificates/tls.crt` and `tls.key`,
             written by the test.
-        settings: what is injected.
-        ports: to listen on; 0 for free ones.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        *,
-        settings: Mapping[str, Any] = SETTINGS,
-        ports: tuple[int, int] = (0, 0),
-        linger: float = 0,
-    ) -> None:
+    def __init__(self, directory: Path, *, linger: float = 0) -> None:
         self._directory = directory
-        self.ports = ports
+        self.ports = (0, 0)
         self.certificates = directory / "certificates"
         self.certificates.mkdir(parents=True, exist_ok=True)
         self.settings = directory / "injection.yaml"
-        self.settings.write_text(yaml.safe_dump(dict(settings)), encoding="utf-8")
+        self.settings.write_text(yaml.safe_dump(SETTINGS), encoding="utf-8")
         command = [
             sys.executable,
             "-m",
             "holdfast_webhook",
-            f"--listen=127.0.0.1:{ports[0]}",
-            f"--status=127.0.0.1:{ports[1]}",
+            "--listen=127.0.0.1:0",
+            "--status=127.0.0.1:0",
             f"--certificates={self.certificates}",
             f"--settings={self.settings}",
             f"--linger={linger}",
