@@ -127,6 +127,22 @@ def microseconds(rounds: Rounds, name: str) -> float:
     return statistics.median(medians[name] for medians in rounds) * 1e6
 
 
+def seconds_until(
+    holds: Callable[[], bool], *, deadline: float = 60.0, every: float = 0.02
+) -> float:
+    """Wait until something holds, and return how long that took.
+
+    Raises:
+        TimeoutError: it did not within the deadline.
+    """
+    begin = time.perf_counter()
+    while not holds():
+        if time.perf_counter() - begin > deadline:
+            raise TimeoutError("what was waited for did not come in time")
+        time.sleep(every)
+    return time.perf_counter() - begin
+
+
 def run_on(loop: Loop, bench: Coroutine[Any, Any, list[Figure]]) -> list[Figure]:
     """Run a benchmark on an event loop of its own."""
     with asyncio.Runner(loop_factory=loop) as runner:

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from tests.e2e import manifests
 from tests.harness import helm as helms
 from tests.harness.helm import Helm
-from tests.harness.node.cluster import Cluster, Namespace, wait
+from tests.harness.node.cluster import Cluster, Namespace
+from tests.harness.waiting import wait
 
 HOME = "holdfast-system"
 PLATFORM = "platform"
