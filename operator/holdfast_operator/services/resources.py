@@ -175,7 +175,9 @@ class ResourceService:
 
     async def _work(self, look: _Look, target: Target) -> None:
         uid = uid_of(look.resource.metadata)
-        holds = guarded(look.resource, target.backend, lambda: self._targets.others(look.resource))
+        holds = guarded(
+            look.resource, target.backend, lambda: self._targets.sharing_backend(look.resource)
+        )
         await target.require_same_data()
         await self._claim(look, target)
         policy = holds.policy
