@@ -20,6 +20,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from holdfast.embedded import EmbeddedServer, find_binary, reserve_port
+from holdfast.store.redis.script import all_scripts
 
 SLOW_TO_LOAD = (
     *("--key-load-delay", "5000", "--loading-process-events-interval-bytes", "1024"),
@@ -180,6 +181,12 @@ class Server:
             await self.stop()
         finally:
             self._reserved.close()
+
+
+async def knows_scripts(server: Server) -> bool:
+    """Whether the server has every script of the library."""
+    async with server.client() as raw:
+        return all(await raw.script_exists(*(one.sha for one in all_scripts())))
 
 
 async def is_loading(server: Server) -> bool:
