@@ -6,8 +6,7 @@ import json
 import re
 import ssl
 import threading
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -122,17 +121,3 @@ def reason(body: Mapping[str, Any], of: str = "Ready") -> str:
     """Return the reason of a condition; empty when it is not there."""
     conditions = body["status"]["conditions"]
     return next((one["reason"] for one in conditions if one["type"] == of), "")
-
-
-def seconds_until(holds: Callable[[], bool], *, deadline: float, every: float = 0.02) -> float:
-    """Wait until something holds, and return how long that took.
-
-    Raises:
-        TimeoutError: it did not within the deadline.
-    """
-    begin = time.perf_counter()
-    while not holds():
-        if time.perf_counter() - begin > deadline:
-            raise TimeoutError("the operator did not get there in time")
-        time.sleep(every)
-    return time.perf_counter() - begin

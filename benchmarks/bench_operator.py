@@ -1,42 +1,21 @@
 """`make bench-operator`: the operator as its own process, on a real API server and a real Valkey."""
 
-import argparse
 import contextlib
-import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 
 import objects
 import sessions
 from api import Api
-from measure import Figure, report
+from measure import Figure, run_topics
 from objects import Stage
 
 from tests.harness.control_plane import ControlPlane
 from tests.harness.operator_process import running_operator
 from tests.harness.servers import Product, running_server
 
-HERE = Path(__file__).parent
 TOPICS = ("sessions", "objects", "rounds")
-
-
-def main() -> None:
-    """Run the benchmarks; exit code 1 when a target was missed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scale", type=int, default=10, help="10 for the figures; 1 for a try")
-    parser.add_argument(
-        "--only", choices=TOPICS, action="append", help="a topic; the file stays as it is"
-    )
-    arguments = parser.parse_args()
-    figures: list[Figure] = []
-    for topic in arguments.only or TOPICS:
-        began = time.monotonic()
-        figures += _run(topic, arguments.scale)
-        print(f"{topic}: {time.monotonic() - began:.0f} s", flush=True)
-    complete = arguments.only is None and arguments.scale >= 10
-    report(figures, HERE / "results-operator.json" if complete else None)
-    sys.exit(0 if all(line.ok for line in figures) else 1)
 
 
 def _run(topic: str, scale: int) -> list[Figure]:
@@ -60,4 +39,5 @@ def _run(topic: str, scale: int) -> list[Figure]:
 
 
 if __name__ == "__main__":
-    main()
+    topics = {name: partial(_run, name) for name in TOPICS}
+    run_topics(__doc__, topics, Path(__file__).with_name("results-operator.json"))

@@ -1,15 +1,17 @@
 """Small tools of the benchmarks: ratios against a floor of the same run, and their report."""
 
+import argparse
 import asyncio
 import json
 import random
 import re
 import statistics
+import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 Call = Callable[[], Awaitable[object]]
 Loop = Callable[[], asyncio.AbstractEventLoop]
@@ -125,10 +127,54 @@ def microseconds(rounds: Rounds, name: str) -> float:
     return statistics.median(medians[name] for medians in rounds) * 1e6
 
 
+def seconds_until(
+    holds: Callable[[], bool], *, deadline: float = 60.0, every: float = 0.02
+) -> float:
+    """Wait until something holds, and return how long that took.
+
+    Raises:
+        TimeoutError: it did not within the deadline.
+    """
+    begin = time.perf_counter()
+    while not holds():
+        if time.perf_counter() - begin > deadline:
+            raise TimeoutError("what was waited for did not come in time")
+        time.sleep(every)
+    return time.perf_counter() - begin
+
+
 def run_on(loop: Loop, bench: Coroutine[Any, Any, list[Figure]]) -> list[Figure]:
     """Run a benchmark on an event loop of its own."""
     with asyncio.Runner(loop_factory=loop) as runner:
         return runner.run(bench)
+
+
+def run_topics(
+    about: str | None, topics: Mapping[str, Callable[[int], list[Figure]]], file: Path
+) -> NoReturn:
+    """Be the program of some topics: measure them or those chosen, and say how they stand to their targets.
+
+    The exit code is 1 when one was missed.
+
+    Args:
+        about: what `--help` says.
+        topics: each is given the scale.
+        file: for the figures; written when all topics were measured in full.
+    """
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--scale", type=int, default=10, help="10 for the figures; 1 for a try")
+    parser.add_argument(
+        "--only", choices=list(topics), action="append", help="a topic; the file stays as it is"
+    )
+    arguments = parser.parse_args()
+    figures: list[Figure] = []
+    for topic in arguments.only or topics:
+        began = time.monotonic()
+        figures += topics[topic](arguments.scale)
+        print(f"{topic}: {time.monotonic() - began:.0f} s", flush=True)
+    complete = arguments.only is None and arguments.scale >= 10
+    report(figures, file if complete else None)
+    sys.exit(0 if all(line.ok for line in figures) else 1)
 
 
 def report(figures: Sequence[Figure], file: Path | None) -> None:

@@ -3,11 +3,9 @@
 import contextlib
 import json
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-from measure import Figure, figure
+from measure import Figure, figure, seconds_until
 from redis import Redis
 from scene import Servers
 
@@ -31,7 +29,6 @@ spec:
   backendRef: {{name: shared}}
   retention: {{ttl: 1h}}
 """
-_DEADLINE = 60.0
 
 
 def _ready(plane: ControlPlane, namespace: str, kind: str) -> set[str]:
@@ -49,15 +46,6 @@ def _has_scripts(server: Server) -> bool:
     """Whether a server knows the script that appends."""
     with Redis(host="127.0.0.1", port=server.port) as raw:
         return raw.script_exists(script("append").sha)[0]
-
-
-def _seconds_until(condition: Callable[[], bool]) -> float:
-    begin = time.perf_counter()
-    while not condition():
-        if time.perf_counter() - begin > _DEADLINE:
-            raise TimeoutError("the operator did not react in time")
-        time.sleep(0.02)
-    return time.perf_counter() - begin
 
 
 def bench(servers: Servers, scale: int) -> list[Figure]:  # noqa: ARG001 - it has a server of its own
@@ -78,15 +66,15 @@ def _measure(plane: ControlPlane, server: Server) -> list[Figure]:
     namespace = plane.namespace("bench")
     plane.apply(BACKEND.format(namespace=namespace, port=server.port))
     plane.apply(RESOURCE.format(namespace=namespace, name="first"))
-    _seconds_until(lambda: _ready(plane, namespace, "memoryresources") == {"True"})
+    seconds_until(lambda: _ready(plane, namespace, "memoryresources") == {"True"})
     plane.apply(RESOURCE.format(namespace=namespace, name="second"))
-    ready = _seconds_until(lambda: _ready(plane, namespace, "memoryresources") == {"True"})
+    ready = seconds_until(lambda: _ready(plane, namespace, "memoryresources") == {"True"})
     server.pause()
-    lost = _seconds_until(lambda: _ready(plane, namespace, "memorybackends") == {"False"})
+    lost = seconds_until(lambda: _ready(plane, namespace, "memorybackends") == {"False"})
     server.resume()
-    back = _seconds_until(lambda: _ready(plane, namespace, "memoryresources") == {"True"})
+    back = seconds_until(lambda: _ready(plane, namespace, "memoryresources") == {"True"})
     run_apart(server.restart())
-    known = _seconds_until(lambda: _has_scripts(server))
+    known = seconds_until(lambda: _has_scripts(server))
     note = "kubectl asks every 60 ms"
     return [
         figure("operator: apply to Ready, warm", ready, "s", None, note),

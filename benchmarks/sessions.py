@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from api import reason, seconds_until
-from measure import Figure, figure
+from api import reason
+from measure import Figure, figure, seconds_until
 from objects import Stage, until_idle
 from redis.asyncio import Redis
 
@@ -27,7 +27,7 @@ def bench(stage: Stage, namespace: str) -> list[Figure]:
     number = 10_000 * stage.scale
     spec = {**stage.resource(), "deletionPolicy": "Delete"}
     stage.api.create("memoryresources", MEMORY, spec)
-    seconds_until(lambda: _told(stage, lambda one: reason(one) == "Available"), deadline=60)
+    seconds_until(lambda: _told(stage, lambda one: reason(one) == "Available"))
     asyncio.run(_fill(stage.server.url, namespace, number))
     found: list[Figure] = []
     for name, part in (

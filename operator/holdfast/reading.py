@@ -1,4 +1,4 @@
-"""What a session and a turn can be read for."""
+"""The methods of a session and of a turn that read what is stored."""
 
 from abc import ABC
 from collections.abc import Collection, Sequence

@@ -1,4 +1,4 @@
-"""What a session and a turn can be given in place of what they hold."""
+"""The methods of a session and of a turn that put something else in place of what they hold."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

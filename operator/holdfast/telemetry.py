@@ -203,11 +203,6 @@ class Telemetry:
         self._observers = tuple(observers)
         self._failed = False
 
-    @property
-    def observed(self) -> bool:
-        """Whether anybody is told."""
-        return bool(self._observers)
-
     def begin(self, call: Call) -> "Watch | None":
         """A call of the memory begins; None where nobody is told."""
         return Watch(self, self._observers, call) if self._observers else None

@@ -5,13 +5,14 @@ from abc import ABC
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, Literal, Protocol
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
 from holdfast.errors import BudgetExceeded, ImportRefused, MessageInvalid
+from holdfast.formats import Facts
 from holdfast.log import MessageLog
-from holdfast.messages import MAX_BYTES, MAX_ITEMS, calls_of, encode_item, id_key
+from holdfast.messages import MAX_BYTES, MAX_ITEMS, Preparer, calls_of, encode_item, id_key
 from holdfast.policies import Agreement
 from holdfast.store.refusals import corrupt_record
 from holdfast.telemetry import Call
@@ -166,14 +167,6 @@ class Transfer(MessageLog, ABC):
         self._place.epoch, self._place.seen = work.epoch, part.last_seq
 
 
-class _Reading(Protocol):
-    """Reads the facts of an item: a `Preparer`."""
-
-    def facts(self, item: Any) -> Any:
-        """Return them."""
-        ...
-
-
 @dataclass(slots=True)
 class _Import:
     """An import under way."""
@@ -214,7 +207,7 @@ class _Import:
             raise _refused(number, "is of another export than what the session holds")
         self.epoch = status.epoch
 
-    def take(self, number: int, line: str, reader: _Reading) -> None:
+    def take(self, number: int, line: str, reader: Preparer) -> None:
         """Read a record."""
         record = self._screened(self._read(number, line), reader)
         if record is None:
@@ -303,7 +296,7 @@ class _Import:
             raise _refused(number, "does not belong to its group")
         return found
 
-    def _screened(self, line: _Line, reader: _Reading) -> Stored | None:
+    def _screened(self, line: _Line, reader: Preparer) -> Stored | None:
         """Return what may be stored of a line, and note its tool calls."""
         facts = reader.facts(line.item)
         item, notes, stored = line.item, line.notes, True
@@ -329,7 +322,7 @@ class _Import:
             self.ids.append((id_key(before.id.removesuffix("#0")), before.seq))
         return record
 
-    def _note_calls(self, facts: Any, group: int) -> None:
+    def _note_calls(self, facts: Facts, group: int) -> None:
         opens, closes = calls_of(facts)
         for call in closes:
             name = call.removeprefix("?")

@@ -1,4 +1,4 @@
-"""What a session and a turn can be asked about what left them, and the flush that makes it leave."""
+"""The methods of a session and of a turn that flush, and that tell what has left and why."""
 
 from abc import ABC
 from collections.abc import Iterable, Sequence

@@ -34,7 +34,6 @@ REPEATED_HEADER: Final = "Holdfast-Repeated"
 FIXED_SESSION: Final = "-"
 """Stands for the session of a memory whose binding fixes all fields of the key template."""
 
-_Number = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 _Seq = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
 _Id = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]

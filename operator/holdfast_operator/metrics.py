@@ -10,7 +10,7 @@ from collections import Counter as Tally
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Protocol, cast
+from typing import Final, Protocol, cast
 
 from prometheus_client import (
     CollectorRegistry,
@@ -27,7 +27,7 @@ from holdfast.store.maintenance import ServerInfo, Totals
 from holdfast_operator import instruments as of
 from holdfast_operator.instruments import INSTRUMENTS, Instrument, Type
 from holdfast_operator.reasons import ConditionType, PolicyReason
-from holdfast_operator.services.objects import mapping
+from holdfast_operator.services.objects import mapping, mappings
 from holdfast_operator.services.observing import Fault, Named, Step
 from holdfast_operator.services.ports import Body
 from holdfast_operator.storage.mirror import Key, Kind
@@ -235,8 +235,7 @@ def _family(instrument: Instrument) -> GaugeMetricFamily:
 def _conditions(bodies: Sequence[tuple[Key, Body]]) -> _Series:
     found: Tally[tuple[str, ...]] = Tally()
     for key, body in bodies:
-        for item in cast("Sequence[Any]", mapping(body.get("status")).get("conditions") or ()):
-            condition = mapping(item)
+        for condition in mappings(mapping(body.get("status")).get("conditions")):
             found[
                 key.kind.value, *(str(condition.get(of)) for of in ("type", "status", "reason"))
             ] += 1
@@ -247,11 +246,10 @@ def _rollouts(memories: Mapping[Named, Body]) -> Iterator[tuple[Named, float]]:
     """Name the memories whose policy is being rolled out, with the sessions left to do."""
     for name, body in memories.items():
         status = mapping(body.get("status"))
-        conditions = map(mapping, cast("Sequence[Any]", status.get("conditions") or ()))
         if any(
             condition.get("type") == ConditionType.POLICY_APPLIED.value
             and condition.get("reason") == PolicyReason.ROLLING_OUT.value
-            for condition in conditions
+            for condition in mappings(status.get("conditions"))
         ):
             rollout = mapping(status.get("rollout"))
             yield name, float(rollout.get("total") or 0) - float(rollout.get("done") or 0)

@@ -83,7 +83,6 @@ class ObjectMeta(Metadata):
     namespace: str | None = None
     uid: str | None = None
     generation: int | None = None
-    resource_version: str | None = None
     creation_timestamp: str | None = None
     deletion_timestamp: str | None = None
     labels: Mapping[str, str] = Field(default_factory=dict[str, str])

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import NoneType, UnionType
-from typing import Annotated, Any, Final, Literal, Union, cast, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, TypeVar, Union, cast, get_args, get_origin
 
 from annotated_types import Ge, Le, MaxLen, MinLen
 from pydantic.fields import FieldInfo
@@ -28,6 +28,8 @@ from holdfast.policy.units import (
 from holdfast_operator.status import Format
 
 Schema = dict[str, Any]
+
+T = TypeVar("T")
 
 _LENGTHS: Final = {
     "string": ("minLength", "maxLength"),
@@ -65,7 +67,7 @@ class _Kind:
         """Tell whether the bare annotation is a class derived from `base`."""
         return isinstance(self.bare, type) and issubclass(self.bare, base)
 
-    def find(self, what: type) -> Any:
+    def find(self, what: type[T]) -> T | None:
         """Return the last metadata of a class, or None."""
         return next((item for item in reversed(self.metadata) if isinstance(item, what)), None)
 
@@ -185,8 +187,6 @@ def _array(kind: _Kind) -> Schema:
         case Unique(key=key):
             schema["x-kubernetes-list-type"] = "map"
             schema["x-kubernetes-list-map-keys"] = [key]
-        case _:
-            raise AssertionError("find returns what it was asked for")
     return schema
 
 
@@ -242,7 +242,7 @@ def _ending(kind: _Kind, field: FieldInfo, schema: Schema) -> str:
 
 def _unit(kind: _Kind, schema: Schema) -> str:
     unit = kind.find(Unit)
-    if isinstance(unit, Unit):
+    if unit is not None:
         return unit.text
     match schema.get("type"):
         case "boolean":
@@ -258,9 +258,9 @@ def _unit(kind: _Kind, schema: Schema) -> str:
 
 
 def _bounds(kind: _Kind, schema: Schema) -> str:
-    rule = kind.find(BoundRule)
-    if isinstance(rule, BoundRule):
-        return cast("BoundRule[Any]", rule).bounds
+    rule = cast("BoundRule[Any] | None", kind.find(BoundRule))
+    if rule is not None:
+        return rule.bounds
     if "enum" in schema:
         return "one of " + ", ".join(schema["enum"])
     if schema.get("type") == "integer":

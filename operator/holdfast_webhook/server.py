@@ -33,6 +33,8 @@ _IDLE: Final = 120
 """Seconds that a connection may idle: longer than the API server keeps one (90 s), so that it is the API
 server that closes it, and never sends a question into a connection that we close at that moment."""
 _BACKLOG: Final = 1024
+_LOOK: Final = 2.0
+"""Seconds between looks at the files."""
 _FINISH: Final = 10
 """Seconds for answers under way at the end."""
 
@@ -71,7 +73,6 @@ class Options:
         certificates: folder with `tls.crt` and `tls.key`.
         settings: the file of settings.
         linger: seconds after SIGTERM for which it goes on, so that nobody is sent here any more.
-        look: seconds between looks at the files.
         json_logs: whether logs are JSON lines.
     """
 
@@ -80,7 +81,6 @@ class Options:
     certificates: Path
     settings: Path
     linger: float = 5.0
-    look: float = 2.0
     json_logs: bool = False
 
 
@@ -126,7 +126,7 @@ async def serve(options: Options) -> None:
                 files.look()
             if certificate.value is not None:
                 metrics.serves_until(certificate.value.ends)
-            await _either(stop, options.look)
+            await _either(stop, _LOOK)
         _log.info("The webhook ends.")
         await asyncio.sleep(options.linger)
         for each in servers:

@@ -6,8 +6,6 @@ from typing import Any
 
 import schemathesis
 
-_LONG = ("s", "m", "h", "d")
-
 
 @schemathesis.serializer("application/jsonl")
 def lines(context: schemathesis.SerializationContext, value: Any) -> Any:

@@ -11,23 +11,25 @@ from tests.harness.control_plane import ControlPlane
 from tests.harness.operator_process import ACCOUNT, HOME, install
 from tests.harness.servers import Product, Server
 
+_PATIENCE = 240.0
+"""Seconds for everything to converge."""
 
-def guarded(directory: Path, *, product: Product = Product.VALKEY, persist: bool = False) -> Server:
+
+def guarded(directory: Path, *, persist: bool = False) -> Server:
     """Make a server whose default user has the password `ADMIN`."""
     directory.mkdir(parents=True, exist_ok=True)
-    return Server(product, directory, persist=persist, arguments=["--requirepass", ADMIN])
+    return Server(Product.VALKEY, directory, persist=persist, arguments=["--requirepass", ADMIN])
 
 
 @asynccontextmanager
 async def ground(
-    plane: ControlPlane, directory: Path, *, patience: float = 240.0, watched: float = 2.0
+    plane: ControlPlane, directory: Path, *, watched: float = 2.0
 ) -> AsyncGenerator[Ground]:
     """Give the ground for lives.
 
     Args:
         plane: a running API server.
         directory: for logs, traces and the server's files.
-        patience: seconds for everything to converge.
         watched: seconds at rest that are looked at.
     """
     install(plane)
@@ -38,4 +40,4 @@ async def ground(
         Nursery(births, plane.kubeconfig_for(HOME, ACCOUNT)) as nursery,
         Api(plane) as api,
     ):
-        yield Ground(plane, api, nursery, server, patience, watched)
+        yield Ground(plane, api, nursery, server, _PATIENCE, watched)

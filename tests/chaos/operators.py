@@ -7,7 +7,6 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -169,7 +168,6 @@ class Nursery:
         *,
         armed: bool = False,
         kubeconfig: Path | None = None,
-        arguments: Sequence[str] = (),
     ) -> Operator:
         """Start an operator.
 
@@ -178,7 +176,6 @@ class Nursery:
             fate: how it is doomed.
             armed: whether its doom counts from the start.
             kubeconfig: its own way to the API server.
-            arguments: more of the operator's command line.
         """
         assert self._process is not None
         assert self._process.stdin is not None
@@ -190,7 +187,6 @@ class Nursery:
             f"--kubeconfig={kubeconfig or self._kubeconfig}",
             f"--namespace={namespace}",
             *(word for word in _ALONE if word.partition("=")[0] in self._known),
-            *arguments,
         ]
         words = [*fate.arguments(), f"--trace={trace}", *([] if armed else ["--spared"]), *own]
         order = json.dumps({"arguments": words, "log": str(log)})

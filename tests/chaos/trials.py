@@ -22,6 +22,8 @@ from tests.harness.waiting import until
 
 _HANGS: Final = 12.0
 """Seconds: longer than a request of the operator's waits."""
+_MOST: Final = 200
+"""More exchanges than any phase has: each is done with before that many were tried."""
 _SERVED: Final = 30.0
 """Seconds within which a server that was restarted has its users again: each object is looked at in 60."""
 _FROZEN: Final = 7.0
@@ -80,9 +82,9 @@ class Deaths:
         self._left = {phase.name for phase in all_phases()}
         self._rows = {phase.name: Row(f"{phase.name}, death {side}") for phase in all_phases()}
 
-    async def try_all(self, *, at_once: int, most: int = 200) -> list[Row]:
+    async def try_all(self, *, at_once: int) -> list[Row]:
         """Try points from 0 on, and return a row for each phase."""
-        numbers = iter(range(most))
+        numbers = iter(range(_MOST))
         await asyncio.gather(*(self._try_next(numbers) for _ in range(at_once)))
         return self.rows
 

@@ -87,9 +87,9 @@ class Place:
         [webhook] = self.get("mutatingwebhookconfiguration/holdfast-injection")["webhooks"]
         return webhook["clientConfig"].get("caBundle", "")
 
-    def of_release(self, release: str = "holdfast") -> list[str]:
+    def of_release(self) -> list[str]:
         """Everything outside of namespaces, and in the release's own, that the release made."""
-        selector = f"--selector=app.kubernetes.io/instance={release}"
+        selector = "--selector=app.kubernetes.io/instance=holdfast"
         found: list[str] = []
         for kinds, where in (
             (CLUSTER_WIDE, []),

@@ -366,13 +366,10 @@ def without_tests(objects: Rendered) -> list[Object]:
     ]
 
 
-def people(aggregated: bool = False) -> dict[tuple[str, str, str], Any]:
-    """What people get: owners of backends by name alone, unless it is said otherwise."""
-    backends = plain("backend-users")
-    if not aggregated:
-        [(key, (granted, *_))] = backends.items()
-        backends = {key: (granted, None, None, {})}
-    return plain("users") | backends
+def people() -> dict[tuple[str, str, str], Any]:
+    """What people get: owners of backends by name alone."""
+    [(key, (granted, *_))] = plain("backend-users").items()
+    return plain("users") | {key: (granted, None, None, {})}
 
 
 def test_the_rights_are_those_that_the_operator_is_tested_with(render: Callable[..., Rendered]):

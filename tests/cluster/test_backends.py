@@ -12,14 +12,13 @@ import pytest
 from holdfast.client import Client
 from holdfast.embedded import reserve_port
 from holdfast.store.redis import RedisStore
-from holdfast.store.redis.script import all_scripts
 from tests.harness.certificates import CertificateAuthority
 from tests.harness.cluster_of_servers import ClusterOfServers
 from tests.harness.control_plane import ControlPlane
 from tests.harness.operator_process import OperatorProcess, grant_secrets
-from tests.harness.parts import missing
+from tests.harness.parts import need_server
 from tests.harness.sentinels import NAME, Sentinels
-from tests.harness.servers import Product, Server, find_redis
+from tests.harness.servers import Product, Server, knows_scripts
 from tests.harness.space import LOOKS
 from tests.harness.waiting import until
 
@@ -28,7 +27,6 @@ pytestmark = [pytest.mark.cluster, pytest.mark.redis]
 PASSWORD = "correct-horse-battery-staple"
 OTHER_PASSWORD = "tr0ubador-and-three"
 ACCEPT = "holdfast.dev/accept-server"
-SHAS = [one.sha.decode() for one in all_scripts()]
 
 
 @dataclass(frozen=True)
@@ -111,11 +109,6 @@ async def talk(url: str, space: Space, session: str = "s", *, memory: str = "sup
         assert (await conversation.health()).managed
 
 
-async def knows_scripts(server: Server) -> bool:
-    async with server.client() as raw:
-        return all(await raw.script_exists(*SHAS))
-
-
 @pytest.mark.asyncio
 async def test_a_primary_behind_sentinel_is_followed_through_a_failover(
     space: Space, tmp_path: Path
@@ -182,8 +175,7 @@ async def test_a_cluster_is_served_with_its_replicas(space: Space, tmp_path: Pat
 async def test_tls_with_an_authority_and_a_client_certificate(
     space: Space, tmp_path: Path, operator: OperatorProcess
 ):
-    if find_redis() is None:
-        missing("redis-server 7", "apt-get install redis-server")
+    need_server(Product.REDIS)
     authority = CertificateAuthority(tmp_path, "ours")
     (tmp_path / "other").mkdir()
     stranger = CertificateAuthority(tmp_path / "other", "theirs").certificate.read_text()

@@ -3,12 +3,12 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.harness.control_plane import ControlPlane, KubectlError
+from tests.harness.waiting import wait
 
 pytestmark = pytest.mark.cluster
 
@@ -98,10 +98,9 @@ def test_the_servers_end_with_the_process_that_started_them(
         check=False,
     )
     assert (tmp_path / "kube-apiserver.log").exists()
-    deadline = time.monotonic() + 120
-    while servers := _commands_naming(tmp_path):
-        assert time.monotonic() < deadline, servers
-        time.sleep(0.05)
+    wait(
+        lambda: not _commands_naming(tmp_path), lambda: str(_commands_naming(tmp_path)), every=0.05
+    )
 
 
 def _commands_naming(directory: Path) -> list[bytes]:

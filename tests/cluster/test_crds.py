@@ -12,14 +12,13 @@ from pydantic import BaseModel
 
 from holdfast.errors import PolicyInvalid
 from holdfast.policy import Policy
+from holdfast_operator.crds import DEFINITIONS
 from holdfast_operator.resources import (
     BackendStatus,
     Condition,
     ConditionStatus,
     EffectiveLimits,
     MemoryBackend,
-    MemoryBinding,
-    MemoryErasure,
     MemoryResource,
     NamespaceUsage,
     ReadyReason,
@@ -43,14 +42,7 @@ from tests.harness.control_plane import ControlPlane
 pytestmark = pytest.mark.cluster
 
 API = "/apis/holdfast.dev/v1alpha1/namespaces"
-KINDS: dict[
-    str, type[MemoryBackend] | type[MemoryBinding] | type[MemoryErasure] | type[MemoryResource]
-] = {
-    "MemoryBackend": MemoryBackend,
-    "MemoryBinding": MemoryBinding,
-    "MemoryErasure": MemoryErasure,
-    "MemoryResource": MemoryResource,
-}
+KINDS = {definition.kind: definition.model for definition in DEFINITIONS}
 
 
 class Server:

@@ -12,7 +12,6 @@ from tests.harness import kubernetes_binaries
 from tests.harness.control_plane import ControlPlane
 from tests.harness.operator_process import (
     OperatorProcess,
-    grant_secrets,
     running_operator,
     serving_operator,
 )
@@ -41,16 +40,6 @@ def operator(
     directory = tmp_path_factory.mktemp("operator")
     with serving_operator(control_plane, directory, arguments=ARGUMENTS) as process:
         yield process
-        assert not [line for line in process.errors() if "Traceback" in line], process.tail()
-
-
-@pytest.fixture
-def space(
-    control_plane: ControlPlane, operator: OperatorProcess, namespace: str, valkey_server: Server
-) -> Space:
-    """A namespace of its own, on the shared server."""
-    grant_secrets(control_plane, namespace)
-    return Space(control_plane, namespace, valkey_server)
 
 
 async def length(space: Space, session: str = "s0") -> int:

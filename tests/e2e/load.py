@@ -8,7 +8,8 @@ from typing import Any
 
 from tests.e2e import manifests
 from tests.e2e.product import Product, Record
-from tests.harness.node.cluster import Namespace, wait
+from tests.harness.node.cluster import Namespace
+from tests.harness.waiting import wait
 
 _FETCH = "import urllib.request as u; print(u.urlopen('http://localhost:8080').read().decode())"
 

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from tests.e2e import manifests
 from tests.harness import helm as helms
 from tests.harness.helm import Helm
-from tests.harness.node.cluster import Cluster, Namespace, wait
+from tests.harness.node.cluster import Cluster, Namespace
+from tests.harness.waiting import wait
 
-RELEASE = "holdfast"
 HOME = "holdfast-system"
 PLATFORM = "platform"
 

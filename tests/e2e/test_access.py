@@ -7,7 +7,8 @@ import pytest
 
 from tests.e2e import manifests
 from tests.e2e.product import Product
-from tests.harness.node.cluster import Namespace, wait
+from tests.harness.node.cluster import Namespace
+from tests.harness.waiting import wait
 
 ASK = """
 import json, sys

@@ -5,7 +5,7 @@ import pytest
 from tests.e2e import manifests
 from tests.e2e.load import Load, check_history
 from tests.e2e.product import Product
-from tests.harness.node.cluster import wait
+from tests.harness.waiting import wait
 
 
 def test_a_drained_node_loses_nothing_and_the_last_of_us_stays(product: Product):

@@ -16,7 +16,8 @@ from tests.e2e import manifests
 from tests.e2e.product import HOME, Product, values
 from tests.harness.helm import CHART
 from tests.harness.markdown import Claim, Document, claims
-from tests.harness.node.cluster import Namespace, wait
+from tests.harness.node.cluster import Namespace
+from tests.harness.waiting import wait
 
 ROOT = Path(__file__).parents[2]
 IMAGE = "registry.example/holdfast"

@@ -6,11 +6,11 @@ import subprocess
 import sys
 
 from tests.harness.node import leftovers
-from tests.harness.node.cluster import wait
 from tests.harness.node.node import Node
 from tests.harness.node.programs import Programs
 from tests.harness.node.settings import PAUSE_IMAGE
 from tests.harness.node.traces import more, namespaces_of, processes_in, traces
+from tests.harness.waiting import wait
 
 NODE = re.compile(rf"{leftovers.PREFIX}[0-9a-f]{{8}}")
 POD = f"""

@@ -5,7 +5,7 @@ import hashlib
 from tests.e2e import manifests
 from tests.e2e.load import Load, check_history
 from tests.e2e.product import Product
-from tests.harness.node.cluster import wait
+from tests.harness.waiting import wait
 
 ASKED = "holdfast.dev/rotate-requested-at"
 PASSWORD = "/bindings/agent/password"

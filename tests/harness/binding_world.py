@@ -182,22 +182,21 @@ class BindingWorld(World):
         *,
         labels: Mapping[str, str] | None = None,
         controller: str = "",
-        kind: str = "Opaque",
         **data: str,
     ) -> None:
         """Make or overwrite a Secret in the namespace of the bindings, as people do."""
         entries = {key: value.encode() for key, value in data.items()}
         version = str(next(self.versions))
         self.secrets["team", name] = Secret(
-            name, version, labels or {}, entries, type=kind, controller=controller
+            name, version, labels or {}, entries, type="Opaque", controller=controller
         )
 
-    def edit_secret(self, name: str = NAME, **data: str) -> None:
-        """Overwrite entries of a Secret."""
-        there = self.secrets["team", name]
+    def edit_secret(self, **data: str) -> None:
+        """Overwrite entries of the binding's Secret."""
+        there = self.secrets["team", NAME]
         entries = {**there.data, **{key: value.encode() for key, value in data.items()}}
-        self.secrets["team", name] = Secret(
-            name,
+        self.secrets["team", NAME] = Secret(
+            NAME,
             str(next(self.versions)),
             there.labels,
             entries,

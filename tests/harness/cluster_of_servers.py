@@ -24,7 +24,6 @@ class ClusterOfServers:
 
     Args:
         directory: for logs and the nodes' files.
-        product: which server.
         count: how many primaries.
         replicas: how many of them have one replica each.
         persist: keep the data over restarts.
@@ -38,7 +37,6 @@ class ClusterOfServers:
     def __init__(
         self,
         directory: Path,
-        product: Product = Product.VALKEY,
         *,
         count: int = 3,
         replicas: int = 0,
@@ -47,7 +45,6 @@ class ClusterOfServers:
     ) -> None:
         self.nodes: list[Server] = []
         self._directory = directory
-        self._product = product
         self.replicas: list[Server] = []
         self._count = count
         self._wanted = replicas
@@ -137,7 +134,7 @@ class ClusterOfServers:
         options += ("--repl-diskless-sync-delay", "0", *self._arguments)
         self._started += 1
         directory = self._directory / f"node-{self._started}"
-        node = Server(self._product, directory, persist=self._persist, arguments=options)
+        node = Server(Product.VALKEY, directory, persist=self._persist, arguments=options)
         await self._running.enter_async_context(node)
         async with node.client() as raw:
             for command in before:

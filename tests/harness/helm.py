@@ -7,7 +7,6 @@ puts the program into the cache, or says where it already is. Its version is tha
 """
 
 import argparse
-import fcntl
 import json
 import os
 import re
@@ -23,12 +22,15 @@ from typing import Any
 import yaml
 
 from tests.harness import kubernetes_binaries
+from tests.harness.go_modules import BuildFailed, GoModule, building_in
 from tests.harness.tied_processes import LAZY_COLLECTOR
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts/holdfast"
+_USUAL = ("holdfast", CHART, "holdfast-system")
+"""Release, chart and namespace, where nothing else is said."""
 
-_MODULE = Path(__file__).parent / "go-helm"
+_MODULE = GoModule("go-helm")
 _PACKAGE = "helm.sh/helm/v3/cmd/helm"
 
 Values = Mapping[str, Any]
@@ -120,16 +122,9 @@ class Helm:
         """Install the chart; `--wait` is one of the `arguments` where pods can run."""
         return self._change("install", values, arguments, place=(release, chart, namespace))
 
-    def upgrade(
-        self,
-        values: Values | None = None,
-        *arguments: str,
-        release: str = "holdfast",
-        namespace: str = "holdfast-system",
-        chart: Path = CHART,
-    ) -> str:
-        """Upgrade a release. Without `--reuse-values`, `values` are all there are."""
-        return self._change("upgrade", values, arguments, place=(release, chart, namespace))
+    def upgrade(self, values: Values, *arguments: str) -> str:
+        """Upgrade the release of the usual name. Without `--reuse-values`, `values` are all there are."""
+        return self._change("upgrade", values, arguments, place=_USUAL)
 
     def uninstall(
         self, *arguments: str, release: str = "holdfast", namespace: str = "holdfast-system"
@@ -197,18 +192,15 @@ def ensure(environ: Mapping[str, str] = os.environ) -> Path:
             f"building Helm {helm_version()} needs Go and there is none on PATH: install it, or let"
             " HOLDFAST_HELM name a Helm"
         )
-    program.parent.mkdir(parents=True, exist_ok=True)
-    lock = program.parent.with_name(f"{program.parent.name}.lock")
-    with lock.open("w", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # closing the file gives it back
+    with building_in(program.parent):
         if not os.access(program, os.X_OK):
             _build(program, environ)
     return program
 
 
-def built(environ: Mapping[str, str] = os.environ) -> bool:
+def built() -> bool:
     """Whether `ensure` would have nothing to build."""
-    return bool(environ.get("HOLDFAST_HELM")) or os.access(_cached(environ), os.X_OK)
+    return bool(os.environ.get("HOLDFAST_HELM")) or os.access(_cached(os.environ), os.X_OK)
 
 
 def helm_version() -> str:
@@ -223,11 +215,7 @@ def _cached(environ: Mapping[str, str]) -> Path:
 
 
 def _pinned(module: str) -> str:
-    text = (_MODULE / "go.mod").read_text(encoding="utf-8")
-    found = re.search(rf"{re.escape(module)} (v\S+)", text)
-    if found is None:
-        raise AssertionError(f"tests/harness/go-helm/go.mod does not require {module}")
-    return found[1]
+    return _MODULE.pinned(rf"{re.escape(module)} (v\S+)")
 
 
 def _build(program: Path, environ: Mapping[str, str]) -> None:
@@ -238,22 +226,10 @@ def _build(program: Path, environ: Mapping[str, str]) -> None:
     for package in ("chartutil", "lint/rules"):
         stamps[f"helm.sh/helm/v3/pkg/{package}.k8sVersionMajor"] = "1"
         stamps[f"helm.sh/helm/v3/pkg/{package}.k8sVersionMinor"] = minor
-    flags = " ".join(["-s -w", *(f"-X {name}={value}" for name, value in stamps.items())])
-    unfinished = program.with_name(".helm.unfinished")
-    command = ["go", "build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags", flags]
-    fixed = {"GOFLAGS": "", "GOWORK": "off", "GOTOOLCHAIN": "local", "CGO_ENABLED": "0"}
-    done = subprocess.run(
-        [*command, "-o", str(unfinished), _PACKAGE],
-        cwd=_MODULE,
-        env={**environ, **fixed, "GOOS": "", "GOARCH": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        lines = "\n".join(done.stderr.splitlines()[-20:])
-        raise HelmUnavailable(f"go could not build Helm {helm_version()}:\n{lines}")
-    unfinished.replace(program)
+    try:
+        _MODULE.build(_PACKAGE, program, stamps=stamps, environ=environ)
+    except BuildFailed as error:
+        raise HelmUnavailable(f"go could not build Helm {helm_version()}:\n{error}") from None
 
 
 def main() -> int:

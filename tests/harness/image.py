@@ -150,7 +150,6 @@ class Buildah:
         self,
         name: str = REFERENCE,
         *,
-        arguments: Mapping[str, str] | None = None,
         secret: str = "",
         context: Path = ROOT,
         layers: bool = True,
@@ -160,11 +159,10 @@ class Buildah:
         Args:
             name: the image's name.
             context: a work tree, or a copy of what is needed of it (`copy_sources`).
-            arguments: build arguments over the tests' own.
             secret: text that the pip.conf of the build has besides what is needed, as a comment.
             layers: whether steps that ran before are taken from the cache.
         """
-        given = {**self.bases(), **ARGUMENTS, **(arguments or {})}
+        given = {**self.bases(), **ARGUMENTS}
         command = ["build", "--isolation=chroot", "--network=host", "--format=oci"]
         command += [f"--timestamp={given['SOURCE_DATE_EPOCH']}", f"--tag={name}"]
         command += ["--layers" if layers else "--no-cache", "--pull-never"]

@@ -5,18 +5,17 @@ looked for in `KUBEBUILDER_ASSETS`, then in the cache, and is built from Go modu
 it. Versions are those of `go/go.mod`, so a build is always the same build.
 """
 
-import fcntl
 import os
-import platform
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-_MODULE = Path(__file__).parent / "go"
+from tests.harness.go_modules import BuildFailed, GoModule, build_platform, building_in
+
+_MODULE = GoModule("go")
 
 _PACKAGES: Mapping[str, str] = {
     "etcd": "go.etcd.io/etcd/server/v3",
@@ -102,9 +101,7 @@ def _build_missing(names: Iterable[str], folder: Path, environ: Mapping[str, str
         return
     if shutil.which("go", path=environ.get("PATH")) is None:
         raise _go_needed("there is none on PATH")
-    folder.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f"{folder.name}.lock").open("w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # closing the file gives it back
+    with building_in(folder):
         missing = _missing(folder, names)
         if missing:
             _check_go_version(environ)
@@ -114,7 +111,7 @@ def _build_missing(names: Iterable[str], folder: Path, environ: Mapping[str, str
 
 def kubernetes_version() -> str:
     """The version that is built, such as `v1.36.3`: the one `go/go.mod` requires."""
-    return _pinned(r"k8s\.io/kubernetes (v\d+\.\d+\.\d+)")
+    return _MODULE.pinned(r"k8s\.io/kubernetes (v\d+\.\d+\.\d+)")
 
 
 def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
@@ -123,7 +120,7 @@ def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
         cache = Path(chosen)
     else:
         cache = Path(environ.get("XDG_CACHE_HOME") or "~/.cache") / "holdfast"
-    system, machine = _platform()
+    system, machine = build_platform()
     return cache.expanduser().absolute() / f"kubernetes-{kubernetes_version()}-{system}-{machine}"
 
 
@@ -137,42 +134,33 @@ def _missing(folder: Path, names: Iterable[str] = _PACKAGES) -> list[str]:
     return [name for name in names if not os.access(folder / name, os.X_OK)]
 
 
-def _platform() -> tuple[str, str]:
-    """GOOS and GOARCH of this machine."""
-    machine = platform.machine().lower()
-    return platform.system().lower(), {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)
-
-
-def _pinned(pattern: str) -> str:
-    found = re.search(pattern, (_MODULE / "go.mod").read_text(encoding="utf-8"))
-    if found is None:
-        raise AssertionError(f"tests/harness/go/go.mod has nothing like {pattern}")
-    return found[1]
-
-
 def _build(program: str, folder: Path, environ: Mapping[str, str]) -> None:
-    """Build one program under a temporary name, then rename it: nobody ever sees half a file."""
     print(f"building {program}, once (all of them take some minutes)", file=sys.stderr)
-    version = kubernetes_version()
+    package = {**_PACKAGES, **_NODE_PACKAGES}[program]
+    build_kubernetes(_MODULE, package, folder / program, kubernetes_version(), environ)
+
+
+def build_kubernetes(
+    module: GoModule, package: str, program: Path, version: str, environ: Mapping[str, str]
+) -> None:
+    """Build one program, which says that it is of that version.
+
+    Raises:
+        ControlPlaneUnavailable: the build failed.
+    """
     major, minor, _ = version.removeprefix("v").split(".")
-    stamp = "k8s.io/component-base/version"
-    ldflags = (
-        f"-s -w -X {stamp}.gitVersion={version} -X {stamp}.gitMajor={major}"
-        f" -X {stamp}.gitMinor={minor}"
-    )
-    # The name does not depend on the process: what a killed build left behind is overwritten.
-    unfinished = folder / f".{program}.unfinished"
-    command = ["go", "build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags", ldflags]
-    command += ["-o", str(unfinished), {**_PACKAGES, **_NODE_PACKAGES}[program]]
-    done = _go(command, environ)
-    if done.returncode != 0:
-        lines = "\n".join(done.stderr.splitlines()[-20:])
-        raise ControlPlaneUnavailable(f"go could not build {program} {version}:\n{lines}")
-    unfinished.replace(folder / program)
+    told = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
+    stamps = {f"k8s.io/component-base/version.{name}": text for name, text in told.items()}
+    try:
+        module.build(package, program, stamps=stamps, environ=environ)
+    except BuildFailed as error:
+        raise ControlPlaneUnavailable(
+            f"go could not build {program.name} {version}:\n{error}"
+        ) from None
 
 
 def _check_go_version(environ: Mapping[str, str]) -> None:
-    said = _go(["go", "env", "GOVERSION"], environ).stdout.strip()
+    said = _MODULE.run("env", "GOVERSION", environ=environ).stdout.strip()
     found = re.match(r"go(\d+)\.(\d+)", said)
     if found is None:
         # A build of Go from its own sources says "devel": whether it will do, the build says.
@@ -190,19 +178,4 @@ def _go_needed(but: str) -> ControlPlaneUnavailable:
 
 
 def _go_minimum() -> str:
-    return _pinned(r"(?m)^go (\d+\.\d+)")
-
-
-def _go(command: list[str], environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    system, machine = _platform()
-    # The caller's flags, workspace and cross-compilation settings must not reach the result, and
-    # GOTOOLCHAIN=local keeps an old Go from fetching a new one behind our back.
-    fixed = {"GOFLAGS": "", "GOWORK": "off", "GOTOOLCHAIN": "local", "CGO_ENABLED": "0"}
-    return subprocess.run(
-        command,
-        cwd=_MODULE,
-        env={**environ, **fixed, "GOOS": system, "GOARCH": machine},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return _MODULE.pinned(r"(?m)^go (\d+\.\d+)")

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import sys
-import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from tests.harness.administrator import Refused
 from tests.harness.control_plane import ControlPlane
 from tests.harness.forks import Call, Program
 from tests.harness.tied_processes import TiedProcesses
+from tests.harness.waiting import wait
 
 ROOT = Path(__file__).parents[2]
 CRDS = ROOT / "crds"
@@ -95,10 +95,12 @@ class OperatorProcess:
 
     def wait_until_ended(self, *, deadline: float = 120) -> None:
         """Wait until it ended by itself."""
-        end = time.monotonic() + deadline
-        while self._processes.ended() is None:
-            assert time.monotonic() < end, f"the operator did not end:\n{self.tail()}"
-            time.sleep(0.02)
+        wait(
+            lambda: self._processes.ended() is not None,
+            lambda: f"the operator ends:\n{self.tail()}",
+            deadline=deadline,
+            every=0.02,
+        )
 
     @property
     def pid(self) -> int:
@@ -202,12 +204,14 @@ def running_operator(
 def serving_operator(
     plane: ControlPlane, directory: Path, *, arguments: Sequence[str] = ()
 ) -> Generator[OperatorProcess]:
-    """Run a forked operator for the tests of a module, and leave none of our objects to the next one's.
+    """Run a forked operator for the tests of a module; no bug may have shown in its log by the end.
 
-    It would look at each of them again and again, also where their servers are gone.
+    None of our objects is left to the next module's operator, which would look at each of them again and
+    again, also where their servers are gone.
     """
     try:
         with running_operator(plane, directory, arguments=arguments, forked=True) as operator:
             yield operator
+            assert not [line for line in operator.errors() if "Traceback" in line], operator.tail()
     finally:
         plane.administrator.clear()

@@ -499,10 +499,8 @@ class World:
     async def cluster_id(self) -> str:
         return self.id
 
-    def add_namespace(
-        self, name: str, *, uid: str = "1", labels: Mapping[str, str] | None = None
-    ) -> None:
-        self.namespaces[name] = Namespace(name, f"{name}-{uid}", labels or {})
+    def add_namespace(self, name: str, *, uid: str = "1") -> None:
+        self.namespaces[name] = Namespace(name, f"{name}-{uid}", {})
 
     def add_secret(self, name: str = "login", **entries: str) -> None:
         data = {key: value.encode() for key, value in entries.items()}
@@ -592,3 +590,12 @@ def ready(body: Mapping[str, Any]) -> tuple[str, str]:
     found = condition(body, "Ready")
     assert found is not None
     return found["status"], found["reason"]
+
+
+async def ready_pair(world: World, **spec: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Add a backend and a memory on it, see that both are Ready, and return them."""
+    backend, resource = world.add_backend(), world.add_resource(**spec)
+    await world.look(backend)
+    await world.settle(resource)
+    assert ready(resource) == ("True", "Available")
+    return backend, resource

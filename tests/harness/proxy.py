@@ -44,7 +44,7 @@ class Fault:
     cut: Cut
     match: bytes
     left: int
-    delivered: int = 0
+    delivered: int
     fired: int = 0
 
 
@@ -142,17 +142,26 @@ class CuttingProxy:
             if isinstance(end, Exception):
                 raise end
 
+    def arm(self, cut: Cut, match: bytes, *, times: int = 1, delivered: int = 5) -> Fault:
+        """Break the connection `times` times where a request contains `match`.
+
+        `delivered` is for `Cut.HALF_REPLY` alone: how many bytes of the reply reach the client.
+        """
+        fault = Fault(cut, match, times, delivered)
+        self._faults.append(fault)
+        return fault
+
     def cut_before_request(self, match: bytes, *, times: int = 1) -> Fault:
         """Break the connection instead of forwarding a request that contains `match`."""
-        return self._arm(Fault(Cut.BEFORE_REQUEST, match, times))
+        return self.arm(Cut.BEFORE_REQUEST, match, times=times)
 
     def cut_after_request(self, match: bytes, *, times: int = 1) -> Fault:
         """Forward a request with `match`, wait for the server's whole reply, deliver none of it."""
-        return self._arm(Fault(Cut.AFTER_REQUEST, match, times))
+        return self.arm(Cut.AFTER_REQUEST, match, times=times)
 
     def half_reply(self, match: bytes, delivered: int, *, times: int = 1) -> Fault:
         """Like `cut_after_request`, but the reply's first `delivered` bytes reach the client."""
-        return self._arm(Fault(Cut.HALF_REPLY, match, times, delivered))
+        return self.arm(Cut.HALF_REPLY, match, times=times, delivered=delivered)
 
     def delay(self, seconds: float) -> None:
         """Hold each request for so long before it is forwarded, one after the other; 0 ends it."""
@@ -176,10 +185,6 @@ class CuttingProxy:
         for link in self._links:
             link.cut()
         return len(self._links)
-
-    def _arm(self, fault: Fault) -> Fault:
-        self._faults.append(fault)
-        return fault
 
     def _take_fault(self, request: bytes) -> Fault | None:
         for fault in self._faults:

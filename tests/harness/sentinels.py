@@ -1,7 +1,7 @@
 """A primary, its replica, and three sentinels that make the one the other."""
 
 import contextlib
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -29,18 +29,16 @@ class Sentinels:
 
     Args:
         directory: for logs, configurations and data.
-        arguments: more options of the two servers.
 
     Attributes:
         servers: the two, the first primary first; who it is later `primary()` says.
         ports: of the sentinels.
     """
 
-    def __init__(self, directory: Path, *, arguments: Sequence[str] = ()) -> None:
+    def __init__(self, directory: Path) -> None:
         self.servers: list[Server] = []
         self.ports: list[int] = []
         self._directory = directory
-        self._arguments = tuple(arguments)
         self._running = AsyncExitStack()
         self._processes: TiedProcesses | None = None
 
@@ -103,7 +101,7 @@ class Sentinels:
     async def _start(self) -> None:
         for at in range(2):
             follow = ("--replicaof", "127.0.0.1", str(self.servers[0].port)) if at else ()
-            options = (*self._arguments, "--repl-diskless-sync-delay", "0", *follow)
+            options = ("--repl-diskless-sync-delay", "0", *follow)
             server = Server(Product.VALKEY, self._directory / f"server-{at}", arguments=options)
             self.servers.append(await self._running.enter_async_context(server))
         commands: dict[str, list[str]] = {}

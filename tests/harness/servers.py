@@ -17,8 +17,16 @@ from typing import Any, Self
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 
 from holdfast.embedded import EmbeddedServer, find_binary, reserve_port
+from holdfast.store.redis.script import all_scripts
+
+SLOW_TO_LOAD = (
+    *("--key-load-delay", "5000", "--loading-process-events-interval-bytes", "1024"),
+    *("--appendonly", "no"),
+)
+"""Arguments of a server that loads for a while, from a snapshot: that lets it say meanwhile that it does."""
 
 
 class Product(StrEnum):
@@ -173,6 +181,22 @@ class Server:
             await self.stop()
         finally:
             self._reserved.close()
+
+
+async def knows_scripts(server: Server) -> bool:
+    """Whether the server has every script of the library."""
+    async with server.client() as raw:
+        return all(await raw.script_exists(*(one.sha for one in all_scripts())))
+
+
+async def is_loading(server: Server) -> bool:
+    """Whether the server says that it is still loading its data."""
+    try:
+        async with server.client() as raw:
+            await raw.get("any")
+    except RedisError as error:
+        return "loading" in str(error).lower()
+    return False
 
 
 @contextlib.contextmanager

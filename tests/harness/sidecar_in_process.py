@@ -5,7 +5,7 @@ import socket
 import tempfile
 from asyncio import StreamReader, StreamWriter, open_unix_connection
 from asyncio import create_task as begin
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -55,18 +55,14 @@ class InProcess:
 
 @asynccontextmanager
 async def serving(
-    client: Client,
-    *,
-    limits: Limits | None = None,
-    memories: Sequence[str] = ("support",),
-    **more: Any,
+    client: Client, *, limits: Limits | None = None, **more: Any
 ) -> AsyncGenerator[InProcess]:
-    """Serve memories of a client for the length of a block; the client stays the caller's."""
+    """Serve the memory `support` of a client for the length of a block; the client stays the caller's."""
     directory = Path(tempfile.mkdtemp(prefix="sc-"))  # a socket's path has to be short
     found = limits or Limits()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(str(directory / "api.sock"))
-    service = Service(GivenMemories(client, memories), found)
+    service = Service(GivenMemories(client, ["support"]), found)
     api = Api(service, **more)
     server = HttpServer(api, [listener], found)
     running = begin(server.run_until_stopped())

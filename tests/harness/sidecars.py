@@ -47,19 +47,15 @@ class Sidecar:
         client: of the library, for the sidecar's own use.
         path: of its socket.
         loop: that it runs in.
-        memories: that it serves.
+
+    Attributes:
+        memories: that it serves, from its next start on.
     """
 
-    def __init__(
-        self,
-        client: Client,
-        path: Path,
-        loop: asyncio.AbstractEventLoop,
-        memories: Sequence[str] = MEMORIES,
-    ) -> None:
+    def __init__(self, client: Client, path: Path, loop: asyncio.AbstractEventLoop) -> None:
         self.client = client
         self.path = path
-        self.memories = memories
+        self.memories: Sequence[str] = MEMORIES
         self._loop = loop
         self.start()
 

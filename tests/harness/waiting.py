@@ -32,3 +32,23 @@ async def until(
         if time.monotonic() > limit:
             raise AssertionError(f"not within {deadline:g} s: {what}")
         await asyncio.sleep(every)
+
+
+def wait(
+    condition: Callable[[], bool],
+    what: Callable[[], str] | str,
+    *,
+    deadline: float = 240.0,
+    every: float = 0.2,
+) -> None:
+    """As `until`, for code without an event loop. `what` may be a function, to say how things stand.
+
+    Raises:
+        AssertionError: it never held.
+    """
+    end = time.monotonic() + deadline
+    while not condition():
+        if time.monotonic() > end:
+            said = what if isinstance(what, str) else what()
+            raise AssertionError(f"not within {deadline:g} s: {said}")
+        time.sleep(every)

@@ -3,8 +3,6 @@
 import re
 import signal
 import sys
-import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import yaml
 from tests.harness.control_plane import ControlPlane
 from tests.harness.operator_process import ROOT
 from tests.harness.tied_processes import TiedProcesses
+from tests.harness.waiting import wait
 
 INJECTION = ROOT / "charts/holdfast/files/injection"
 CONFIGURATION = "holdfast-injection"
@@ -30,30 +29,21 @@ class WebhookProcess:
     Args:
         directory: for the log, the settings and the certificate: `certificates/tls.crt` and `tls.key`,
             written by the test.
-        settings: what is injected.
-        ports: to listen on; 0 for free ones.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        *,
-        settings: Mapping[str, Any] = SETTINGS,
-        ports: tuple[int, int] = (0, 0),
-        linger: float = 0,
-    ) -> None:
+    def __init__(self, directory: Path, *, linger: float = 0) -> None:
         self._directory = directory
-        self.ports = ports
+        self.ports = (0, 0)
         self.certificates = directory / "certificates"
         self.certificates.mkdir(parents=True, exist_ok=True)
         self.settings = directory / "injection.yaml"
-        self.settings.write_text(yaml.safe_dump(dict(settings)), encoding="utf-8")
+        self.settings.write_text(yaml.safe_dump(SETTINGS), encoding="utf-8")
         command = [
             sys.executable,
             "-m",
             "holdfast_webhook",
-            f"--listen=127.0.0.1:{ports[0]}",
-            f"--status=127.0.0.1:{ports[1]}",
+            "--listen=127.0.0.1:0",
+            "--status=127.0.0.1:0",
             f"--certificates={self.certificates}",
             f"--settings={self.settings}",
             f"--linger={linger}",
@@ -70,12 +60,14 @@ class WebhookProcess:
         """Start it, and return the ports it listens on: for pods, and for its status."""
         before = len(_LISTENS.findall(self.log))
         self._processes.start(_NAME)
-        end = time.monotonic() + deadline
-        while len(found := _LISTENS.findall(self.log)) == before:
+
+        def listens() -> bool:
             assert self._processes.ended() is None, self.log
-            assert time.monotonic() < end, f"the webhook did not start:\n{self.log}"
-            time.sleep(0.02)
-        self.ports = (int(found[-1][0]), int(found[-1][1]))
+            return len(_LISTENS.findall(self.log)) > before
+
+        wait(listens, lambda: f"the webhook starts:\n{self.log}", deadline=deadline, every=0.02)
+        ports = _LISTENS.findall(self.log)[-1]
+        self.ports = (int(ports[0]), int(ports[1]))
         return self.ports
 
     def terminate(self) -> None:
@@ -84,10 +76,12 @@ class WebhookProcess:
 
     def wait_until_ended(self, *, deadline: float = 120) -> None:
         """Wait until it ended in order."""
-        end = time.monotonic() + deadline
-        while self._processes.ended() is None:
-            assert time.monotonic() < end, f"the webhook did not end:\n{self.log}"
-            time.sleep(0.02)
+        wait(
+            lambda: self._processes.ended() is not None,
+            lambda: f"the webhook ends:\n{self.log}",
+            deadline=deadline,
+            every=0.02,
+        )
         assert _ENDED in self.log, self.log
         self._processes.kill(_NAME)  # takes it off the list of those that run
 

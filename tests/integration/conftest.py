@@ -1,5 +1,6 @@
 """Fixtures of the tests against real servers."""
 
+import secrets
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -8,6 +9,12 @@ import pytest_asyncio
 
 from tests.harness.servers import Product, Server
 from tests.integration.world import World
+
+
+@pytest.fixture
+def namespace() -> str:
+    """A namespace that no other test has."""
+    return f"t-{secrets.token_hex(6)}"
 
 
 @pytest.fixture(params=list(Product))

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import re
-import secrets
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -33,12 +32,6 @@ from tests.integration import workers as work
 from tests.integration.workers import user
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.redis]
-
-
-@pytest.fixture
-def namespace() -> str:
-    """Return a namespace that no other test has."""
-    return f"t-{secrets.token_hex(6)}"
 
 
 @pytest.fixture

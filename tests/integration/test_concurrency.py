@@ -1,6 +1,5 @@
 """Many real processes on one session: nothing is lost, doubled or reordered, and all counters add up."""
 
-import secrets
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,6 @@ pytestmark = [pytest.mark.asyncio, pytest.mark.redis]
 PROCESSES = 8
 APPENDS = {Product.VALKEY: 500, Product.REDIS: 100}
 """Of each process. What decides between them is the same text on both: one is kept busy for long."""
-
-
-@pytest.fixture
-def namespace() -> str:
-    """Return a namespace that no other test has."""
-    return f"t-{secrets.token_hex(6)}"
 
 
 def open_client(server: Server, namespace: str, spec: dict[str, Any]) -> Client:

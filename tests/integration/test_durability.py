@@ -1,7 +1,6 @@
 """Appends and turns that replicas confirm, or that say that they did not."""
 
 import asyncio
-import secrets
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -27,12 +26,6 @@ pytestmark = [pytest.mark.asyncio, pytest.mark.redis]
 
 WAIT = "1s"
 """Enough for a replica that is there, on a busy machine, too. One that is not there is waited for in vain."""
-
-
-@pytest.fixture
-def namespace() -> str:
-    """Return a namespace that no other test has."""
-    return f"t-{secrets.token_hex(6)}"
 
 
 @pytest_asyncio.fixture(params=list(Product))

@@ -1,7 +1,6 @@
 """Erasing on real servers: nothing of it is left, and nothing comes back."""
 
 import asyncio
-import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import pytest
@@ -37,12 +36,6 @@ HOSTILE = (
 )
 SECRET = "Kq7-unmistakable-content"
 LABELS = {"user": "42"}
-
-
-@pytest.fixture
-def namespace() -> str:
-    """A namespace that no other test has."""
-    return f"t-{secrets.token_hex(6)}"
 
 
 @pytest_asyncio.fixture

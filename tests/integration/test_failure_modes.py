@@ -11,15 +11,14 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from holdfast.breaker import BreakerState
 from holdfast.client import Client
 from holdfast.errors import HoldfastError, StoreUnavailable
 from holdfast.session import Session
 from holdfast.store.redis import RedisStore
-from tests.harness.parts import missing
-from tests.harness.servers import Product, Server, find_redis
+from tests.harness.parts import need_server
+from tests.harness.servers import SLOW_TO_LOAD, Product, Server, is_loading
 from tests.harness.waiting import until
 from tests.integration import workers as work
 from tests.integration.workers import user
@@ -30,11 +29,6 @@ PATIENCE = 0.5
 """Seconds of the clients of these tests; of the library's own they are 5."""
 AT_ONCE = 0.3
 """Seconds: more than a call that is not sent takes on a busy machine, and less than the patience."""
-
-
-@pytest.fixture
-def namespace() -> str:
-    return f"t-{secrets.token_hex(6)}"
 
 
 @pytest.fixture
@@ -314,12 +308,10 @@ class TestThere:
             assert await session.read() == [user("before"), user("after")]
 
     async def test_one_that_loads_is_waited_for(self, namespace: str, tmp_path: Path) -> None:
-        if find_redis() is None:
-            missing("redis-server 7", "apt-get install redis-server")
-        # Slow to load, from a snapshot since that lets it say meanwhile that it is LOADING.
-        slow = ["--key-load-delay", "5000", "--loading-process-events-interval-bytes", "1024"]
-        slow += ["--appendonly", "no"]
-        async with Server(Product.REDIS, tmp_path / "slow", persist=True, arguments=slow) as server:
+        need_server(Product.REDIS)
+        async with Server(
+            Product.REDIS, tmp_path / "slow", persist=True, arguments=SLOW_TO_LOAD
+        ) as server:
             async with server.client() as raw:
                 for number in range(600):
                     await raw.set(f"ballast-{number}", secrets.token_bytes(100))
@@ -336,19 +328,10 @@ class TestThere:
                     await raw.save()
                 await server.stop()
                 starting = asyncio.create_task(server.start())
-                await until(lambda: _loads(server), "it loads")
+                await until(lambda: is_loading(server), "it loads")
                 answer = await session.read()
                 assert (answer, answer.stale) == ([user("before")], True)
                 await other.append(user("after"))
                 await starting
                 assert await other.read() == [user("before"), user("after")]
                 assert [breaker.opened for breaker in patient.breakers] == [0]
-
-
-async def _loads(server: Server) -> bool:
-    try:
-        async with server.client() as raw:
-            await raw.get("any")
-    except RedisError as error:
-        return "loading" in str(error).lower()
-    return False

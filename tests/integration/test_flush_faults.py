@@ -1,7 +1,6 @@
 """Flushes on real servers that fail in the middle: nothing is lost, and the next one succeeds."""
 
 import asyncio
-import secrets
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -17,7 +16,7 @@ from holdfast.session import Session
 from holdfast.store.redis.script import script
 from holdfast.summaries import SummaryRequest
 from tests.harness.processes import Child, Workers
-from tests.harness.proxy import Cut, CuttingProxy, Fault
+from tests.harness.proxy import Cut, CuttingProxy
 from tests.harness.servers import Server
 from tests.harness.waiting import until
 from tests.integration import workers as work
@@ -54,12 +53,6 @@ class Author:
         self.begun.set()
         await self.may.wait()
         return f"{len(request.messages)} messages"
-
-
-@pytest.fixture
-def namespace() -> str:
-    """Return a namespace that no other test has."""
-    return f"t-{secrets.token_hex(6)}"
 
 
 @pytest_asyncio.fixture
@@ -173,7 +166,7 @@ class TestCutConnections:
     ) -> None:
         await fill(direct)
         await flushing.length()
-        fault = _arm(proxy, cut, script(name).sha, times)
+        fault = proxy.arm(cut, script(name).sha, times=times)
         done = await flushing.flush()
         assert fault.fired == times
         assert done.summary is not None
@@ -192,7 +185,7 @@ class TestCutConnections:
         async with holdfast.connect(proxy.url, namespace=namespace, policy=plain) as client:
             session = client.memory(work.MEMORY).session(work.SHARED)
             await session.length()
-            fault = _arm(proxy, cut, script("trim").sha, 1)
+            fault = proxy.arm(cut, script("trim").sha)
             done = await session.flush()
         assert fault.fired == 1
         assert done.reached
@@ -206,7 +199,7 @@ class TestCutConnections:
         await fill(direct)
         before = await direct.read()
         await flushing.length()
-        fault = _arm(proxy, Cut.BEFORE_REQUEST, script("splice").sha, 10_000)
+        fault = proxy.arm(Cut.BEFORE_REQUEST, script("splice").sha, times=10_000)
         with pytest.raises(HoldfastError):
             await flushing.flush()
         assert fault.fired > 0
@@ -309,11 +302,3 @@ class TestKeys:
             return any(it.rule == "FIFO" for it in await session.history())
 
         await until(flushed, "it is flushed at the new threshold")
-
-
-def _arm(proxy: CuttingProxy, cut: Cut, match: bytes, times: int) -> Fault:
-    if cut is Cut.BEFORE_REQUEST:
-        return proxy.cut_before_request(match, times=times)
-    if cut is Cut.AFTER_REQUEST:
-        return proxy.cut_after_request(match, times=times)
-    return proxy.half_reply(match, 5, times=times)

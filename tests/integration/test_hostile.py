@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from itertools import pairwise
@@ -120,12 +119,6 @@ SESSION_IDS = (
     "\u202e",
     "\x7f",
 )
-
-
-@pytest.fixture
-def namespace() -> str:
-    """Return a namespace that no other test has."""
-    return f"t-{secrets.token_hex(6)}"
 
 
 @pytest.fixture(params=["valkey_server", "redis_server", "memory"])

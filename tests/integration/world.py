@@ -19,6 +19,7 @@ from holdfast.store.redis.maintenance import RedisMaintenance
 from holdfast.values import Batch, Caller, MemoryAddress, Prepared, Terms
 from tests.harness.meta import Meta
 from tests.harness.servers import Server
+from tests.integration.workers import user
 
 HOUR = 3_600_000
 FREE = Caller()
@@ -37,10 +38,6 @@ def spec(**parts: Any) -> dict[str, Any]:
         "retention": {"ttl": "1h"},
     }
     return ample | parts
-
-
-def user(text: str) -> dict[str, Any]:
-    return {"role": "user", "content": text}
 
 
 def call(id: str) -> dict[str, Any]:

@@ -20,9 +20,6 @@ from holdfast_operator.resources import (
     ConditionStatus,
     ConditionType,
     CredentialsReason,
-    MemoryBackend,
-    MemoryBinding,
-    MemoryErasure,
     MemoryResource,
     NotInForceReason,
     PolicyReason,
@@ -32,14 +29,7 @@ from holdfast_operator.resources import (
 from holdfast_operator.schema import SchemaError, object_schema
 from tests.fixtures.cases import ROOT, Case, Expected, case_name, invalid_cases, valid_cases
 
-KINDS: dict[
-    str, type[MemoryBackend] | type[MemoryBinding] | type[MemoryErasure] | type[MemoryResource]
-] = {
-    "MemoryBackend": MemoryBackend,
-    "MemoryBinding": MemoryBinding,
-    "MemoryErasure": MemoryErasure,
-    "MemoryResource": MemoryResource,
-}
+KINDS = {definition.kind: definition.model for definition in crds.DEFINITIONS}
 # YAML alone can say a key twice; a mapping has lost that.
 MAPPINGS = [case for case in invalid_cases() if case.name != "duplicate-field"]
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,13 @@ import holdfast
 
 SOURCE = Path(__file__).parents[2] / "operator"
 HEAVY = ("aiohttp", "pydantic", "redis", "hiredis", "tiktoken", "yaml", "re2")
+OBSERVING = ("prometheus_client", "opentelemetry")
+"""What observers need. Of the second, redis-py loads what is installed."""
 
 
-def loaded(program: str) -> set[str]:
-    """Run a program in a new interpreter and return which of the heavy modules it loaded."""
-    asks = f"import sys; print(*(name for name in {HEAVY!r} if name in sys.modules))"
+def loaded(program: str, among: Sequence[str] = HEAVY) -> set[str]:
+    """Run a program in a new interpreter and return which of these modules it loaded."""
+    asks = f"import sys; print(*(name for name in {tuple(among)} if name in sys.modules))"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", f"{program}\n{asks}"],
         env={"PYTHONPATH": str(SOURCE)},
@@ -35,7 +38,8 @@ async def main():
     async with holdfast.connect("memory://", policy=spec) as client:
         session = client.memory().session("a")
         await session.append({"role": "user", "content": "hi"})
-        assert await session.read() == [{"role": "user", "content": "hi"}]
+        async with session.turn() as turn:
+            assert await turn.read() == [{"role": "user", "content": "hi"}]
 
 asyncio.run(main())
 """
@@ -62,6 +66,22 @@ asyncio.run(main())
 )
 def test_what_is_loaded(program: str, modules: set[str]) -> None:
     assert loaded(program) == modules
+
+
+@pytest.mark.parametrize(
+    ("program", "modules"),
+    [
+        (APPEND, set[str]()),
+        ("import holdfast.metrics, holdfast.tracing", set[str]()),
+        ("import holdfast.metrics as it; it.PrometheusObserver()", {"prometheus_client"}),
+        ("import holdfast.tracing as it; it.OpenTelemetryObserver()", {"opentelemetry"}),
+    ],
+    ids=["nobody asks", "the modules", "metrics", "spans"],
+)
+def test_observers_load_what_they_need_and_nothing_else_does(
+    program: str, modules: set[str]
+) -> None:
+    assert loaded(program, OBSERVING) == modules
 
 
 def test_every_public_name_is_there() -> None:
@@ -99,10 +119,10 @@ print(*(name for name in sys.modules if "." not in name))
 PROGRAMS = ("holdfast_operator", "holdfast_cli", "holdfast_sidecar", "holdfast_webhook")
 OF_THE_EXTRAS = {
     *HEAVY,
+    "prometheus_client",
     "kopf",
     "kubernetes",
     "cryptography",
-    "prometheus_client",
     "uvicorn",
     "uvloop",
 }

@@ -14,8 +14,6 @@ from holdfast_operator.services.ports import ConfigMap, Secret
 from tests.harness.certificates import CertificateAuthority
 from tests.harness.operator_world import OFFERED, World, condition, ready
 
-ACCEPT = "holdfast.dev/accept-server"
-
 
 @pytest.fixture
 def world() -> World:

@@ -29,7 +29,6 @@ from holdfast_operator.services.ports import ClusterConflict
 from tests.harness.binding_world import NAME, BindingWorld, memory
 from tests.harness.operator_world import condition, ready
 
-ASKED = "holdfast.dev/rotate-requested-at"
 SUPPORT = Grant(MemoryAddress("team", "support"))
 OFFER = {"holdfast.dev/credentials": "binding"}
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)

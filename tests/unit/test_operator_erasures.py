@@ -14,7 +14,7 @@ from holdfast.store import SessionStore
 from holdfast.store.in_memory import InMemoryStore
 from holdfast.values import Batch, Caller, Erased, MemoryAddress, Prepared, Terms
 from holdfast_operator.services import erasures, orders
-from tests.harness.operator_world import World, condition, ready
+from tests.harness.operator_world import World, condition, ready, ready_pair
 
 pytestmark = pytest.mark.asyncio
 
@@ -28,10 +28,7 @@ def world() -> World:
 
 
 async def ready_memory(world: World, **spec: Any) -> dict[str, Any]:
-    backend, resource = world.add_backend(), world.add_resource(**spec)
-    await world.look(backend)
-    await world.settle(resource)
-    assert ready(resource) == ("True", "Available")
+    _, resource = await ready_pair(world, **spec)
     return resource
 
 

@@ -16,7 +16,6 @@ from holdfast_operator.storage.mirror import Key, Kind, Mirror
 from tests.harness.operator_world import World
 
 ROOT = Path(__file__).parents[2]
-MONITORING = ROOT / "charts/holdfast/files/monitoring"
 SUPPORT, SHARED = Named("team", "support"), Named("platform", "shared")
 INFO = ServerInfo("valkey", "9.0.0", "standalone", 5_000_000, 10_000_000, "noeviction")
 OF_SUPPORT = {"namespace": "team", "memory": "team/support"}

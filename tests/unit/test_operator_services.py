@@ -24,7 +24,7 @@ from holdfast_operator.services.conditions import (
 from holdfast_operator.services.fencing import LOOKS
 from holdfast_operator.services.ports import Credentials, Namespace, Secret
 from holdfast_operator.status import PENDING, ResourceStatus
-from tests.harness.operator_world import OFFERED, World, condition, ready
+from tests.harness.operator_world import OFFERED, World, condition, ready, ready_pair
 
 SUPPORT = MemoryAddress("team", "support")
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -33,15 +33,6 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 @pytest.fixture
 def world() -> World:
     return World()
-
-
-async def ready_pair(world: World, **spec: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A backend and a memory on it, both Ready."""
-    backend, resource = world.add_backend(), world.add_resource(**spec)
-    await world.look(backend)
-    await world.settle(resource)
-    assert ready(resource) == ("True", "Available")
-    return backend, resource
 
 
 def found(status: Any, message: str = "text") -> Finding:

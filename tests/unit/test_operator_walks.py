@@ -15,7 +15,14 @@ from holdfast_operator.services.conditions import moment
 from holdfast_operator.services.observing import Named, Unobserved
 from holdfast_operator.services.pacing import LEAST, MOST, PLACES, RATE, Pace
 from holdfast_operator.services.ports import Namespace
-from tests.harness.operator_world import ManualClock, Memory, World, condition, ready
+from tests.harness.operator_world import (
+    ManualClock,
+    Memory,
+    World,
+    condition,
+    ready,
+    ready_pair,
+)
 from tests.harness.waiting import until
 
 SUPPORT = MemoryAddress("team", "support")
@@ -24,14 +31,6 @@ SUPPORT = MemoryAddress("team", "support")
 @pytest.fixture
 def world() -> World:
     return World()
-
-
-async def ready_pair(world: World, **spec: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    backend, resource = world.add_backend(), world.add_resource(**spec)
-    await world.look(backend)
-    await world.settle(resource)
-    assert ready(resource) == ("True", "Available")
-    return backend, resource
 
 
 def filled(world: World, sessions: int) -> Memory:

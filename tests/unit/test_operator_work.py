@@ -53,12 +53,12 @@ def test_other_memories_matter_only_where_a_namespace_has_a_share(
     world, calls = World(), 0
     backend, resource = read(world, **({"tenants": tenants} if tenants else {}))
 
-    def others() -> Sequence[Body]:
+    def sharing() -> Sequence[Body]:
         nonlocal calls
         calls += 1
         return world.resources_on("platform", "shared")
 
-    guarded(resource, backend, others)
+    guarded(resource, backend, sharing)
     assert calls == asked
 
 

@@ -2,10 +2,7 @@
 
 import asyncio
 import logging
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from redis.exceptions import BusyLoadingError, NoScriptError
@@ -47,7 +44,6 @@ from tests.harness.observed_work import (
 )
 from tests.harness.waiting import until
 
-SOURCE = Path(__file__).parents[2] / "operator"
 AHEAD = {Call.REPLACE, Call.EXPORT, Call.IMPORT, Call.ERASE}
 """Calls that have a name before they exist."""
 
@@ -382,45 +378,3 @@ async def test_nothing_of_a_person_is_told(heard: Recorder) -> None:
     assert "support" in told
     for marker in MARKERS:
         assert marker not in told
-
-
-# --- what is loaded
-
-APPEND = """
-import asyncio, sys, holdfast
-spec = {"model": {"tokenizer": "approximate"}, "retention": {"ttl": "1h"}}
-
-async def main():
-    async with holdfast.connect("memory://", policy=spec) as client:
-        session = client.memory().session("a")
-        await session.append({"role": "user", "content": "hi"})
-        async with session.turn() as turn:
-            assert await turn.read()
-
-asyncio.run(main())
-"""
-
-
-@pytest.mark.parametrize(
-    ("program", "modules"),
-    [
-        (APPEND, ""),
-        ("import sys, holdfast.metrics, holdfast.tracing", ""),
-        ("import sys, holdfast.metrics as m; m.PrometheusObserver()", "prometheus_client"),
-        ("import sys, holdfast.tracing as t; t.OpenTelemetryObserver()", "opentelemetry"),
-    ],
-    ids=["nobody asks", "the modules", "metrics", "spans"],
-)
-def test_what_is_loaded(program: str, modules: str) -> None:
-    names = ("prometheus_client", "opentelemetry")
-    asks = f"print(*(name for name in {names!r} if name in sys.modules))"
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", f"{program}\n{asks}"],
-        env={"PYTHONPATH": str(SOURCE)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == modules

@@ -1,12 +1,11 @@
 """Where a sidecar listens, as a URL says it."""
 
 import re
-from typing import Final, NamedTuple
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from holdfast.errors import ConfigurationError
 
-SCHEMES: Final = ("http", "http+unix")
 _URL = re.compile(r"(http(?:\+unix)?)://([^/?#]*)([^?#]*)(.*)", re.DOTALL)
 _LOOPBACK = re.compile(r"(localhost|127(?:\.[0-9]{1,3}){3}|\[::1\])(?::([0-9]{1,5}))?")
 _PORT = 7070

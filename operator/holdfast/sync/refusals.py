@@ -1,4 +1,4 @@
-"""What the asynchronous library can and a thread cannot."""
+"""What the asynchronous library can do and a thread cannot."""
 
 from holdfast.errors import ConfigurationError
 

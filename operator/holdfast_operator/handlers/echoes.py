@@ -1,7 +1,7 @@
 """Whether the watches bring back what this process wrote.
 
-At rest nothing comes from the API server, and nothing should: silence alone tells no dead watch from a quiet
-cluster. What was written a moment ago, however, has to come back.
+A quiet cluster sends nothing, and neither does a dead watch: silence alone does not tell them apart. But what
+was written a moment ago has to come back.
 """
 
 import time

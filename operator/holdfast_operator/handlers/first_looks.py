@@ -6,11 +6,11 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 PLACES: Final = 32
-"""First looks at a time. What one holds while it waits for its server, a thousand hold a thousand times; and
-the process keeps its greatest size."""
+"""First looks at a time. Each holds memory while it waits for its server, and a process does not shrink
+again: a thousand at once would leave it large for good."""
 LONGEST: Final = 0.25
-"""Seconds after which a look gives its place to the next and goes on: a server that does not answer delays
-those on other servers by no more than this for every `PLACES` objects."""
+"""Seconds after which a look goes on without its place, which the next one gets. So a server that does not
+answer delays looks at other servers by no more than this for every `PLACES` objects."""
 
 
 class FirstLooks:
@@ -27,7 +27,7 @@ class FirstLooks:
 
     @asynccontextmanager
     async def place(self) -> AsyncGenerator[None]:
-        """Wait for a place, and hold it within the block, or for as long as one may."""
+        """Wait for a place, and hold it within the block, but for `longest` at most."""
         await self._places.acquire()
         held = True
 

@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import kopf
 
@@ -247,7 +247,7 @@ class Keeper:
         return self._interval * random.uniform(0.9, 1.1)  # noqa: S311 - jitter, no secret
 
 
-def key_of(kind: Kind, body: Any) -> Key:
+def key_of(kind: Kind, body: Body) -> Key:
     """Return the key of an object."""
     metadata = mapping(body.get("metadata"))
     return Key(kind, str(metadata.get("namespace")), str(metadata.get("name")))

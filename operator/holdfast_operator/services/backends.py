@@ -137,8 +137,7 @@ class BackendService:
         now, before = self._clock.now(), backend.status
         generation = backend.metadata.generation or 0
         if is_set(backend.metadata, PAUSED):
-            held = paused(before, generation=generation, now=now)
-            return Outcome(changed(before, before.model_copy(update={"conditions": held})))
+            return Outcome(changed(before, paused(before, generation=generation, now=now)))
         changes: dict[str, object] = {"observed_generation": generation}
         events: tuple[Event, ...] = ()
         more = restarted = False

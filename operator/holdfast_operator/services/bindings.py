@@ -155,8 +155,7 @@ class BindingService:
         metadata, before, now = binding.metadata, binding.status, self._clock.now()
         generation = metadata.generation or 0
         if is_set(metadata, PAUSED):
-            held = paused(before, generation=generation, now=now)
-            return Outcome(changed(before, before.model_copy(update={"conditions": held})))
+            return Outcome(changed(before, paused(before, generation=generation, now=now)))
         home = await self._cluster.namespace(namespace_of(metadata))
         if home is None:
             raise ClusterUnavailable("the namespace is gone, and its object will be")

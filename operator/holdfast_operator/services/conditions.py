@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from holdfast_operator.reasons import (
     REASONS,
@@ -17,6 +17,8 @@ from holdfast_operator.status import Condition, ConditionStatus, Status
 
 TRUE, FALSE, UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
 
+S = TypeVar("S", bound=Status)
+
 PROMPT: Final = 0.5
 """Seconds between looks at what may heal any moment."""
 PATIENT: Final = 5.0
@@ -24,6 +26,7 @@ PATIENT: Final = 5.0
 PATIENCE: Final = timedelta(minutes=5)
 
 _MESSAGE_LENGTH: Final = 4096
+_NAMES: Final = 10
 _ORDER: Final = {condition: place for place, condition in enumerate(ConditionType)}
 _WOKEN: Final = frozenset(
     {
@@ -109,8 +112,8 @@ def not_ready(obstacle: Obstacle) -> list[Finding]:
     return found
 
 
-def paused(status: Status, *, generation: int, now: datetime) -> tuple[Condition, ...]:
-    """Return the conditions of a paused object: as they were, and that it is paused."""
+def paused(status: S, *, generation: int, now: datetime) -> S:
+    """Return the status of a paused object: as it was, and that it is paused."""
     finding = Finding(
         ConditionType.PAUSED,
         TRUE,
@@ -118,7 +121,7 @@ def paused(status: Status, *, generation: int, now: datetime) -> tuple[Condition
         'The annotation holdfast.dev/paused: "true" stops reconciliation; remove it to go on.',
     )
     added = conditions(status.conditions, [finding], generation=generation, now=now)
-    return merged(added, status.conditions)
+    return status.model_copy(update={"conditions": merged(added, status.conditions)})
 
 
 def healing_interval(status: Status, now: datetime) -> float | None:
@@ -167,10 +170,10 @@ def moment(text: str | None) -> datetime:
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
-def listed(names: Sequence[str], *, most: int = 10) -> str:
-    """Return names for a sentence: at most `most`, and how many more there are."""
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+def listed(names: Sequence[str]) -> str:
+    """Return names for a sentence: at most ten, and how many more there are."""
+    shown = ", ".join(names[:_NAMES])
+    return shown if len(names) <= _NAMES else f"{shown} and {len(names) - _NAMES} more"
 
 
 def _cut(message: str) -> str:

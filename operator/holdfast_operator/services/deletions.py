@@ -170,13 +170,9 @@ class DeletionService:
         if resource.spec.deletion_policy is DeletionPolicy.RETAIN:
             return await self._retain(resource)
         if is_set(metadata, PAUSED):
-            held = paused(
-                resource.status, generation=metadata.generation or 0, now=self._clock.now()
-            )
-            after = resource.status.model_copy(update={"conditions": held})
-            return Outcome(
-                changed(resource.status, after), again=self._wait(uid_of(metadata)), blocked=True
-            )
+            before, generation = resource.status, metadata.generation or 0
+            after = paused(before, generation=generation, now=self._clock.now())
+            return Outcome(changed(before, after), again=self._wait(uid_of(metadata)), blocked=True)
         namespace = await self._targets.own_namespace(resource)
         try:
             target = await self._target(resource, namespace)

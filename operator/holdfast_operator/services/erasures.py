@@ -134,8 +134,7 @@ class ErasureService:
         before, now = erasure.status, self._clock.now()
         if is_set(erasure.metadata, PAUSED):
             generation = erasure.metadata.generation or 0
-            held = paused(before, generation=generation, now=now)
-            return Outcome(changed(before, before.model_copy(update={"conditions": held})))
+            return Outcome(changed(before, paused(before, generation=generation, now=now)))
         if before.receipt is not None:
             self._works.pop(uid_of(erasure.metadata), None)
             return self._finished(erasure, before.receipt)

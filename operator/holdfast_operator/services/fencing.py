@@ -1,4 +1,4 @@
-"""Being refused for a higher epoch, again and again, by who leads nevertheless."""
+"""A leader whose writes are refused time after time, because the server holds a higher epoch."""
 
 from typing import Final
 
@@ -6,8 +6,8 @@ from holdfast_operator.reasons import ReadyReason
 from holdfast_operator.services.outcome import Obstacle
 
 LOOKS: Final = 12
-"""Refusals in a row after which no other leader can be behind them: one that lost the lease ends before, by
-its watchdog, however long it slept. Counted in looks, since who sleeps does not look."""
+"""Refusals in a row that cannot be explained by a change of leaders: a leader that lost the lease is ended by
+its watchdog sooner, however long it slept. Counted in looks, since a process that sleeps makes none."""
 
 
 class Fences:
@@ -17,7 +17,7 @@ class Fences:
         self._refused: dict[str, int] = {}
 
     def lasts(self, uid: str) -> bool:
-        """Note a refusal; True when it is not over with a change of leaders."""
+        """Note a refusal; True when there have been too many for a change of leaders."""
         self._refused[uid] = self._refused.get(uid, 0) + 1
         return self._refused[uid] >= LOOKS
 
@@ -27,7 +27,7 @@ class Fences:
 
 
 def fenced() -> Obstacle:
-    """Return what is to be said of it."""
+    """Return the obstacle: what is wrong, and what to do about it."""
     return Obstacle(
         ReadyReason.FENCED,
         "The server holds a higher epoch for this memory than this operator, which leads, has: a clock "

@@ -1,7 +1,7 @@
-"""Burying what no index leads to: one walk over the keys of a backend for all memories that are deleted.
+"""Burying the sessions that no index names: one walk over a backend's keys, for all memories being deleted.
 
-Whoever may write to a memory may edit its index, and so hide sessions from the walk over that. A walk over
-all keys finds them, and costs as much for one memory as for a thousand: so they share it.
+Whoever may write to a memory may also edit its index, and so hide sessions from a walk over the index. A walk
+over all keys finds them. It costs as much for one memory as for a thousand, so they share it.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from holdfast_operator.services.pacing import Pace
 from holdfast_operator.services.targets import Target
 
 _COST: Final = 0.05
-"""Of looking at one key beside changing a session; a few of them are buried as well."""
+"""What looking at one key costs, where changing a session costs 1; it allows for the few that are buried."""
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""Whether a backend whose namespace goes away waits for memories that are deleted with it."""
+"""Which memories a backend waits for when its namespace is deleted and takes them along."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -14,9 +14,9 @@ STALLED: Final = timedelta(minutes=2).total_seconds()
 class LastUsers:
     """The memories that backends in terminating namespaces wait for.
 
-    A namespace is emptied in no order. The memories in it with `deletionPolicy: Delete`, and those that
-    are being deleted elsewhere, need the backend a little longer: as long as they make progress, which
-    ends, since they count down the sessions there are.
+    A namespace is emptied in no particular order. The memories in it with `deletionPolicy: Delete`, and
+    those that are being deleted elsewhere, still need the backend. It waits as long as they make progress;
+    that ends, since there are only so many sessions to delete.
 
     Args:
         clock: for the time without progress.
@@ -27,7 +27,7 @@ class LastUsers:
         self._progress: dict[str, tuple[float, object]] = {}
 
     def waited_for(self, uid: str, namespace: str, users: Sequence[Body]) -> list[Body]:
-        """Return the memories to wait for; none when they do not get on.
+        """Return the memories to wait for; none when they make no progress.
 
         Args:
             uid: of the backend.

@@ -54,9 +54,8 @@ def memory_ref(body: Body) -> tuple[str, str] | None:
 
 def memory_refs(body: Body) -> list[str]:
     """Return the names of the MemoryResources that a MemoryBinding names."""
-    memories = mapping(body.get("spec")).get("memories")
-    items = cast("list[object]", memories) if isinstance(memories, list) else []
-    names = [mapping(mapping(item).get("memoryRef")).get("name") for item in items]
+    memories = mappings(mapping(body.get("spec")).get("memories"))
+    names = [mapping(memory.get("memoryRef")).get("name") for memory in memories]
     return [str(name) for name in names if name]
 
 
@@ -92,3 +91,10 @@ def unreadable(body: Body, kind: type[S], error: PolicyInvalid, clock: Clock) ->
 def mapping(value: object) -> Mapping[str, Any]:
     """Return a value that is a mapping, and an empty one for anything else."""
     return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
+
+
+def mappings(value: object) -> list[Mapping[str, Any]]:
+    """Return the items of a value that is a list, each as `mapping` has it; none of anything else."""
+    return (
+        [mapping(item) for item in cast("list[object]", value)] if isinstance(value, list) else []
+    )

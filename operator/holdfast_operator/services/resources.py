@@ -112,8 +112,7 @@ class ResourceService:
         now, before = self._clock.now(), resource.status
         generation = resource.metadata.generation or 0
         if is_set(resource.metadata, PAUSED):
-            held = paused(before, generation=generation, now=now)
-            return Outcome(changed(before, before.model_copy(update={"conditions": held})))
+            return Outcome(changed(before, paused(before, generation=generation, now=now)))
         look = _Look(resource, {"type": resource.spec.type}, [], [])
         suspect: tuple[str, str] | None = None
         try:
@@ -176,7 +175,9 @@ class ResourceService:
 
     async def _work(self, look: _Look, target: Target) -> None:
         uid = uid_of(look.resource.metadata)
-        holds = guarded(look.resource, target.backend, lambda: self._targets.others(look.resource))
+        holds = guarded(
+            look.resource, target.backend, lambda: self._targets.sharing_backend(look.resource)
+        )
         await target.require_same_data()
         await self._claim(look, target)
         policy = holds.policy

@@ -159,7 +159,7 @@ class Targets:
         self._read[where, name] = body, backend
         return backend
 
-    def others(self, resource: MemoryResource) -> Sequence[Body]:
+    def sharing_backend(self, resource: MemoryResource) -> Sequence[Body]:
         """Return every memory that names the same backend, this one among them."""
         return self._cluster.resources_on(*reference(resource))
 

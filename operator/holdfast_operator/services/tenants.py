@@ -20,14 +20,14 @@ _QUOTAS: Final = {
 
 
 def guarded(
-    resource: MemoryResource, backend: MemoryBackend, others: Callable[[], Sequence[Body]]
+    resource: MemoryResource, backend: MemoryBackend, sharing: Callable[[], Sequence[Body]]
 ) -> Clamped:
     """Return the policy that holds for a memory on a backend.
 
     Args:
         resource: the memory.
         backend: where it is kept.
-        others: returns every memory that names the backend, this one among them. Called only where that
+        sharing: returns every memory that names the backend, this one among them. Called only where that
             matters: for a thousand memories it is a million looks.
 
     Raises:
@@ -42,7 +42,7 @@ def guarded(
     share = tenants.per_namespace
     if share is None:
         return clamped(policy, bounds)
-    siblings = _siblings(resource, others())
+    siblings = _siblings(resource, sharing())
     most = share.resources or len(siblings)
     at = next(
         (at for at, body in enumerate(siblings) if _uid(body) == resource.metadata.uid),
@@ -78,11 +78,11 @@ def _require_quotas(policy: Policy, tenants: Tenants, name: str) -> None:
         )
 
 
-def _siblings(resource: MemoryResource, others: Sequence[Body]) -> list[Body]:
+def _siblings(resource: MemoryResource, memories: Sequence[Body]) -> list[Body]:
     """Return the memories of a memory's namespace that are there to stay, the oldest first."""
     found = [
         (str(metadata.get("creationTimestamp")), str(metadata.get("name")), body)
-        for body in others
+        for body in memories
         if (metadata := mapping(body.get("metadata"))).get("namespace")
         == resource.metadata.namespace
         and not metadata.get("deletionTimestamp")

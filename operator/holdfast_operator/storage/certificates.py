@@ -2,8 +2,8 @@
 
 import base64
 import binascii
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, cast
+from collections.abc import Mapping
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from holdfast_operator.services.certificates import (
@@ -12,7 +12,7 @@ from holdfast_operator.services.certificates import (
     CertificateDraft,
     Registration,
 )
-from holdfast_operator.services.objects import mapping
+from holdfast_operator.services.objects import mapping, mappings
 from holdfast_operator.services.ports import Body, ClusterConflict, ClusterUnavailable, Secret
 from holdfast_operator.storage.kubernetes import Kubernetes
 from holdfast_operator.storage.secrets import read_secret, secret_path
@@ -70,7 +70,7 @@ class WebhookCertificates:
             return None
         bundles: dict[str, bytes] = {}
         hosts: set[str] = set()
-        for webhook in _webhooks(body):
+        for webhook in mappings(body.get("webhooks")):
             client = mapping(webhook.get("clientConfig"))
             bundles[str(webhook.get("name"))] = _decoded(client.get("caBundle"))
             host = urlsplit(str(client.get("url") or "")).hostname
@@ -111,11 +111,6 @@ class WebhookCertificates:
                 name: base64.b64encode(value).decode("ascii") for name, value in draft.data.items()
             },
         }
-
-
-def _webhooks(body: Body) -> Iterator[Mapping[str, Any]]:
-    for webhook in cast("Sequence[object]", body.get("webhooks") or ()):
-        yield mapping(webhook)
 
 
 def _decoded(text: object) -> bytes:

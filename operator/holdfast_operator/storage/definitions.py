@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, cast
+from collections.abc import Callable, Iterator
+from typing import Final
 
 from holdfast_operator.crds import DEFINITIONS, GROUP, VERSION, custom_resource_definition
-from holdfast_operator.services.objects import mapping
+from holdfast_operator.services.objects import mapping, mappings
 from holdfast_operator.services.ports import (
     Body,
     ClusterError,
@@ -98,17 +98,14 @@ def missing_fields(wanted: Body, found: Body, path: str = "") -> Iterator[str]:
 
 
 def _established(definition: Body) -> bool:
-    conditions = cast("Sequence[Any]", mapping(definition.get("status")).get("conditions") or ())
     return any(
-        mapping(condition).get("type") == "Established"
-        and mapping(condition).get("status") == "True"
-        for condition in conditions
+        condition.get("type") == "Established" and condition.get("status") == "True"
+        for condition in mappings(mapping(definition.get("status")).get("conditions"))
     )
 
 
 def _schema(definition: Body) -> Body:
-    versions = cast("Sequence[Any]", mapping(definition.get("spec")).get("versions") or ())
-    for version in versions:
-        if mapping(version).get("name") == VERSION:
-            return mapping(mapping(mapping(version).get("schema")).get("openAPIV3Schema"))
+    for version in mappings(mapping(definition.get("spec")).get("versions")):
+        if version.get("name") == VERSION:
+            return mapping(mapping(version.get("schema")).get("openAPIV3Schema"))
     return {}

@@ -2,12 +2,12 @@
 
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, cast
+from collections.abc import Mapping
+from typing import Any, Final
 
 from holdfast_operator.crds import GROUP, VERSION
 from holdfast_operator.services.entries import SECRET_TYPE
-from holdfast_operator.services.objects import mapping
+from holdfast_operator.services.objects import mapping, mappings
 from holdfast_operator.services.ports import Body, ClusterConflict, Secret, SecretDraft
 from holdfast_operator.storage.kubernetes import Kubernetes
 
@@ -106,9 +106,9 @@ def _body(draft: SecretDraft, before: Mapping[str, Any]) -> Body:
 
 
 def _controller(owners: object) -> str:
-    for owner in cast("Sequence[object]", owners) if isinstance(owners, list) else ():
-        if mapping(owner).get("controller") is True:
-            return str(mapping(owner).get("uid"))
+    for owner in mappings(owners):
+        if owner.get("controller") is True:
+            return str(owner.get("uid"))
     return ""
 
 

@@ -7,7 +7,6 @@ import secrets
 import subprocess
 import tempfile
 import textwrap
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from tests.harness.control_plane import KubectlError
 from tests.harness.node.node import Node
+from tests.harness.waiting import wait
 
 Object = dict[str, Any]
 Manifest = str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]]
@@ -232,23 +232,6 @@ class Namespace:
                 with contextlib.suppress(KubectlError):
                     parts.append(self.logs(name, "--prefix", *options))
         return "\n".join(parts)
-
-
-def wait(
-    condition: Callable[[], bool], what: Callable[[], str] | str, *, deadline: float = 240
-) -> None:
-    """Return as soon as `condition` holds; asked five times a second, for `deadline` seconds.
-
-    Raises:
-        AssertionError: it never held; says `what`.
-    """
-    end = time.monotonic() + deadline
-    while not condition():
-        if time.monotonic() > end:
-            raise AssertionError(
-                f"not within {deadline:g} s: {what if isinstance(what, str) else what()}"
-            )
-        time.sleep(0.2)
 
 
 def condition(body: Object, of: str = "Ready") -> Object:

@@ -53,15 +53,14 @@ async def plan(
     rule: str = SUMMED_UP,
     *,
     short: Prepared | None = None,
-    token: str = FLUSHER,
 ) -> Splice:
     """Plan to take records out as they are now, and be the one who may."""
-    assert await handle.claim_flush(token, 60_000)
+    assert await handle.claim_flush(FLUSHER, 60_000)
     now = await handle.snapshot()
     pairs = zip(now.records, now.encoded, strict=True)
     covered = [(record.seq, encoded) for record, encoded in pairs if record.seq in seqs]
     assert [seq for seq, _ in covered] == sorted(seqs)
-    return Splice(token, now.status.epoch, [(seq, rule) for seq in sorted(seqs)], covered, short)
+    return Splice(FLUSHER, now.status.epoch, [(seq, rule) for seq in sorted(seqs)], covered, short)
 
 
 async def recounted(handle: SessionStore) -> None:

@@ -37,7 +37,6 @@ EVICTIONS = ["FIFO", "LRU", "Priority"]
 SUMMARY = {"oldestPercent": 30, "maxTokens": 60}
 HYBRID = {"strategy": "HybridSummary", "summary": SUMMARY}
 LIMITS = {"maxTokens": 1_000}
-ROOM = {"maxTokens": 100_000}
 
 Open = Callable[..., Session]
 
