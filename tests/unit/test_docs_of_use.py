@@ -13,12 +13,20 @@ from holdfast.policy import load_policy
 from holdfast.session import Session
 from holdfast.store.addresses import read_address
 from holdfast.turn import Turn
-from holdfast_operator.resources import MemoryResource
+from holdfast_operator.resources import MemoryBackend, MemoryResource
+from holdfast_operator.services import (
+    access,
+    credentials,
+    instances,
+    objects,
+    servers,
+    sweep_requests,
+)
 from tests.harness.markdown import Document
 
 ROOT = Path(__file__).parents[2]
 POLICIES = Document.read(ROOT / "docs/policies.md")
-LIBRARY = Document.read(ROOT / "docs/library.md")
+BACKENDS = Document.read(ROOT / "docs/backends.md")
 
 
 def _shown() -> dict[str, Any]:
@@ -46,6 +54,30 @@ def test_the_policy_that_is_shown_is_accepted_and_has_every_part():
 def test_every_part_has_a_row():
     parts = {name.strip("`") for name in _rows("policies.md", "part")}
     assert parts == set(_shown()["spec"]) - {"backendRef", "description"}
+
+
+def test_the_backends_that_are_shown_are_accepted_and_have_every_part():
+    shown = [each for block in BACKENDS.blocks for each in yaml.safe_load_all(block.text)]
+    specs = [
+        MemoryBackend.model_validate(each).spec for each in shown if each["kind"] == "MemoryBackend"
+    ]
+    assert [spec.mode for spec in specs] == ["Standalone", "Sentinel", "Cluster"]
+    fields = {field.alias or name for name, field in type(specs[0]).model_fields.items()}
+    assert {name for each in shown for name in each.get("spec", {})} == fields - {"database"}
+    [secret] = [each for each in shown if each["kind"] == "Secret"]
+    assert secret["metadata"]["labels"] == dict([servers.OFFER])
+
+
+def test_the_annotations_that_are_listed_are_those_that_are_heeded():
+    listed = {re.split("[:`]", row)[1] for row in _rows("backends.md", "annotation")}
+    assert listed == {
+        access.ADOPT,
+        credentials.ROTATE,
+        instances.ACCEPT,
+        objects.ABANDON,
+        objects.PAUSED,
+        sweep_requests.REQUEST,
+    }
 
 
 @pytest.mark.parametrize(
