@@ -201,4 +201,4 @@ def test_notes_say_what_is_off(control_plane: ControlPlane):
     assert "Do not use it in production." in said
     assert "holdfast-tryout.noted.svc:6379" in said
     assert "no namespace so far" not in notes(control_plane, "rbac.secrets=cluster")
-    assert "CRDs are not part of this release" in notes(control_plane, "crds.install=false")
+    assert "definitions are not part of this release" in notes(control_plane, "crds.install=false")
