@@ -270,24 +270,24 @@ _HEAD: Final = """\
 
 <!-- Written by `python -m holdfast.metrics write`; do not edit. -->
 
-The library says nothing unless it is asked to:
+The library reports nothing unless you pass observers:
 
 ```python
 import holdfast
-from holdfast.metrics import PrometheusObserver  # pip install 'holdfast[metrics]'
-from holdfast.tracing import OpenTelemetryObserver  # pip install 'holdfast[tracing]'
+from holdfast.metrics import PrometheusObserver  # pip install '.[metrics]'
+from holdfast.tracing import OpenTelemetryObserver  # pip install '.[tracing]'
 
 observers = [PrometheusObserver(), OpenTelemetryObserver()]
 client = holdfast.connect(observers=observers)
 ```
 
-Neither package is imported otherwise. `PrometheusObserver(registry)` and
-`OpenTelemetryObserver(tracer_provider)` take your own; one of each serves all clients of a process. An
-observer of your own has the methods of `holdfast.telemetry.Observer`.
+Otherwise neither package is imported. `PrometheusObserver(registry)` and
+`OpenTelemetryObserver(tracer_provider)` take your own; one of each serves all clients of a process. To
+write an observer yourself, implement `holdfast.telemetry.Observer`.
 
-No metric and no span names a session or a person, or holds content, an id, or the sentence of an error.
-The label `memory` is the namespace and the name of the MemoryResource with a slash between them; all other
-labels have the values below and no others.
+No metric and no span contains a session, a person, content, an id, or the message of an error. The label
+`memory` is the namespace and the name of the MemoryResource with a slash between them. All other labels
+take only the values below.
 """
 
 
@@ -318,24 +318,25 @@ def document() -> str:
 
 
 _NOTES: Final = """
-`ok` is a call that returned, `Cancelled` one whose task was cancelled, `Error` one that raised what is no
-error of the library's own; the others are the `code` of what was raised. A read of a turn that somebody
-else took counts as `LeaseLost`, also where it then raises `TurnInterrupted`. A call that is refused for its
-arguments before it began is not counted.
+`ok` is a call that returned, `Cancelled` one whose task was cancelled, and `Error` one that raised an
+exception that is not the library's; the others are the `code` of the error. A read in a turn that somebody
+else took counts as `LeaseLost`, even if it then raises `TurnInterrupted`. A call that is refused because of
+its arguments is not counted.
 
-`flush` counts those that an append starts in the background too. `rule` is `Limit` for what the limit took
-within an append; the others are a flush's. `reason` of a retry: `lost` the reply was, `unreachable` the
-server, `scripts` were not loaded, `server` could not serve for a moment (it loads, moves a slot, or is no
-primary). What a client reads again on its own, such as the policy, is not among the calls, its retries are.
+`flush` also counts flushes that an append starts in the background. `rule` is `Limit` for what an append
+dropped to stay within the limit; the other values come from flushes. `reason` of a retry: the reply was
+`lost`; the server was `unreachable`; the `scripts` were not loaded; the `server` could not serve for a
+moment (it was loading, moving a slot, or no primary). What a client reads on its own, such as the policy,
+does not count as a call, but its retries count.
 """
 
 _SPANS: Final = """\
 ## Spans
 
-Each call makes one span, of kind CLIENT, named by the call and the memory with a space between them;
-`hold`, `flush` and `summarize` are of kind INTERNAL. `wait` is the waiting for a turn. `hold` is made when
-a turn is left, and covers it; the calls within are its siblings. The status is ERROR for whatever is not
-`ok`. Names are those of the semantic conventions of OpenTelemetry where they have one.
+Each call makes one span of kind CLIENT, named by the call and the memory with a space between them;
+`hold`, `flush` and `summarize` are of kind INTERNAL. `wait` is the time waiting for a turn. `hold` is made
+when a turn is left, and covers all of it; the calls within are its siblings. The status is ERROR for
+everything but `ok`. Names follow OpenTelemetry's semantic conventions where these have one.
 """
 
 

@@ -32,7 +32,11 @@ def parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     """Return the parser of the command line, with defaults from the environment."""
     prefix = "HOLDFAST_OPERATOR_"
     named = [name.strip() for name in environ.get(f"{prefix}NAMESPACES", "").split(",")]
-    parser = argparse.ArgumentParser(prog="holdfast-operator", description="The Holdfast operator.")
+    parser = argparse.ArgumentParser(
+        prog="holdfast-operator",
+        description="The Holdfast operator. Every option has an environment variable, HOLDFAST_OPERATOR_ and "
+        "its name; for --namespace it is HOLDFAST_OPERATOR_NAMESPACES, separated by commas.",
+    )
     parser.add_argument(
         "--namespace",
         action="append",
@@ -50,22 +54,22 @@ def parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         "--cluster-id",
         metavar="TEXT",
         default=environ.get(f"{prefix}CLUSTER_ID") or None,
-        help="tells this cluster from others on the same server (default: the uid of kube-system)",
+        help="tells this cluster from others that use the same server (default: the uid of kube-system)",
     )
     parser.add_argument(
         "--interval",
         type=float,
         metavar="SECONDS",
         default=environ.get(f"{prefix}INTERVAL") or "60",
-        help="between looks at an object at rest, 1 to 3600 (default: 60)",
+        help="time between looks at an object at rest, 1 to 3600 (default: 60)",
     )
     parser.add_argument(
         "--abandon-after",
         type=float,
         metavar="SECONDS",
         default=environ.get(f"{prefix}ABANDON_AFTER") or "120",
-        help="how long a namespace that is being deleted waits for a server that does not answer before "
-        "its sessions are left to their expiry, 1 to 86400 (default: 120)",
+        help="how long the deletion of a namespace waits for a server that does not answer; after that its "
+        "sessions are left to expire, 1 to 86400 (default: 120)",
     )
     parser.add_argument(
         "--log-format",
@@ -78,7 +82,7 @@ def parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         type=int,
         metavar="PORT",
         default=environ.get(f"{prefix}HEALTH_PORT") or None,
-        help="of /healthz, /readyz and /metrics; 0 for none (default: 8080 if it can be had)",
+        help="port of /healthz, /readyz and /metrics; 0 for none (default: 8080 if it is free)",
     )
     _add_leadership(parser, environ, prefix)
     _add_webhook(parser, environ, prefix)
@@ -88,12 +92,12 @@ def parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
 def _add_leadership(
     parser: argparse.ArgumentParser, environ: Mapping[str, str], prefix: str
 ) -> None:
-    group = parser.add_argument_group("leadership", "of several operators one acts at a time")
+    group = parser.add_argument_group("leadership", "only one of several operators acts at a time")
     group.add_argument(
         "--leader-election",
         choices=tuple(_SWITCH),
         default=environ.get(f"{prefix}LEADER_ELECTION") or "true",
-        help="false only for an operator that is the only one (default: true)",
+        help="false only if this operator is the only one (default: true)",
     )
     group.add_argument(
         "--leader-namespace",
@@ -102,9 +106,9 @@ def _add_leadership(
         help="where the lease is (default: the pod's own namespace, else holdfast-system)",
     )
     for option, standard, meaning in (
-        ("lease-duration", "12", "for which a leader that says nothing keeps the lease; whole"),
-        ("renew-deadline", "8", "after which a leader that cannot renew it ends"),
-        ("retry-period", "2", "between renewals"),
+        ("lease-duration", "12", "how long the lease of a silent leader lasts; a whole number"),
+        ("renew-deadline", "8", "a leader that could not renew the lease for this long ends"),
+        ("retry-period", "2", "time between renewals"),
     ):
         group.add_argument(
             f"--{option}",
@@ -117,7 +121,7 @@ def _add_leadership(
 
 def _add_webhook(parser: argparse.ArgumentParser, environ: Mapping[str, str], prefix: str) -> None:
     group = parser.add_argument_group(
-        "webhook", "its certificate is made and renewed here when all of these are named"
+        "webhook", "the operator makes and renews its certificate if all three names are given"
     )
     for option, meaning in (
         ("webhook-certificate-secret", "Secret with the certificate, in the operator's namespace"),
@@ -135,7 +139,7 @@ def _add_webhook(parser: argparse.ArgumentParser, environ: Mapping[str, str], pr
         type=float,
         metavar="SECONDS",
         default=environ.get(f"{prefix}WEBHOOK_LIFETIME") or "7776000",
-        help="of a certificate, which is renewed at two thirds of it, 60 to 315360000 (default: 90 days)",
+        help="lifetime of that certificate, renewed after two thirds, 60 to 315360000 (default: 90 days)",
     )
 
 

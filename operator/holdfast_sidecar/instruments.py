@@ -71,8 +71,8 @@ def document() -> str:
     return "\n".join(
         [
             "\n## The sidecar's metrics\n",
-            "The status listener of a sidecar shows the library's metrics, and these. `operation` is",
-            "an `operationId` of the OpenAPI document, `mcp`, or `other`; `status` is HTTP's.\n",
+            "The status listener of a sidecar serves the library's metrics, and these. `operation` is",
+            "an `operationId` of the OpenAPI document, `mcp`, or `other`; `status` is the HTTP status.\n",
             "| metric | type | labels | meaning |\n|---|---|---|---|",
             *rows,
             "",

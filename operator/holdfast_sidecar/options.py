@@ -82,9 +82,11 @@ def parser() -> argparse.ArgumentParser:
         "--memories", metavar="A,B", help="serve only these (default: all of the binding)"
     )
     parser.add_argument("--drain", metavar="20s", help="how long ending may take (default: 20s)")
-    parser.add_argument("--url", help="of the store, instead of a binding")
-    parser.add_argument("--namespace", help="of the memories at --url (default: local)")
-    parser.add_argument("--policy", metavar="FILE", help="manifest, where no operator writes one")
+    parser.add_argument("--url", help="address of a store, instead of a binding")
+    parser.add_argument("--namespace", help="namespace of the memories at --url (default: local)")
+    parser.add_argument(
+        "--policy", metavar="FILE", help="manifest with the policy, if no operator writes one"
+    )
     parser.add_argument("--log-format", choices=_FORMATS, help="default: text")
     return parser
 

@@ -45,14 +45,31 @@ def parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     """Return the parser of the command line, with defaults from the environment."""
     prefix = "HOLDFAST_WEBHOOK_"
     parser = argparse.ArgumentParser(
-        prog="holdfast-webhook", description="Puts the Holdfast sidecar into pods that ask for it."
+        prog="holdfast-webhook",
+        description="Puts the Holdfast sidecar into pods that ask for it. Every option has an environment "
+        "variable, HOLDFAST_WEBHOOK_ and its name.",
     )
     for option, metavar, standard, meaning in (
-        ("listen", "[HOST]:PORT", ":9443", "where the API server asks, with TLS"),
-        ("status", "[HOST]:PORT", ":8081", "where /healthz, /readyz and /metrics are, without TLS"),
-        ("certificates", "DIR", "/certificates", "folder with tls.crt and tls.key; read again"),
-        ("settings", "FILE", "/etc/holdfast/injection.yaml", "what is injected; read again"),
-        ("linger", "SECONDS", "5", "for how long it goes on after SIGTERM, 0 to 300"),
+        ("listen", "[HOST]:PORT", ":9443", "address for the API server, with TLS"),
+        (
+            "status",
+            "[HOST]:PORT",
+            ":8081",
+            "address of /healthz, /readyz and /metrics, without TLS",
+        ),
+        (
+            "certificates",
+            "DIR",
+            "/certificates",
+            "folder with tls.crt and tls.key; changes are picked up",
+        ),
+        (
+            "settings",
+            "FILE",
+            "/etc/holdfast/injection.yaml",
+            "file that says what is injected; changes are picked up",
+        ),
+        ("linger", "SECONDS", "5", "how long it goes on after SIGTERM, 0 to 300"),
         ("log-format", "text|json", "text", "of the log"),
     ):
         parser.add_argument(

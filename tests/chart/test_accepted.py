@@ -198,7 +198,7 @@ def test_notes_say_what_is_off(control_plane: ControlPlane):
     said = notes(control_plane, "watchNamespaces={team-a}", "tryout.enabled=true")
     assert "Injection and admission policies are off" in said
     assert 'holdfast.dev/inject: "true"' not in said
-    assert "It is not for production." in said
+    assert "Do not use it in production." in said
     assert "holdfast-tryout.noted.svc:6379" in said
     assert "no namespace so far" not in notes(control_plane, "rbac.secrets=cluster")
     assert "definitions are not part of this release" in notes(control_plane, "crds.install=false")

@@ -10,6 +10,7 @@ import yaml
 
 from tests.fixtures.cases import ROOT, valid_cases
 from tests.harness.control_plane import ControlPlane
+from tests.harness.markdown import Document
 from tests.harness.operator_process import OperatorProcess, grant_secrets
 from tests.harness.servers import Product, Server
 from tests.harness.space import Space, condition, erasure_manifest
@@ -27,18 +28,27 @@ def space(
 
 
 def every_manifest() -> list[dict[str, Any]]:
-    """Every valid fixture and every example of ours, each under a name of its own."""
+    """Every valid fixture, every example and what pages show, each under a name of its own."""
     found: list[dict[str, Any]] = []
     for case in valid_cases():
         found += [named(document, case.name) for document in case.documents]
     for file in sorted((ROOT / "examples").rglob("*.yaml")):
         documents = list(yaml.safe_load_all(file.read_text(encoding="utf-8")))
         found += [named(document, f"example-{file.stem}") for document in documents]
+    for page in ("policies", "backends", "bindings", "erasure"):
+        document = Document.read(ROOT / f"docs/{page}.md")
+        blocks = [each.text for each in document.blocks if each.language == "yaml"]
+        shown = [each for text in blocks for each in yaml.safe_load_all(text)]
+        ours = [each for each in shown if each.get("apiVersion", "").startswith("holdfast.dev/")]
+        assert ours, page
+        found += [named(each, f"shown-{page}-{number}") for number, each in enumerate(ours)]
     return found
 
 
 def named(document: dict[str, Any], name: str) -> dict[str, Any]:
-    return {**document, "metadata": {**document["metadata"], "name": name}}
+    """Under another name, in the namespace of the test."""
+    metadata = {key: value for key, value in document["metadata"].items() if key != "namespace"}
+    return {**document, "metadata": {**metadata, "name": name}}
 
 
 @pytest.mark.parametrize("side", [(), ("--server-side",)], ids=["client", "server"])
