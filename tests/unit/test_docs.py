@@ -152,6 +152,17 @@ def test_links_and_code_are_told_apart():
     assert list(document.code_spans()) == [Span(1, "a/"), Span(1, "x[0](y)")]
 
 
+def test_every_decision_is_in_the_index_once_under_its_title():
+    folder = ROOT / "docs/decisions"
+    titles = [
+        path.read_text("utf-8").partition("\n")[0].removeprefix("# ") + f"]({path.name})"
+        for path in folder.glob("0*.md")
+    ]
+    index = folder.joinpath("README.md").read_text("utf-8")
+    listed = [line.removeprefix("- [") for line in index.splitlines() if line.startswith("- [")]
+    assert sorted(listed) == sorted(titles)
+
+
 def test_anchors_are_those_of_a_code_host():
     document = Document("# What's in `force`?\n## A_b-c d\n## A_b-c d\n")
     assert document.anchors() == {"whats-in-force", "a_b-c-d", "a_b-c-d-1"}
