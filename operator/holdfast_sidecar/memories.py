@@ -274,7 +274,7 @@ class BoundMemories(Memories):
                 self._why = error.message
                 _log.warning("%s", error.message)
             return
-        self._stamp = stamp
+        self._stamp, self._why = stamp, ""
         old = self._binding
         if old is not None and _substance(old) == _substance(binding):
             return

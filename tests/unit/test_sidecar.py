@@ -18,13 +18,14 @@ from holdfast.problems import HTTP_KINDS, KINDS
 from holdfast_sidecar import instruments, openapi
 from holdfast_sidecar.answers import Refusal, Vanished
 from holdfast_sidecar.app import guard
-from holdfast_sidecar.memories import GivenMemories, read_labels
+from holdfast_sidecar.memories import BoundMemories, GivenMemories, read_labels
 from holdfast_sidecar.options import Listen, options, read_loopback
 from holdfast_sidecar.requests import Budget, Query, read_query
 from holdfast_sidecar.routes import ROUTES
 from holdfast_sidecar.routing import Router
 from holdfast_sidecar.sockets import listen_on_path, listen_on_port
 from holdfast_sidecar.turns import Turns
+from tests.harness.binding_files import BindingFiles, entry
 from tests.harness.waiting import until
 
 POLICY: Mapping[str, Any] = {
@@ -392,3 +393,27 @@ def test_a_socket_that_nobody_listens_on_any_more_is_replaced(tmp_path: Path) ->
         listener.listen()
         with pytest.raises(ConfigurationError, match="cannot be listened on"):
             listen_on_port(Listen("127.0.0.1", listener.getsockname()[1]))
+
+
+@pytest.mark.anyio
+async def test_a_fault_of_the_binding_is_told_each_time_it_comes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = BindingFiles(tmp_path / "memory")
+    bound = BoundMemories(str(tmp_path), lambda _: holdfast.connect("memory://"))
+
+    def look(mode: str) -> list[str]:
+        files.write([entry("a", "mem:{team-a/support")], mode=mode, host="redis", username="am:me")
+        caplog.clear()
+        for _ in range(3):
+            bound.look()
+        return [record.message for record in caplog.records if record.levelname == "WARNING"]
+
+    try:
+        assert look("standalone") == []
+        first = look("ring")
+        assert len(first) == 1
+        assert look("standalone") == []
+        assert look("ring") == first
+    finally:
+        await bound.aclose(0.0)
