@@ -1,11 +1,9 @@
 """Values and names that are legal and seldom: what is rendered of them is what was meant."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import yaml
 
 from holdfast_webhook.settings import read_settings
 from tests.chart.rendered import Object, Rendered
@@ -102,3 +100,16 @@ def test_a_spread_that_selects_pods_itself_is_left_as_it_is(helm: Helm):
     own = rendered.one("Deployment", OPERATOR)["spec"]["selector"]
     found = rendered.pod(OPERATOR)["topologySpreadConstraints"]
     assert found == [chosen, every, {**spread, "labelSelector": own}]
+
+
+def test_a_release_with_a_dot_in_its_name_is_told_to_call_its_objects_otherwise(helm: Helm):
+    """Helm allows it, and no API server takes a Service of such a name: half of it was installed."""
+    with pytest.raises(HelmError, match="write another name in fullnameOverride"):
+        helm.template(release="memory.v1")
+    rendered = Rendered(helm.template({"fullnameOverride": "memory-v1"}, release="memory.v1"))
+    labels = rendered.one("Service", "memory-v1-operator")["metadata"]["labels"]
+    assert labels["app.kubernetes.io/instance"] == "memory.v1"
+
+
+def test_ports_of_a_webhook_that_is_not_there_do_not_matter(helm: Helm):
+    assert helm.template({"injection": {"mode": "none", "webhook": {"port": 8081}}})
