@@ -65,6 +65,18 @@ SETS: dict[str, dict[str, Any]] = {
     "cert-manager": {"injection": {"webhook": {"certificates": {"mode": "certManager"}}}},
     "a policy injects": {"injection": {"mode": "policy"}},
     "test with a sidecar of its own": {"tryout": {"enabled": True}},
+    "names and quantities that are numbers": {
+        "nameOverride": "123",
+        "commonLabels": {"team": "1e3"},
+        "tryout": {"enabled": True, "existingSecret": "456"},
+        "operator": {"serviceAccount": {"create": False, "name": "789"}},
+        "injection": {
+            "sidecar": {"resources": {"limits": {"cpu": 1, "memory": 268435456}}},
+            "webhook": {
+                "certificates": {"mode": "given", "existingSecret": "10", "caBundle": "QUJD"}
+            },
+        },
+    },
     "nothing that can be left out": {
         "crds": {"install": False},
         "rbac": {"create": False},
