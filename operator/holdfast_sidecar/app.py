@@ -67,11 +67,12 @@ class Api:
         self._answers = Budget(self._limits.answers)
         self._active = 0
         self._streams = 0
+        self._mounted = 0
 
     @property
     def active(self) -> int:
-        """How many requests are in work, streams included."""
-        return self._active + self._streams
+        """How many requests are in work, streams and those of mounts included."""
+        return self._active + self._streams + self._mounted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -82,21 +83,28 @@ class Api:
         try:
             guard(scope, headers)
             raw_path: bytes = scope["raw_path"]
-            mounted = self._mounts.get(raw_path.split(b"/", 2)[1]) if self._mounts else None
+            _, _, below = raw_path.partition(b"/")
+            segment = below.partition(b"/")[0]
+            mounted = self._mounts.get(segment)
             if mounted is not None:
-                operation = raw_path.split(b"/", 2)[1].decode()
+                operation = segment.decode()
 
                 async def noting(message: Message) -> None:
                     nonlocal status
                     status = message.get("status", status)
                     await send(message)
 
-                await mounted(scope, receive, noting)
+                self._mounted += 1
+                try:
+                    await mounted(scope, receive, noting)
+                finally:
+                    self._mounted -= 1
                 return
             route, segments = self._router.find(scope["method"], raw_path)
             operation = route.operation
             accept = headers.get(b"accept")
             if accept is not None and accept not in _ANYTHING:
+                headers[b"accept"] = accept = _every(b"accept", scope)
                 _require_acceptable(accept, route)
             request = Request(
                 scope,
@@ -213,6 +221,11 @@ def guard(scope: Scope, headers: Mapping[bytes, bytes]) -> None:
         return  # a Unix socket: nobody comes there by a name
     if not _HOST.fullmatch(headers.get(b"host", b"")):
         raise Refusal("OriginRefused", "the Host has to be localhost or a loopback address")
+
+
+def _every(name: bytes, scope: Scope) -> bytes:
+    """Return a header that is a list, and may be there several times, as one."""
+    return b",".join(value for each, value in scope["headers"] if each == name)
 
 
 def _require_acceptable(accept: bytes, route: Route) -> None:

@@ -12,7 +12,8 @@ from holdfast.errors import ConfigurationError
 
 _SPAN: Final = re.compile("([1-9][0-9]{0,6})(ms|s|m)?")
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, None: 1.0}
-_LONGEST_DRAIN: Final = 3600.0
+_LONGEST_DRAIN: Final = 10_000.0
+"""Seconds; what an installation may ask for is below it, and a pod may have such a grace period."""
 _FORMATS: Final = ("text", "json")
 
 
@@ -153,7 +154,7 @@ def _seconds(text: str) -> float:
     match = _SPAN.fullmatch(text)
     seconds = int(match[1]) * _UNITS[match[2]] if match else 0.0
     if not 0 < seconds <= _LONGEST_DRAIN:
-        raise ConfigurationError(f"{text!r} is no time to drain: write it as 20s, at most 60m")
+        raise ConfigurationError(f"{text!r} is no time to drain: write it as 20s, at most 10000s")
     return seconds
 
 

@@ -8,6 +8,7 @@ a second closes those whose moment has passed: that costs a request no timer.
 import asyncio
 import heapq
 import math
+from collections import deque
 from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any, Final, cast
@@ -59,6 +60,7 @@ class Connection(HttpToolsProtocol):
         self._in_message = False
         self._answered = math.inf
         self._over = False
+        self._unanswered: deque[RequestResponseCycle] = deque()
 
     @property
     def idle(self) -> bool:
@@ -73,6 +75,14 @@ class Connection(HttpToolsProtocol):
         if len(self.connections) > self._limits.connections:
             _make_room(self, self.connections)
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone: every request that waits for something learns it, not the newest alone."""
+        super().connection_lost(exc)
+        for cycle in self._unanswered:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        self._unanswered.clear()
+
     def data_received(self, data: bytes) -> None:
         """The client has sent something."""
         if self._over:
@@ -85,8 +95,8 @@ class Connection(HttpToolsProtocol):
             self._around += len(data) - (self._bodies - bodies)
             if self._around > self._limits.head + _READ + _CHUNKED * self._body:
                 raise self._too_large()
-        except httptools.HttpParserUpgrade:
-            self.cycle.keep_alive = False  # the request is answered as if it had not asked for that
+        except httptools.HttpParserUpgrade as upgrade:
+            self._read_again(data[upgrade.args[0] :])
         except Refusal as refusal:
             self.refuse(refusal)
         except httptools.HttpParserError as error:
@@ -112,16 +122,21 @@ class Connection(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header is here."""
         self._grow(len(name) + len(value) + 4)
+        if not self._in_head:
+            return  # behind a body in chunks: too late to say what the request is
         if len(self.headers) >= self._limits.fields:
             raise Refusal("HeadersTooLarge", f"a request has at most {self._limits.fields} headers")
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """All headers are here."""
+        if self._asks_to_upgrade():
+            return
         self._in_head, self.due = False, math.inf
         if len(self.pipeline) >= self._limits.pipeline:
             raise Refusal("RequestInvalid", "too many requests were sent before the first answer")
         super().on_headers_complete()
+        self._unanswered.append(self.cycle)
 
     def on_body(self, body: bytes) -> None:
         """A part of the body is here."""
@@ -131,6 +146,8 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request is here with all of its body."""
+        if self._asks_to_upgrade():
+            return
         self._in_message = False
         super().on_message_complete()
         if self.idle:
@@ -138,6 +155,7 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """A request is answered; what is still to come of its body is dropped, for a while."""
+        self._unanswered.popleft()
         super().on_response_complete()
         if not self._in_head and not self.pipeline:
             now = self._answered = self.loop.time()
@@ -169,6 +187,34 @@ class Connection(HttpToolsProtocol):
             )
         else:
             self.transport.close()
+
+    def _asks_to_upgrade(self) -> bool:
+        """Whether another protocol is asked for, which a server may ignore: Java's client asks for HTTP/2.
+
+        The parser then takes what follows the head for that protocol, a body included.
+        """
+        parser: httptools.HttpRequestParser = self.parser  # type: ignore[assignment] # None once closed
+        if not parser.should_upgrade():
+            return False
+        if parser.get_method() == b"CONNECT":
+            raise Refusal("RequestInvalid", "nothing is forwarded from here")
+        return True
+
+    def _read_again(self, rest: bytes) -> None:
+        """Read the request as if it had not asked for another protocol, and what came behind its head."""
+        parser: httptools.HttpRequestParser = self.parser  # type: ignore[assignment] # None once closed
+        lines = [
+            b"%s %s HTTP/%s" % (parser.get_method(), self.url, parser.get_http_version().encode())
+        ]
+        for name, value in self.headers:
+            if name == b"connection":
+                options = [option.strip() for option in value.split(b",")]
+                value = b", ".join(one for one in options if one.lower() != b"upgrade")  # noqa: PLW2901
+            if name != b"upgrade":
+                lines.append(b"%s: %s" % (name, value))
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+        self.data_received(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
 
     @property
     def _is_unread(self) -> bool:

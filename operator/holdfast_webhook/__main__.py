@@ -8,10 +8,12 @@ import argparse
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -123,6 +125,8 @@ def configure_logs(*, json_lines: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the webhook until SIGTERM. Returns 1 when it cannot start."""
+    # The first process of a container gets no signal that nobody handles, and loading takes a moment.
+    signal.signal(signal.SIGTERM, _end)
     try:
         chosen = options(arguments, os.environ)
         import uvloop  # noqa: PLC0415 - of the extra
@@ -141,6 +145,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _log.error("%s", error)
         return 1
     return 0
+
+
+def _end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a signal handler's
+    """End before anything was begun."""
+    sys.exit(0)
 
 
 if __name__ == "__main__":

@@ -98,8 +98,8 @@ def _is_injected(pod: Pod) -> bool:
 
 def _check(pod: Pod, wishes: Wishes) -> None:
     spec = pod.spec
-    if spec.os is not None and spec.os.name not in ("", "linux"):
-        raise Refused(f"the sidecar runs on Linux, and this pod is for {spec.os.name}")
+    if spec.system != "linux":
+        raise Refused(f"the sidecar runs on Linux, and this pod is for {spec.system[:80]}")
     if spec.host_network and not wishes.unix:
         raise Refused(
             "with hostNetwork every process of the node would reach this memory: leave hostNetwork out, or "

@@ -65,6 +65,14 @@ class Spec(msgspec.Struct, rename="camel"):
     host_network: bool | None = None
     termination_grace_period_seconds: int | None = None
     os: System | None = None
+    node_selector: dict[str, str] | None = None
+
+    @property
+    def system(self) -> str:
+        """The operating system of the nodes that it is for, as far as it says so."""
+        if self.os is not None and self.os.name:
+            return self.os.name
+        return (self.node_selector or {}).get("kubernetes.io/os", "linux")
 
 
 class Pod(msgspec.Struct):

@@ -65,6 +65,18 @@ SETS: dict[str, dict[str, Any]] = {
     "cert-manager": {"injection": {"webhook": {"certificates": {"mode": "certManager"}}}},
     "a policy injects": {"injection": {"mode": "policy"}},
     "test with a sidecar of its own": {"tryout": {"enabled": True}},
+    "names and quantities that are numbers": {
+        "nameOverride": "123",
+        "commonLabels": {"team": "1e3"},
+        "tryout": {"enabled": True, "existingSecret": "456"},
+        "operator": {"serviceAccount": {"create": False, "name": "789"}},
+        "injection": {
+            "sidecar": {"resources": {"limits": {"cpu": 1, "memory": 268435456}}},
+            "webhook": {
+                "certificates": {"mode": "given", "existingSecret": "10", "caBundle": "QUJD"}
+            },
+        },
+    },
     "nothing that can be left out": {
         "crds": {"install": False},
         "rbac": {"create": False},
@@ -202,3 +214,37 @@ def test_notes_say_what_is_off(control_plane: ControlPlane):
     assert "holdfast-tryout.noted.svc:6379" in said
     assert "no namespace so far" not in notes(control_plane, "rbac.secrets=cluster")
     assert "definitions are not part of this release" in notes(control_plane, "crds.install=false")
+
+
+@pytest.mark.parametrize(
+    ("settings", "tenant", "home", "added"),
+    [
+        ((), "default", "noted", "{default}"),
+        (("tenantNamespaces={team-a}",), "default", "noted", "{team-a,default}"),
+        # Every namespace once: the schema refuses one that is there twice.
+        (("tenantNamespaces={team-a,default}",), "default", "noted", "{team-a,default,NAMESPACE}"),
+        # Where the operator does not look nothing would ever become Ready.
+        (("watchNamespaces={team-a,team-b}",), "team-a", "team-a", "{team-a}"),
+        (
+            (
+                "watchNamespaces={team-a,team-b,noted}",
+                "tenantNamespaces={team-b}",
+                "backendNamespaces={noted}",
+            ),
+            "team-b",
+            "noted",
+            "{team-b,NAMESPACE}",
+        ),
+    ],
+)
+def test_notes_name_namespaces_that_are_served(
+    control_plane: ControlPlane, settings: tuple[str, ...], tenant: str, home: str, added: str
+):
+    said = notes(control_plane, *settings)
+    block = said.partition("<<EOF\n")[2].partition("\nEOF\n")[0]
+    backend, resource, binding = yaml.safe_load_all(block)
+    assert backend["metadata"]["namespace"] == home
+    assert resource["spec"]["backendRef"]["namespace"] == home
+    assert resource["metadata"]["namespace"] == binding["metadata"]["namespace"] == tenant
+    assert f"memorybindings --namespace {tenant}\n" in said
+    assert f"--set 'tenantNamespaces={added}'" in said

@@ -777,6 +777,7 @@ CONTRADICTIONS: list[tuple[Object, str]] = [
     (certificates(mode="certManager", caBundle="QUJD"), "and the mode is certManager"),
     ({"networkPolicy": {"enabled": True}}, "say in networkPolicy.backends"),
     ({"tryout": {"existingSecret": "a"}}, "in spec.authRef"),
+    ({"injection": {"webhook": {"port": 8081}}}, "are both 8081"),
 ]
 
 

@@ -8,7 +8,9 @@ NAMES = st.sampled_from(["agent", "worker", "proxy", "setup", "cache", "holdfast
 _ANNOTATIONS: dict[str, st.SearchStrategy[str]] = {
     "holdfast.dev/binding": st.sampled_from(["support-agent", "a.b", "Not OK"]),
     "holdfast.dev/memory": st.sampled_from(["support", "a b"]),
-    "holdfast.dev/memories": st.sampled_from(["support", "support,notes", " a , b ", ","]),
+    "holdfast.dev/memories": st.sampled_from(
+        ["support", "support,notes", " a , b ", "a b", "a,\n b\n", ","]
+    ),
     "holdfast.dev/containers": st.sampled_from(["agent", "agent,setup", "proxy", "nobody"]),
     "holdfast.dev/position": st.sampled_from(["first", "last", "middle"]),
     "holdfast.dev/listen": st.sampled_from(["unix", "all"]),

@@ -27,7 +27,12 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "an option": (pod({"holdfast.dev/memories": "a,--http=0.0.0.0:1"}), "1 to 16 different names"),
     "no memories": (pod({"holdfast.dev/memories": ""}), "1 to 16 different names"),
+    "a space": (pod({"holdfast.dev/memories": "a b"}), "1 to 16 different names"),
     "containers": (pod({"holdfast.dev/containers": "a b"}), "1 to 16 different names"),
+    "a space in a container": (
+        pod({"holdfast.dev/containers": "age nt"}),
+        "1 to 16 different names",
+    ),
     "unknown container": (
         pod({"holdfast.dev/containers": "other"}),
         "has no container of that name",
@@ -66,5 +71,9 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
         'holdfast.dev/listen: "unix"',
     ),
     "windows": (pod(os={"name": "windows"}), "the sidecar runs on Linux"),
+    "windows nodes": (
+        pod(nodeSelector={"kubernetes.io/os": "windows"}),
+        "the sidecar runs on Linux",
+    ),
     "host": (pod(hostNetwork=True), "every process of the node"),
 }

@@ -284,6 +284,18 @@ class TestBinding:
             away = await client.call_tool("recall", {"session": "s"})
             assert problem(away, "StoreUnavailable")["retryable"]
 
+    async def test_before_the_binding_a_call_says_so_to_the_model(self, tmp_path: Path) -> None:
+        """As an answer of the tool, not as a fault of the protocol."""
+        environ = {"SERVICE_BINDING_ROOT": str(tmp_path)}
+        async with running_sidecar(environ=environ) as sidecar, connected(sidecar) as client:
+            early = await client.call_tool("recall", {"session": "s"})
+            assert problem(early, "Starting")["retryable"]
+            with pytest.raises(MCPError, match="no tool 'other'"):
+                await client.call_tool("other", {})
+            with pytest.raises(MCPError, match="no binding") as unknown:
+                await client.list_tools()
+            assert unknown.value.error.data["code"] == "Starting"
+
 
 class TestTransport:
     """Who may ask, how, and what it costs."""

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast_operator.services import entries
+from holdfast_sidecar.options import options
 from holdfast_webhook import sidecar
 from holdfast_webhook.injection import MESHES, Patch, Refusal, inject
 from holdfast_webhook.pods import Pod
@@ -251,6 +252,13 @@ def test_the_drain_ends_before_the_pod_is_killed():
         assert f"--drain={drain}s" in ours(injected(body))["args"]
 
 
+def test_the_sidecar_takes_the_longest_drain_that_an_installation_may_ask_for():
+    settings = SETTINGS.model_copy(update={"drain": "9999s"})
+    arguments = ours(injected(pod(terminationGracePeriodSeconds=20_000), settings))["args"]
+    assert "--drain=9999s" in arguments
+    assert options(arguments, {"SERVICE_BINDING_ROOT": "/bindings"}).drain == 9999
+
+
 def test_pull_secrets_are_added_once():
     settings = read_settings(
         "{image: a, imagePullSecrets: [{name: one}, {name: two}, {name: one}], statusHost: '[::]'}"
@@ -286,8 +294,9 @@ def test_what_can_never_work_is_refused_with_what_to_write(case: str):
         pod(containers=[container("a", ports=[{"containerPort": 7071, "protocol": "UDP"}])]),
         pod({"holdfast.dev/status-port": "7072"}, containers=[container("a", **PORT)]),
         pod(os={"name": "linux"}),
+        pod(nodeSelector={"kubernetes.io/os": "linux", "pool": "windows"}),
     ],
-    ids=["another listener", "another protocol", "another port", "linux"],
+    ids=["another listener", "another protocol", "another port", "linux", "linux nodes"],
 )
 def test_what_works_is_not_refused(body: dict[str, Any]):
     assert ours(injected(body))

@@ -211,6 +211,7 @@ def test_options_come_from_the_command_line_and_else_from_the_environment() -> N
         (["--status", "0.0.0.0:70710"], ROOT, "no address"),
         (["--drain", "0s"], ROOT, "no time"),
         (["--drain", "2h"], ROOT, "no time"),
+        (["--drain", "10001s"], ROOT, "no time"),
     ],
 )
 def test_options_that_cannot_be_are_refused_with_a_sentence(

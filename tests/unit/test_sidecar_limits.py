@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import re
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -20,6 +21,7 @@ pytestmark = pytest.mark.asyncio
 
 PLACE = "/v1/memories/support/sessions/1"
 SECRET = "s3cret"
+BODY = json.dumps({"message": {"role": "user", "content": "hi"}})
 
 
 @pytest_asyncio.fixture
@@ -213,3 +215,108 @@ async def test_a_client_that_goes_away_takes_its_turn_with_it_and_nothing_else(
         await until(lambda: sidecar.service.turns.waiting == 0, "it has left the line")
         assert sidecar.service.turns.held == 1
         assert (await api.put(f"{PLACE}/turns/{held['token']}")).status_code == 200
+
+
+async def test_a_turn_ends_with_its_connection_whatever_was_sent_behind_it(client: Client) -> None:
+    """A request in line on the same connection is not the one that has to learn that the client has gone."""
+    async with serving(client, limits=Limits(heartbeat=0.05)) as sidecar:
+        stream = f"POST {PLACE}/turns HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\n\r\n"
+        behind = f"GET {PLACE}/counts HTTP/1.1\r\nhost: x\r\n\r\n"
+        reader, writer = await sidecar.raw()
+        writer.write((stream + behind).encode())
+        await reader.readuntil(b"granted")
+        assert sidecar.service.turns.held == 1
+        writer.close()
+        await until(lambda: sidecar.service.turns.held == 0, "the turn is given back")
+        await until(lambda: sidecar.api.active == 0, "and nothing is left of it")
+        await still_serves(sidecar)
+
+
+async def test_requests_behind_each_other_are_answered_in_order(client: Client) -> None:
+    async with serving(client) as sidecar:
+        ask = f"GET {PLACE}/%s HTTP/1.1\r\nhost: x\r\n%s\r\n"
+        sent = [("counts", ""), ("nothing", ""), ("history", "connection: close\r\n")]
+        answer = await sidecar.exchange("".join(ask % each for each in sent).encode())
+        assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200", b"404", b"200"]
+        assert sidecar.api.active == 0
+
+
+@pytest.mark.parametrize(
+    "head",
+    [f"content-length: {len(BODY)}\r\n", "transfer-encoding: chunked\r\n"],
+    ids=["length", "chunks"],
+)
+async def test_who_offers_another_protocol_is_answered_in_this_one(
+    client: Client, head: str
+) -> None:
+    """Java's own client does with every first request, one with a body included: its body was lost."""
+    offer = "connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAEAAEAAAAIAAAAB\r\n"
+    kind = "host: x\r\ncontent-type: application/json\r\n"
+    post = f"POST {PLACE}/messages HTTP/1.1\r\n{offer}{kind}{head}\r\n"
+    body = BODY if "length" in head else f"{len(BODY):x}\r\n{BODY}\r\n0\r\n\r\n"
+    get = f"GET {PLACE}/counts HTTP/1.1\r\nhost: x\r\n{offer}\r\n"
+    last = get.replace("Upgrade,", "close, Upgrade,")
+    async with serving(client) as sidecar:
+        whole = await sidecar.exchange((post + body + get + last).encode())
+        assert re.findall(rb"HTTP/1.1 (\d+)", whole) == [b"200"] * 3
+        assert whole.count(b'"messages":1') == 2
+        reader, writer = await sidecar.raw()
+        for byte in post + body + last:  # however it comes
+            writer.write(byte.encode())
+            await asyncio.sleep(0)
+        assert b'"messages":2' in await reader.read()
+        writer.close()
+        answer = await sidecar.exchange(b"CONNECT x:1 HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert read(answer)[1]["code"] == "RequestInvalid"
+        await still_serves(sidecar)
+
+
+async def test_what_comes_behind_a_body_in_chunks_is_no_header(client: Client) -> None:
+    """Trailers must not say whose request it is, or of what type: what decides that has looked already."""
+    chunks = (
+        f"transfer-encoding: chunked\r\nconnection: close\r\n\r\n{len(BODY):x}\r\n{BODY}\r\n0\r\n"
+    )
+    post = f"POST {PLACE}/messages HTTP/1.1\r\nhost: x\r\n"
+    kind = "content-type: application/json\r\n"
+    async with serving(client) as sidecar:
+        answer = await sidecar.exchange(f"{post}{chunks}{kind}\r\n".encode())
+        assert read(answer)[1]["code"] == "MediaTypeUnsupported"
+        turned = await sidecar.exchange(f"{post}{kind}{chunks}holdfast-turn: x\r\n\r\n".encode())
+        assert b"200 OK" in turned
+
+
+async def test_an_accept_of_several_lines_is_one(client: Client) -> None:
+    ask = f"GET {PLACE}/counts HTTP/1.1\r\nhost: x\r\nconnection: close\r\n%s\r\n"
+    both = ["accept: application/json\r\n", "accept: text/html\r\n"]
+    async with serving(client) as sidecar:
+        for lines in (both, both[::-1]):
+            assert b"200 OK" in await sidecar.exchange((ask % "".join(lines)).encode())
+        assert read(await sidecar.exchange((ask % both[1]).encode()))[0] == 406
+
+
+async def test_a_request_for_the_whole_server_is_no_fault_of_ours(client: Client) -> None:
+    async def mounted(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError(scope, receive, send)
+
+    async with serving(client, mounts={b"mcp": mounted}) as sidecar:
+        ask = b"OPTIONS * HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+        assert read(await sidecar.exchange(ask))[1]["code"] == "RouteNotFound"
+
+
+async def test_a_call_of_a_mount_is_in_work(client: Client) -> None:
+    """So that the end of the sidecar waits for it, as for every other request."""
+    begun, finish = asyncio.Event(), asyncio.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        begun.set()
+        await finish.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async with serving(client, mounts={b"mcp": slow}) as sidecar, sidecar.client() as api:
+        call = asyncio.create_task(api.post("/mcp"))
+        await begun.wait()
+        assert sidecar.api.active == 1
+        finish.set()
+        assert (await call).status_code == 200
+        await until(lambda: sidecar.api.active == 0, "it is over")

@@ -44,6 +44,13 @@
 {{- else if or $certificates.existingSecret $certificates.caBundle -}}
 {{- fail (printf "injection.webhook.certificates.existingSecret and caBundle are for mode: given, and the mode is %s: leave them empty, or write mode: given." $certificates.mode) -}}
 {{- end -}}
+{{- if contains "." (include "holdfast.fullname" .) -}}
+{{- fail (printf "the name of a Service has no dot, and the release is called %s: write another name in fullnameOverride." .Release.Name) -}}
+{{- end -}}
+{{- $webhook := $values.injection.webhook -}}
+{{- if and (eq (include "holdfast.injectionMode" .) "webhook") (eq (int $webhook.port) (int $webhook.statusPort)) -}}
+{{- fail (printf "injection.webhook.port and statusPort are both %d: one program listens on both, so write another one." (int $webhook.port)) -}}
+{{- end -}}
 {{- if and $values.networkPolicy.enabled (not (or $values.networkPolicy.backends $values.tryout.enabled)) -}}
 {{- fail "networkPolicy.enabled keeps the operator from every server that is not named: say in networkPolicy.backends where those of backends are." -}}
 {{- end -}}

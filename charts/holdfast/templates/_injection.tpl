@@ -9,3 +9,8 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
+
+{{/* A quantity as text. A number of a file of values is a float, which templates write as 2.68435456e+08; JSON does not. */}}
+{{- define "holdfast.quantity" -}}
+{{- if kindIs "string" . }}{{ . }}{{ else }}{{ toJson . }}{{ end -}}
+{{- end -}}

@@ -39,8 +39,8 @@
 {{/* By which a workload selects its pods. Arguments: the root, and the component. */}}
 {{- define "holdfast.selector" -}}
 {{- $root := index . 0 -}}
-app.kubernetes.io/name: {{ include "holdfast.name" $root }}
-app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/name: {{ include "holdfast.name" $root | quote }}
+app.kubernetes.io/instance: {{ $root.Release.Name | quote }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 
@@ -58,8 +58,8 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{/* Metadata of an object of the release. Arguments: the root, the component, and the object's name. */}}
 {{- define "holdfast.metadata" -}}
 {{- $root := index . 0 -}}
-name: {{ index . 2 }}
-namespace: {{ $root.Release.Namespace }}
+name: {{ index . 2 | quote }}
+namespace: {{ $root.Release.Namespace | quote }}
 labels:
   {{- include "holdfast.labels" (list $root (index . 1)) | nindent 2 }}
 {{- with $root.Values.commonAnnotations }}

@@ -20,7 +20,7 @@ annotations:
 {{- $component := index . 1 -}}
 {{- $of := index . 2 -}}
 {{- with $of.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with $of.nodeSelector }}
 nodeSelector:
@@ -46,8 +46,12 @@ tolerations:
 {{- if $of.topologySpreadConstraints }}
 topologySpreadConstraints:
 {{- range $of.topologySpreadConstraints }}
-{{- $own := dict "labelSelector" (dict "matchLabels" (include "holdfast.selector" (list $root $component) | fromYaml)) }}
-- {{ toYaml (merge (dict) . $own) | nindent 2 | trim }}
+{{- $spread := . }}
+{{- if not (hasKey . "labelSelector") }}
+{{- $own := dict "matchLabels" (include "holdfast.selector" (list $root $component) | fromYaml) }}
+{{- $spread = merge (dict "labelSelector" $own) . }}
+{{- end }}
+- {{ toYaml $spread | nindent 2 | trim }}
 {{- end }}
 {{- end }}
 {{- end -}}

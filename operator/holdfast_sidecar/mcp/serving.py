@@ -6,14 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 import mcp_types as types
+import msgspec
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.shared.exceptions import MCPError
 
 from holdfast import __version__
+from holdfast_sidecar.answers import Refusal
 from holdfast_sidecar.asgi import Receive, Scope, Send
-from holdfast_sidecar.mcp.tools import FIXED, INSTRUCTIONS, Answer, Fixed, Tool, Tools
+from holdfast_sidecar.mcp.tools import FIXED, INSTRUCTIONS, NAMES, Answer, Fixed, Tool, Tools
 
 
 class Serving:
@@ -65,15 +67,23 @@ class Serving:
         self, context: ServerRequestContext[Any, Any], params: types.PaginatedRequestParams | None
     ) -> types.ListToolsResult:
         del params
-        return types.ListToolsResult(
-            tools=[_told(tool) for tool in self._tools.offered(_fixed(context))]
-        )
+        try:
+            offered = self._tools.offered(_fixed(context))
+        except Refusal as refusal:
+            problem = refusal.problem
+            told = msgspec.to_builtins(problem)
+            raise MCPError(types.INTERNAL_ERROR, problem.detail, told) from None
+        return types.ListToolsResult(tools=[_told(tool) for tool in offered])
 
     async def _call(
         self, context: ServerRequestContext[Any, Any], params: types.CallToolRequestParams
     ) -> types.CallToolResult:
         fixed = _fixed(context)
-        if params.name not in {tool.name for tool in self._tools.offered(fixed)}:
+        try:
+            names = {tool.name for tool in self._tools.offered(fixed)}
+        except Refusal:
+            names = NAMES  # the call itself says why nothing is served yet
+        if params.name not in names:
             raise MCPError(types.INVALID_PARAMS, f"there is no tool {params.name!r} here")
         return _result(await self._tools.call(params.name, params.arguments, fixed))
 

@@ -59,6 +59,8 @@ _DESCRIPTIONS: Final = {
         "exact is set."
     ),
 }
+NAMES: Final = frozenset(_DESCRIPTIONS)
+"""Every tool there may be."""
 
 
 @dataclass(frozen=True, slots=True)

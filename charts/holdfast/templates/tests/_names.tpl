@@ -26,8 +26,8 @@ server for trying out.
 {{/* Metadata of an object of the test. Arguments: the root, the name, the namespace, the weight, and when it is deleted. */}}
 {{- define "holdfast.testMetadata" -}}
 {{- $root := index . 0 -}}
-name: {{ index . 1 }}
-namespace: {{ index . 2 }}
+name: {{ index . 1 | quote }}
+namespace: {{ index . 2 | quote }}
 labels:
   {{- include "holdfast.labels" (list $root "test") | nindent 2 }}
 annotations:
@@ -43,13 +43,13 @@ annotations:
 {{- define "holdfast.testContainer" -}}
 {{- $root := index . 0 -}}
 - name: test
-  image: {{ include "holdfast.image" $root }}
+  image: {{ include "holdfast.image" $root | quote }}
   imagePullPolicy: {{ $root.Values.image.pullPolicy }}
   command: [python3, /test/{{ index . 1 }}.py]
   args:
   - --seconds={{ int $root.Values.test.timeoutSeconds }}
   {{- range index . 2 }}
-  - {{ . }}
+  - {{ . | quote }}
   {{- end }}
   resources:
     requests: {cpu: 50m, memory: 64Mi}
