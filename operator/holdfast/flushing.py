@@ -29,6 +29,7 @@ from holdfast.formats import read_facts
 from holdfast.messages import encode_item
 from holdfast.place import Place
 from holdfast.planning import (
+    FlushPlan,
     Limit,
     is_due,
     limit_after,
@@ -232,40 +233,42 @@ class Flusher:
     async def _planned(
         self, place: Place, agreed: Agreement, strategy: FlushingStrategy | None, *, dry_run: bool
     ) -> FlushResult:
-        policy = agreed.policy
-        snapshot = await place.store.snapshot()
-        plan = await asyncio.to_thread(plan_of, snapshot, policy, strategy, place.preparer.format)
-        self._look(place, policy, snapshot)
-        chosen = set(plan.summarise)
-        records = [record for record in snapshot.records if record.seq in chosen]
-        frame = await self._frame(place, agreed, records) if records else 0
-        if records and not is_smaller(plan, records, frame):
-            plan = plan_nothing(plan, snapshot)
-        if dry_run:
-            return result_of(plan, snapshot, dry_run=True)
-        if plan.empty:
-            self._left(place, agreed, snapshot.status.tokens, snapshot.status.messages)
-            return result_of(plan, snapshot)
         token = secrets.token_hex(8)
-        if not await place.store.claim_flush(token, _CLAIM):
-            raise SessionBusy(
-                "somebody else flushes this session: look again when that is done",
-                holder=None,
-                remaining=_CLAIM / 1000,
-                place=0,
-            )
+        # Before anything is looked at: what another flush summarised since would be summarised twice.
+        if dry_run or not await place.store.claim_flush(token, _CLAIM):
+            snapshot = await place.store.snapshot()
+            if snapshot.status.exists and not dry_run:
+                raise SessionBusy(
+                    "somebody else flushes this session: look again when that is done",
+                    holder=None,
+                    remaining=_CLAIM / 1000,
+                    place=0,
+                )
+            plan, _, _ = await self._plan(place, agreed, strategy, snapshot)
+            return result_of(plan, snapshot, dry_run=dry_run)
         try:
-            summary = None
-            if plan.summarise:
-                async with _claimed(place, token):
-                    room = room_of(plan, frame)
-                    summary = await self._summary(place, agreed, records, room)
-            done = await place.store.splice(
-                agreed.terms, splice_of(plan, snapshot, token=token, summary=summary)
-            )
+            return await self._as_flusher(place, agreed, strategy, token)
         except BaseException:
             await asyncio.shield(asyncio.ensure_future(_give_up(place, token)))
             raise
+
+    async def _as_flusher(
+        self, place: Place, agreed: Agreement, strategy: FlushingStrategy | None, token: str
+    ) -> FlushResult:
+        """Carry a planned flush out; whoever calls gives the claim up if this raises."""
+        snapshot = await place.store.snapshot()
+        plan, records, frame = await self._plan(place, agreed, strategy, snapshot)
+        if plan.empty:
+            await _give_up(place, token)
+            self._left(place, agreed, snapshot.status.tokens, snapshot.status.messages)
+            return result_of(plan, snapshot)
+        summary = None
+        if plan.summarise:
+            async with _claimed(place, token):
+                summary = await self._summary(place, agreed, records, room_of(plan, frame))
+        done = await place.store.splice(
+            agreed.terms, splice_of(plan, snapshot, token=token, summary=summary)
+        )
         if not done.done:
             raise SessionBusy(
                 "the session changed under the flush, which changed nothing: flush it again",
@@ -275,6 +278,24 @@ class Flusher:
             )
         self._left(place, agreed, done.tokens, done.length)
         return result_of(plan, snapshot, done, agreed.limits)
+
+    async def _plan(
+        self,
+        place: Place,
+        agreed: Agreement,
+        strategy: FlushingStrategy | None,
+        snapshot: Snapshot,
+    ) -> tuple[FlushPlan, list[Stored], int]:
+        """Return what leaves, what of it is summarised, and what the summary has beside its text."""
+        policy = agreed.policy
+        plan = await asyncio.to_thread(plan_of, snapshot, policy, strategy, place.preparer.format)
+        self._look(place, policy, snapshot)
+        chosen = set(plan.summarise)
+        records = [record for record in snapshot.records if record.seq in chosen]
+        frame = await self._frame(place, agreed, records) if records else 0
+        if records and not is_smaller(plan, records, frame):
+            plan = plan_nothing(plan, snapshot)
+        return plan, records, frame
 
     async def _frame(self, place: Place, agreed: Agreement, records: Sequence[Stored]) -> int:
         """Count what a summary of the records has beside its text."""

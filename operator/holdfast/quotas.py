@@ -8,7 +8,9 @@ two measurements each of them may fill the rest. Nothing is credited before the 
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -67,6 +69,13 @@ class Amount(NamedTuple):
     def plus(self, other: "Amount", sign: int = 1) -> "Amount":
         """Return the sum; with -1 the difference."""
         return Amount(*(mine + sign * yours for mine, yours in zip(self, other, strict=True)))
+
+
+@dataclass(slots=True)
+class _Taking:
+    """What a call that is under way will have stored."""
+
+    stored: Amount
 
 
 class _Written(NamedTuple):
@@ -201,20 +210,10 @@ class Ledger:
             if known is None:
                 raise refusal
             return known
-        # Taken up before it is sent: other tasks of this process must not take the same room.
-        self._under_way = self._under_way.plus(amount)
-        stored = amount
-        try:
+        with self._taking(amount) as taking:
             done = await write(terms, batch, caller)
             begun = int(done.seq == 1)
-            stored = Amount() if done.duplicate else amount._replace(sessions=begun)
-        except HoldfastError as error:
-            if not isinstance(error, AmbiguousWrite):
-                stored = Amount()
-            raise
-        finally:
-            self._under_way = self._under_way.plus(amount, -1)
-            self._note(stored)
+            taking.stored = Amount() if done.duplicate else amount._replace(sessions=begun)
         return done
 
     async def import_part(self, store: SessionStore, terms: Terms, part: Part) -> tuple[int, int]:
@@ -231,9 +230,28 @@ class Ledger:
         )
         if (refusal := self._refusal(amount)) is not None:
             raise refusal
-        done = await store.import_part(terms, part)
-        self._note(amount._replace(sessions=int(not part.messages)))
+        with self._taking(amount) as taking:
+            done = await store.import_part(terms, part)
+            taking.stored = amount._replace(sessions=int(not part.messages))
         return done
+
+    @contextmanager
+    def _taking(self, amount: Amount) -> Generator["_Taking"]:
+        """Take room before anything is sent: other tasks of this process must not take the same.
+
+        What failed for certain gives it back. What is in doubt, or was cancelled, counts as stored.
+        """
+        taking = _Taking(amount)
+        self._under_way = self._under_way.plus(amount)
+        try:
+            yield taking
+        except HoldfastError as error:
+            if not isinstance(error, AmbiguousWrite):
+                taking.stored = Amount()
+            raise
+        finally:
+            self._under_way = self._under_way.plus(amount, -1)
+            self._note(taking.stored)
 
     def _judge(self, usage: Usage | None, *, managed: bool) -> Standing:
         if not self._bounds:

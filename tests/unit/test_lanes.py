@@ -21,12 +21,14 @@ class Wire:
     Attributes:
         sizes: callers of each exchange so far, in the order in which they were sent.
         under_way: those that nobody has answered yet.
+        now: what the clock of the lanes says.
     """
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
         self.under_way: list[tuple[bytes, asyncio.Future[list[Any]]]] = []
-        self.lanes = Lanes(self._send)
+        self.now = 0.0
+        self.lanes = Lanes(self._send, clock=lambda: self.now)
 
     async def _send(self, packed: bytes, count: int) -> list[Any]:
         self.sizes.append(count)
@@ -240,6 +242,34 @@ class TestFailures:
             assert [one for one in told if one not in errors] == [[0], [1], [5], [6]]
 
         run(loop, test())
+
+    def test_of_a_silent_server_are_told_to_those_who_wait_too(self, loop: Loop) -> None:
+        async def test() -> None:
+            for seconds, told in ((0.9, {0}), (5.0, {0, *range(2, 300)})):
+                wire = Wire()
+                lanes = wire.lanes
+                calls = [asyncio.create_task(lanes.exchange(b"a", 1)) for _ in range(300)]
+                await wire.settle()
+                assert wire.sizes == [1, 1]
+                wire.now += seconds
+                wire.fail(StoreUnavailable("silent"))
+                await wire.settle()
+                assert {at for at, call in enumerate(calls) if call.done()} == told
+                while wire.under_way:
+                    await one_by_one(wire)
+                answers = await asyncio.gather(*calls, return_exceptions=True)
+                refused = {at for at, one in enumerate(answers) if one != [97]}
+                assert refused == told
+                assert all(isinstance(answers[at], StoreUnavailable) for at in refused)
+                assert await asyncio.gather(lanes.exchange(b"b", 1), self._answer(wire)) == [
+                    [98],
+                    None,
+                ]
+
+        run(loop, test())
+
+    async def _answer(self, wire: Wire) -> None:
+        await one_by_one(wire)
 
     def test_of_our_own_are_seen_and_end_no_lane(self, loop: Loop) -> None:
         async def test() -> None:

@@ -786,6 +786,28 @@ def test_a_part_gives_what_the_whole_gives_or_asks_for_more(
         assert fit.cut == whole.cut
 
 
+@given(records=sessions(), budget=st.integers(0, 150), count=st.integers(0, 24))
+@example(
+    records=[
+        record(1, 5),
+        record(2, 5, opens=2),
+        record(3, 50, group=2, closes=1),
+        record(4, 5),
+    ],
+    budget=10,
+    count=2,
+)
+def test_what_is_hidden_ends_nothing_though_only_its_end_was_read(
+    records: list[Stored], budget: int, count: int
+) -> None:
+    free = sum(not one.protected for one in records)
+    whole = fit_budget(presentable(records), budget, complete=True)
+    part = newest_part(records, min(count, free))
+    fit = fit_budget(presentable(part), budget, complete=count >= free)
+    if not fit.starved:
+        assert (fit.records, fit.needed) == (whole.records, whole.needed)
+
+
 # --- when a session ends
 
 

@@ -1,6 +1,7 @@
 """Quotas: what one client adds to what was measured, and what it refuses."""
 
 import asyncio
+import contextlib
 import logging
 from typing import Any
 
@@ -27,8 +28,10 @@ from holdfast.values import (
     Caller,
     MemoryAddress,
     Notes,
+    Part,
     PolicyDocument,
     Prepared,
+    Stored,
     Usage,
 )
 from holdfast_operator.services import measurements
@@ -79,6 +82,12 @@ class Session:
 
     async def known(self, batch: Batch) -> Appended | None:
         return await self._inner.known(batch)
+
+    async def import_part(self, terms: Any, part: Part) -> tuple[int, int]:
+        done = await self._inner.import_part(terms, part)
+        if self._among.fault is not None:
+            raise self._among.fault
+        return done
 
 
 def policy(**parts: Any) -> Policy:
@@ -218,6 +227,23 @@ async def test_a_client_fills_the_rest_and_no_more(world: World) -> None:
         found = refusal.value
         assert (found.quota, found.used, found.hard) == ("tokens", 100, 100)
     assert world.sessions.asked == 2, "what is refused is not sent"
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("fault", "counted"),
+    [(None, 60), (AmbiguousWrite("perhaps"), 60), (HoldfastError("certainly not"), 0)],
+)
+async def test_an_import_in_doubt_counts(
+    world: World, fault: HoldfastError | None, counted: int
+) -> None:
+    world.measure(usage(tokens=20))
+    world.sessions.fault = fault
+    session: Any = world.sessions.named("any")
+    part = Part((Stored(60, 0, 1, 1, 1, None, "text"),), (), {}, (), 0, 0, 0, 1, 0)
+    with contextlib.suppress(HoldfastError):
+        await world.ledger.import_part(session, (await world.feed.current()).terms, part)
+    assert world.used() == 20 + counted
 
 
 @pytest.mark.asyncio

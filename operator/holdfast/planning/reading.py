@@ -108,7 +108,9 @@ def fit_budget(records: Sequence[Stored], budget: int, *, complete: bool) -> Fit
     for group in newest_first:
         cost = sum(record.tokens for record in group)
         cut = used + cost > budget
-        starved = not cut and not complete and not _begins_here(group)
+        # Too large or not: what is here of it cannot show whether a call of it still waits, which
+        # would hide it and let those before it in.
+        starved = not complete and not _begins_here(group)
         if cut or starved:
             break
         taken += group

@@ -7,7 +7,7 @@ import msgspec
 
 from holdfast.planning import plan_backstop
 from holdfast.store.in_memory.handle import Handle
-from holdfast.store.in_memory.state import SessionState
+from holdfast.store.in_memory.state import SessionState, given
 from holdfast.values import Departed, Flag, Snapshot, Splice, Spliced, Stored, Terms, Trimmed
 
 
@@ -32,7 +32,7 @@ class Flushes(Handle):
     async def snapshot(self) -> Snapshot:
         """Return all records as they are stored; see `SessionStore.snapshot`."""
         session = self._find()
-        records = list(session.records if session else ())
+        records = given(session.records if session else ())
         accessed = dict(session.accessed) if session else {}
         encoded = [record.encoded() for record in records]
         return Snapshot(self._status(session), self._now(), records, encoded, accessed)

@@ -11,7 +11,7 @@ from holdfast.store import refusals
 from holdfast.store.in_memory.flushes import Flushes
 from holdfast.store.in_memory.leases import Leases
 from holdfast.store.in_memory.rewrites import Rewrites
-from holdfast.store.in_memory.state import SessionState
+from holdfast.store.in_memory.state import SessionState, given
 from holdfast.values import (
     Appended,
     Batch,
@@ -83,7 +83,7 @@ class InMemorySession(Leases, Flushes, Rewrites):
         """Return the newest records, in append order."""
         session = self._find()
         self._read(session, terms)
-        return Newest(session.records[-count:] if session else ())
+        return Newest(given(session.records[-count:]) if session else ())
 
     async def pop(
         self,
@@ -159,7 +159,7 @@ class InMemorySession(Leases, Flushes, Rewrites):
         """Return all records."""
         session = self._find()
         self._read(session, terms)
-        return Window(self._status(session), list(session.records if session else ()), True)
+        return Window(self._status(session), given(session.records if session else ()), True)
 
     async def tail(self, terms: Terms, *, tokens: int) -> Window:
         """Return the protected and the newest records; see `SessionStore.tail`."""
@@ -176,7 +176,7 @@ class InMemorySession(Leases, Flushes, Rewrites):
             taken.append(record)
         protected = [record for record in records if record.protected]
         window = sorted([*protected, *taken], key=lambda record: record.seq)
-        return Window(self._status(session), window, len(taken) == len(evictable))
+        return Window(self._status(session), given(window), len(taken) == len(evictable))
 
     async def page(self, terms: Terms, *, after: int, limit: int) -> Section:
         """Return a page of records; see `SessionStore.page`."""
@@ -189,7 +189,8 @@ class InMemorySession(Leases, Flushes, Rewrites):
         records = found[:limit]
         newest = session.records[-1].group if session.records else 0
         following = records[-1].seq if len(found) > limit else None
-        return Section(status, records, frozenset(session.calls.values()), newest, following)
+        waiting = frozenset(session.calls.values())
+        return Section(status, given(records), waiting, newest, following)
 
     async def status(self) -> Status:
         """Return the counters."""

@@ -135,6 +135,14 @@ class SessionState:
                 self.ids.popitem(last=False)
 
 
+def given(records: Collection[Stored]) -> list[Stored]:
+    """Return records for a caller, who may change the items: what is kept stays as it is."""
+    return [
+        msgspec.structs.replace(one, item=msgspec.json.decode(msgspec.json.encode(one.item)))
+        for one in records
+    ]
+
+
 def status_of(session: SessionState | None, turn: TurnState, now: int) -> Status:
     """Return the counters of a session, or of one that does not exist; `now` in milliseconds."""
     held = turn.token != "" and turn.until > now

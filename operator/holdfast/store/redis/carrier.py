@@ -39,6 +39,10 @@ _BLOCKING = 32  # connections for callers that wait for a turn
 _CROWDED = 0.05  # seconds between questions of a waiter who got no such connection
 _BROKEN = (RedisError, OSError, TimeoutError)  # RedisError: also bytes that are no reply at all
 
+_ELSEWHERE = (
+    "this client is in use in another event loop, or in the process that this one was forked from; "
+    "nothing was sent. Make a client in each, or use holdfast.sync"
+)
 
 # Commands without a key. All others name one: the scripts after its number, the rest at once.
 _KEYLESS = frozenset(
@@ -232,8 +236,14 @@ class PoolCarrier:
         await line.connection.disconnect(nowait=True)
         await self._pool.release(line.connection)
 
+    def _require_here(self) -> None:
+        """Refuse another event loop than the connections': what it sent would be carried out, unheard."""
+        if self._idle and not self._idle[-1].here:
+            raise RuntimeError(_ELSEWHERE)
+
     async def _line(self) -> Line:
         while self._idle:
+            self._require_here()
             line = self._idle.pop()
             if line.usable:
                 return line
@@ -273,6 +283,7 @@ class PoolCarrier:
 
     async def aclose(self) -> None:
         """Close the pool if it is the carrier's own."""
+        self._require_here()
         await self._lanes.aclose()
         while self._idle:
             await self._pool.release(self._idle.pop().connection)

@@ -11,14 +11,18 @@ it waits for an exchange of others. Two rules see to that, whatever the order in
 - It takes no more than its part of all that are there, those on the other lanes included.
 
 Without them sixteen would go in fours, or in ones and eights by turns, as it happened at first.
+
+Where a server is silent, each exchange fails by its time-out alone, and a crowd would wait for one after
+the other. So whoever waits behind an exchange that failed after a second or more is told at once as well.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeAlias
 
-from holdfast.errors import HoldfastError
+from holdfast.errors import HoldfastError, StoreUnavailable
 
 Replies: TypeAlias = list[Any]
 Send: TypeAlias = Callable[[bytes, int], Awaitable[Replies]]
@@ -27,6 +31,9 @@ Send: TypeAlias = Callable[[bytes, int], Awaitable[Replies]]
 _LANES: Final = 2  # while one waits for the server, what has come back on the other is dealt with
 _MOST_CALLERS: Final = 64  # in one exchange
 _MOST_BYTES: Final = 256 * 1024  # likewise: a large call must not keep small ones waiting
+_SILENCE: Final = (
+    1.0  # seconds after which a failure is one that others should not wait for in turn
+)
 
 
 class _Lane:
@@ -49,10 +56,12 @@ class Lanes:
 
     Args:
         send: carries out one exchange. What it raises is raised to everybody who shared it.
+        clock: monotonic seconds.
     """
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._send = send
+        self._clock = clock
         self._lanes: Sequence[_Lane] = tuple(_Lane() for _ in range(_LANES))
         # Common to all lanes: whoever waits behind a slow exchange is taken by the next lane that is free.
         self._waiting: deque[tuple[bytes, int, asyncio.Future[Replies]]] = deque()
@@ -67,6 +76,9 @@ class Lanes:
         Args:
             packed: as they go over the wire.
             count: how many commands these are.
+
+        Raises:
+            StoreUnavailable: the exchange in front found the server silent. Nothing was sent.
         """
         lane, others = None, 0
         for each in self._lanes:
@@ -80,8 +92,12 @@ class Lanes:
                 self._start_pump(lane)
             return await future
         lane.busy, lane.callers = True, 1
+        began = self._clock()
         try:
             return await self._send(packed, count)
+        except HoldfastError:
+            self._refuse_after(began)
+            raise
         finally:
             lane.callers = 0
             if self._waiting:
@@ -127,12 +143,14 @@ class Lanes:
 
     async def _serve(self, batch: list[tuple[bytes, int, asyncio.Future[Replies]]]) -> None:
         packed = b"".join([part for part, _, _ in batch])
+        began = self._clock()
         try:
             replies = await self._send(packed, sum(count for _, count, _ in batch))
         except HoldfastError as error:
             for _, _, future in batch:
                 if not future.done():
                     future.set_exception(_own(error))
+            self._refuse_after(began)
             return
         except Exception as error:  # noqa: BLE001 - a fault of ours: whoever called shall see it
             for _, _, future in batch:
@@ -148,6 +166,17 @@ class Lanes:
             if not future.done():
                 future.set_result(replies[at : at + count])
             at += count
+
+    def _refuse_after(self, began: float) -> None:
+        """Let nobody wait behind an exchange that failed by a time-out: the next one would as well."""
+        if self._clock() - began < _SILENCE:
+            return
+        while self._waiting:
+            future = self._waiting.popleft()[2]
+            if not future.done():
+                future.set_exception(
+                    StoreUnavailable("the server was silent to the call before: nothing was sent")
+                )
 
 
 def _own(error: HoldfastError) -> HoldfastError:

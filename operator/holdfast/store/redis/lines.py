@@ -88,6 +88,11 @@ class OwnLine(asyncio.Protocol):
         self._transport.set_protocol(self)
 
     @property
+    def here(self) -> bool:
+        """Whether the event loop that runs is the one it was made in: no other hears its replies."""
+        return self._loop is asyncio.get_running_loop()
+
+    @property
     def usable(self) -> bool:
         """Whether it is open, as far as the event loop has heard, and nothing came that nobody asked for."""
         return not (self._ended or self._replies or self._reader.has_data())

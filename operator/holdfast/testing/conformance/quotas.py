@@ -257,6 +257,24 @@ class TestQuotas:
         for client in clients:
             await client.aclose()
 
+    async def test_imports_of_one_client_at_once_keep_the_bound(
+        self, store: MemoryStore, memory: MemoryAddress, govern: Govern
+    ) -> None:
+        await govern(memory, policy(quotas=ROOM), **held())
+        client = Client(store, namespace=memory.namespace)
+        sessions = client.memory("support")
+        await sessions.session("from").append(user("words " * 200))
+        lines = [line async for line in sessions.session("from").export()]
+        copies = [sessions.session(f"to-{number}") for number in range(5)]
+        done = await asyncio.gather(
+            *(copy.import_(lines) for copy in copies), return_exceptions=True
+        )
+        each = await sessions.session("from").token_count()
+        room = 1_000 // each - 1
+        assert [isinstance(one, QuotaExceeded) for one in done].count(False) == room
+        assert [await copy.length() for copy in copies].count(1) == room
+        await client.aclose()
+
     async def test_a_soft_bound_is_told_with_every_write(
         self, store: MemoryStore, memory: MemoryAddress, govern: Govern
     ) -> None:

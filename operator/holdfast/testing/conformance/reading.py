@@ -127,6 +127,24 @@ class TestRead(SessionContract):
         await _tell(session, system("s"), user("a"), system("t"), user("b"))
         assert await session.read(limit=2) == [system("t"), user("b")]
 
+    async def test_who_changes_what_was_read_changes_nothing_that_is_stored(
+        self, session: Session
+    ) -> None:
+        message = user("a")
+        await session.append(message)
+        message["content"] = "b"
+        async with session.turn() as turn:
+            for found in (
+                await session.read(),
+                await session.read(limit=1),
+                await session.read(max_tokens=100),
+                [record.item for record in (await session.read_page()).records],
+                await turn.read(),
+            ):
+                assert found == [user("a")]
+                found[0]["content"] = "c"
+        assert await session.pop() == user("a")
+
     async def test_a_limit_and_a_budget_exclude_each_other(self, session: Session) -> None:
         with pytest.raises(ValueError, match="limit"):
             await session.read(limit=5, max_tokens=100)
@@ -175,6 +193,14 @@ class TestReadBudget(SessionContract):
         assert [message["role"] for message in least] == ["system", "system", "assistant"]
         with pytest.raises(BudgetTooSmall):
             await session.read(max_tokens=needed - 1)
+
+    async def test_a_large_answer_to_a_call_that_waits_hides_nothing_before_it(
+        self, session: Session
+    ) -> None:
+        newer = [user(f"{number}") for number in range(31)]  # Redis reads 32 at a time
+        await session.append_many([user("before"), call("c1", "c2"), result("c1", "rain " * 200)])
+        await session.append_many(newer)
+        assert await session.read(max_tokens=200) == [user("before"), *newer]
 
     async def test_a_budget_is_kept_in_a_long_session(self, session: Session) -> None:
         messages = [user(f"message {number}") for number in range(300)]
