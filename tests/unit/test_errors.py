@@ -56,6 +56,7 @@ from holdfast.store.in_memory import InMemoryStore
 from holdfast.store.redis import RedisStore
 from holdfast.store.redis.carrier import Broken, Carrier, Command, PoolCarrier
 from holdfast.store.redis.cluster import ClusterCarrier
+from holdfast.store.redis.lanes import Lanes
 from holdfast.store.redis.layout import session_keys
 from holdfast.store.redis.migrating import Migration
 from holdfast.store.redis.replies import accept, raise_for, read_status
@@ -340,6 +341,26 @@ class Scripted:
 def run(answer: list[Any] | Exception, *, repeatable: bool = False) -> Awaitable[object]:
     runner = Runner(Scripted(answer), patience=0)
     return runner.run(script("append"), [b"k"], [], repeatable=repeatable)
+
+
+async def behind_a_silent_exchange() -> object:
+    silence = asyncio.Event()
+    now = 0.0
+
+    async def send(packed: bytes, count: int) -> list[Any]:
+        await silence.wait()
+        raise Broken("x")
+
+    lanes = Lanes(send, clock=lambda: now)
+    calls = [asyncio.create_task(lanes.exchange(b"a", 1)) for _ in range(3)]
+    await asyncio.sleep(0)  # two are sent by now, and one waits
+    now = 5.0
+    silence.set()
+    *_, waiting = await asyncio.gather(*calls, return_exceptions=True)
+    await lanes.aclose()
+    if isinstance(waiting, BaseException):
+        raise waiting
+    return waiting
 
 
 def policy_reply(layout: bytes) -> Awaitable[object]:
@@ -1127,6 +1148,12 @@ def server_cases() -> Iterator[Case]:
         errors.StoreUnavailable,
         "the server does not answer in time",
         lambda: run(Broken("x"), repeatable=True),
+    )
+    yield Case(
+        "behind one that got none",
+        errors.StoreUnavailable,
+        "the server was silent to the call before: nothing was sent",
+        behind_a_silent_exchange,
     )
     yield Case(
         "no scripts",
