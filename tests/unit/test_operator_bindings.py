@@ -522,7 +522,7 @@ def test_a_password_is_taken_from_before_it_is_told_until_grace_ends(
     for seconds, request, lost in steps:
         now += timedelta(seconds=seconds)
         notes, data = told.notes(), {"password": told.text.encode()}
-        read = read_password(data, notes)
+        read = read_password(data, notes, now)
         assert read == told
         new = next_password(read, Rules(interval, grace, request), now=now, make=make)
         taken = new.hashes(now)
@@ -541,7 +541,7 @@ def test_a_password_is_taken_from_before_it_is_told_until_grace_ends(
     st.binary(max_size=60), st.dictionaries(st.sampled_from([HASH, MADE, FORMER, UNTIL]), st.text())
 )
 def test_whatever_is_in_a_secret_is_read_or_replaced(password: bytes, notes: dict[str, str]):
-    read = read_password({"password": password}, notes)
+    read = read_password({"password": password}, notes, NOON)
     assert read is None
     made = next_password(
         read,

@@ -154,7 +154,9 @@ class CredentialsService:
             grace=timedelta(milliseconds=spec.grace.milliseconds),
             request=asked,
         )
-        current = read_password(secret.data, secret.annotations) if secret is not None else None
+        current = (
+            read_password(secret.data, secret.annotations, now) if secret is not None else None
+        )
         lost = noted_hash(secret.annotations) if secret is not None and current is None else ""
         password = next_password(current, rules, now=now, lost=lost, make=self._make_password)
         name = await self._users.name(binding)
@@ -320,11 +322,13 @@ class CredentialsService:
         try:
             if secret is None:
                 await self._secrets.create(draft)
-            elif secret.immutable and secret.data != data:
-                # Somebody sealed it: a new one has to take its place, and is made with the next look.
+            elif secret.data == data and notes.items() <= secret.annotations.items():
+                pass
+            elif secret.immutable:
+                # Somebody sealed it: a new one has to take its place.
                 await self._secrets.delete(home, name, secret.version)
                 await self._secrets.create(draft)
-            elif secret.data != data or not notes.items() <= secret.annotations.items():
+            else:
                 await self._secrets.replace(draft, secret.version)
         except ClusterForbidden:
             if secret is None:  # a password that nobody was told is of no use

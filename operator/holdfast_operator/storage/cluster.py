@@ -72,19 +72,21 @@ class WatchedCluster:
         """Return every MemoryResource, as they were seen last."""
         return self._mirror.memories()
 
-    async def namespace(self, name: str) -> Namespace | None:
-        """Return a namespace: as seen last, else by asking."""
+    async def namespace(self, name: str, *, newest: bool = False) -> Namespace | None:
+        """Return a namespace: as seen last, else by asking; see `Cluster.namespace`."""
         seen = self._mirror.namespace(name)
-        if seen is not None:
+        if seen is not None and not newest:
             return seen
         now = self._clock()
         asked = self._asked.get(name)
-        if asked is not None and now - asked[0] < _FRESH:
+        if asked is not None and now - asked[0] < _FRESH and not newest:
             return asked[1]
         body = await self._kubernetes.get(f"/api/v1/namespaces/{name}")
         if body is None:
             self._asked.pop(name, None)
             return None
+        if seen is not None:  # they are watched, and that watch may be behind those of our kinds
+            self._mirror.put_namespace(body)
         namespace = read_namespace(body)
         self._asked[name] = (now, namespace)
         return namespace

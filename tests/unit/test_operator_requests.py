@@ -1,0 +1,84 @@
+"""Requests to an API server whose credentials end, over a small one that speaks HTTP."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from holdfast_operator.storage.kubernetes import Kubernetes
+
+
+class Server:
+    """An API server that knows one token, and answers every GET with an empty object.
+
+    Attributes:
+        token: the one that it takes.
+        refused: how many requests it refused.
+    """
+
+    def __init__(self) -> None:
+        self.token, self.refused, self.port = "first", 0, 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                await self.gate.wait()
+                right = f"Bearer {self.token}".encode() in head
+                self.refused += not right
+                status = b"200 OK" if right else b"401 Unauthorized"
+                writer.write(
+                    b"HTTP/1.1 " + status + b"\r\nContent-Type: application/json\r\n"
+                    b"Content-Length: 2\r\n\r\n{}"
+                )
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+
+@pytest_asyncio.fixture
+async def server() -> AsyncGenerator[Server]:
+    known = Server()
+    listening = await asyncio.start_server(known.answer, "127.0.0.1", 0)
+    known.port = listening.sockets[0].getsockname()[1]
+    yield known
+    listening.close()
+
+
+def write_kubeconfig(path: Path, server: Server, token: str) -> None:
+    cluster = {"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.port}"}}
+    user = {"name": "u", "user": {"token": token}}
+    context = {"name": "x", "context": {"cluster": "c", "user": "u"}}
+    whole = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "x",
+        "clusters": [cluster],
+        "users": [user],
+        "contexts": [context],
+    }
+    path.write_text(json.dumps(whole), encoding="utf-8")
+
+
+@pytest.mark.asyncio
+async def test_a_token_that_ends_under_many_requests_is_renewed_once_and_fails_none(
+    server: Server, tmp_path: Path
+):
+    path = tmp_path / "kubeconfig"
+    write_kubeconfig(path, server, "first")
+    async with Kubernetes(path) as kubernetes:
+        assert await kubernetes.get("/first") == {}
+        server.token = "second"
+        write_kubeconfig(path, server, "second")
+        server.gate.clear()
+        asking = [asyncio.create_task(kubernetes.get(f"/{at}")) for at in range(100)]
+        await asyncio.sleep(0)
+        server.gate.set()
+        answers = await asyncio.gather(*asking, return_exceptions=True)
+        assert [one for one in answers if one != {}] == []
