@@ -749,7 +749,7 @@ async def test_a_login_that_the_server_refuses_is_the_bindings_fault(
 ):
     world.edit(backend_of(world), access={"mode": "ProvidedCredentials"})
     await world.look(backend_of(world))
-    world.put_secret("given", labels=OFFER, username="u", password="wrong")
+    world.put_secret("given", labels=OFFER, username="u", password="wrong\n")
     binding = world.add_binding(credentialsRef={"name": "given"})
 
     async def refused(*_: object) -> tuple[str, ...]:
@@ -758,6 +758,9 @@ async def test_a_login_that_the_server_refuses_is_the_bindings_fault(
     monkeypatch.setattr(world.access, "probe", refused)
     outcome = await world.look(binding)
     assert credentials_of(binding) == ("False", "AuthenticationFailed")
+    found = condition(binding, "Ready")
+    assert found is not None
+    assert found["message"].endswith("ends in a line break, which counts: write it without.")
     assert outcome.suspect is None
 
 

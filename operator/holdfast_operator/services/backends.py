@@ -61,6 +61,7 @@ from holdfast_operator.services.risks import risk_events, risks, survey_sentence
 from holdfast_operator.services.servers import (
     available,
     is_full,
+    refused,
     require_acknowledged,
     require_mode,
     sentence,
@@ -348,7 +349,8 @@ class BackendService:
         except ConfigurationError as error:
             raise wrong_mode(backend.spec) from error
         except HoldfastError as error:
-            raise self.obstacle(error) from error
+            used = self._addresses[uid_of(backend.metadata)]
+            raise refused(self.obstacle(error), used) from error
 
     async def _ask(self, backend: MemoryBackend, hands: Maintenance) -> _Seen:
         info = await self._ask_server(backend, hands)

@@ -34,7 +34,7 @@ from holdfast_operator.services.ports import (
     Secrets,
 )
 from holdfast_operator.services.risks import is_open
-from holdfast_operator.services.servers import credentials
+from holdfast_operator.services.servers import about_line_breaks, credentials
 from holdfast_operator.services.users import Users
 from holdfast_operator.status import BoundSecret, LastRotation
 
@@ -231,13 +231,14 @@ class CredentialsService:
             if ref is None:
                 raise _wrong_reference(place, "needs spec.credentialsRef: name a Secret there")
             login = await self._offered(binding, ref.name)
+            who = Login(login.username or None, login.password)
             try:
-                who = Login(login.username or None, login.password)
                 faults = await access.probe(who, place.grants)
             except AccessDenied as error:
                 raise Obstacle(
                     ReadyReason.AUTHENTICATION_FAILED,
-                    f"The server refuses user or password of the Secret {ref.name}: correct it.",
+                    f"The server refuses user or password of the Secret {ref.name}: correct it."
+                    f"{about_line_breaks(who)}",
                 ) from error
             if faults:
                 raise Obstacle(
