@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from holdfast.client import Client
 from holdfast.store.redis import RedisStore
 from holdfast.store.redis.script import script
-from tests.harness.control_plane import ControlPlane
+from tests.harness.control_plane import ControlPlane, KubectlError
 from tests.harness.operator_process import RBAC, OperatorProcess
 from tests.harness.servers import Product, Server
 from tests.harness.space import Space, condition
@@ -22,6 +23,23 @@ PASSWORD = "correct-horse-battery-staple"
 ODD = 'pä"s%20 w@:/?#[]{}ö\\'
 SECRET = "secret/agent-holdfast"
 NOTES = "holdfast.dev/"
+
+POLICY = """
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: {name: NAMESPACE}
+spec:
+  matchConstraints:
+    namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: NAMESPACE}}
+    resourceRules:
+    - {apiGroups: [""], apiVersions: [v1], operations: [CREATE], resources: [secrets]}
+  validations: [{expression: "has(object.metadata.labels) && 'cost-center' in object.metadata.labels"}]
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata: {name: NAMESPACE}
+spec: {policyName: NAMESPACE, validationActions: [Deny]}
+"""
 
 
 def bind(space: Space, memory: str = "support", name: str = "agent") -> None:
@@ -138,3 +156,28 @@ async def test_the_longest_names_and_the_oddest_login(space: Space, tmp_path: Pa
         for what in (f"membind/{agent}", f"memres/{memory}", f"membackend/{backend}"):
             space.delete(what)
             await space.gone(what)
+
+
+async def test_a_secret_that_a_policy_refuses_is_told(space: Space, redis: Redis):
+    """The API server says that with the same code as it says that an object changed."""
+    space.backend()
+    space.resource()
+    await space.ready("memres/support")
+    space.plane.apply(POLICY.replace("NAMESPACE", space.namespace))
+    await until(lambda: refused(space), "the policy is in force")
+    bind(space)
+    binding = await space.ready("membind/agent", "NoPermission")
+    assert "an admission policy" in condition(binding, "CredentialsReady")["message"]
+    users = b" ".join(await redis.execute_command("ACL", "USERS"))
+    assert space.namespace.encode() not in users, "a password that nobody was told is of no use"
+    space.plane.kubectl("delete", f"validatingadmissionpolicybinding/{space.namespace}")
+    await space.ready("membind/agent")
+
+
+def refused(space: Space) -> bool:
+    """Whether the policy refuses a Secret of ours."""
+    try:
+        space.kubectl("create", "secret", "generic", "plain", "--dry-run=server")
+    except KubectlError:
+        return True
+    return False

@@ -2,13 +2,16 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from holdfast_operator.services.ports import ClusterConflict, ClusterForbidden
 from holdfast_operator.storage.kubernetes import Kubernetes
+from holdfast_operator.storage.mirror import Key, Kind
 
 
 class Server:
@@ -16,11 +19,12 @@ class Server:
 
     Attributes:
         token: the one that it takes.
-        refused: how many requests it refused.
+        status: what it says to whoever has that token.
     """
 
     def __init__(self) -> None:
-        self.token, self.refused, self.port = "first", 0, 0
+        self.token, self.port = "first", 0
+        self.status = b"200 OK"
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -29,8 +33,9 @@ class Server:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 await self.gate.wait()
                 right = f"Bearer {self.token}".encode() in head
-                self.refused += not right
-                status = b"200 OK" if right else b"401 Unauthorized"
+                length = re.search(rb"Content-Length: (\d+)", head)
+                await reader.readexactly(int(length[1]) if length else 0)
+                status = self.status if right else b"401 Unauthorized"
                 writer.write(
                     b"HTTP/1.1 " + status + b"\r\nContent-Type: application/json\r\n"
                     b"Content-Length: 2\r\n\r\n{}"
@@ -82,3 +87,17 @@ async def test_a_token_that_ends_under_many_requests_is_renewed_once_and_fails_n
         server.gate.set()
         answers = await asyncio.gather(*asking, return_exceptions=True)
         assert [one for one in answers if one != {}] == []
+
+
+@pytest.mark.asyncio
+async def test_what_a_policy_refuses_is_no_change_meanwhile(server: Server, tmp_path: Path):
+    """Both may be 422: a patch that tests for a version, and what an admission policy does not take."""
+    path = tmp_path / "kubeconfig"
+    write_kubeconfig(path, server, "first")
+    server.status = b"422 Unprocessable Entity"
+    async with Kubernetes(path) as kubernetes:
+        with pytest.raises(ClusterConflict):
+            await kubernetes.put_status(Key(Kind.BINDING, "team", "agent"), "1", {})
+        for write in (kubernetes.create, kubernetes.replace):
+            with pytest.raises(ClusterForbidden):
+                await write("/api/v1/namespaces/team/secrets", {})

@@ -334,7 +334,7 @@ class CredentialsService:
         except ClusterForbidden:
             if secret is None:  # a password that nobody was told is of no use
                 await self._users.remove(binding, place.reference)
-            raise no_permission(home, self._secrets.account) from None
+            raise no_permission(home, self._secrets.account, reads=True) from None
 
 
 class Unprovided(Exception):
@@ -377,21 +377,23 @@ def name_taken(binding: MemoryBinding) -> Obstacle:
     )
 
 
-def no_permission(namespace: str, account: str) -> Obstacle:
+def no_permission(namespace: str, account: str, *, reads: bool = False) -> Obstacle:
     """Return the obstacle of a namespace whose Secrets we may not write, with what grants it.
 
     Args:
         namespace: the binding's.
         account: the operator's ServiceAccount, as `namespace:name`.
+        reads: we may read them: perhaps it is no right that is missing.
     """
     role = "holdfast-operator-binding-secrets"
     where = f"kubectl --namespace={namespace}"
+    more = ". If it is granted, a quota or an admission policy refuses the Secret." if reads else ""
     return Obstacle(
         CredentialsReason.NO_PERMISSION,
         "The operator may not write Secrets in this namespace. This grants it: "
         f"{where} create role {role} --verb=get,create,update,delete --resource=secrets && "
         f"{where} create rolebinding {role} --role={role} "
-        f"--serviceaccount={account}",
+        f"--serviceaccount={account}{more}",
     )
 
 

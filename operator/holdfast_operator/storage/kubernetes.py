@@ -231,10 +231,12 @@ class Kubernetes:
                 return answer
             case 404:
                 return None
-            case 403:
-                raise ClusterForbidden(f"not allowed: {method} {path}")
-            case 409 | 422:
+            case 409:
                 raise ClusterConflict(f"the object changed meanwhile: {method} {path}")
+            case 422 if content == _JSON_PATCH:  # what it tests is not so any more
+                raise ClusterConflict(f"the object changed meanwhile: {method} {path}")
+            case 403 | 422:  # rights, a quota, or what an admission policy says
+                raise ClusterForbidden(f"not allowed: {method} {path}")
             case _:
                 raise ClusterUnavailable(f"the API server answered {status}: {method} {path}")
 
