@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from holdfast_operator.services.ports import ClusterConflict, ClusterForbidden
+from holdfast_operator.services.ports import ClusterConflict, ClusterForbidden, ClusterUnavailable
+from holdfast_operator.storage.cluster import WatchedCluster
 from holdfast_operator.storage.kubernetes import Kubernetes
-from holdfast_operator.storage.mirror import Key, Kind
+from holdfast_operator.storage.mirror import Key, Kind, Mirror
+from tests.harness.waiting import until
 
 
 class Server:
@@ -20,10 +22,11 @@ class Server:
     Attributes:
         token: the one that it takes.
         status: what it says to whoever has that token.
+        asked: how many requests there were.
     """
 
     def __init__(self) -> None:
-        self.token, self.port = "first", 0
+        self.token, self.port, self.asked = "first", 0, 0
         self.status = b"200 OK"
         self.gate = asyncio.Event()
         self.gate.set()
@@ -31,6 +34,7 @@ class Server:
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
+                self.asked += 1
                 await self.gate.wait()
                 right = f"Bearer {self.token}".encode() in head
                 length = re.search(rb"Content-Length: (\d+)", head)
@@ -101,3 +105,29 @@ async def test_what_a_policy_refuses_is_no_change_meanwhile(server: Server, tmp_
         for write in (kubernetes.create, kubernetes.replace):
             with pytest.raises(ClusterForbidden):
                 await write("/api/v1/namespaces/team/secrets", {})
+
+
+@pytest.mark.asyncio
+async def test_many_who_want_the_newest_share_what_was_asked_after_they_came(
+    server: Server, tmp_path: Path
+):
+    path = tmp_path / "kubeconfig"
+    write_kubeconfig(path, server, "first")
+    async with Kubernetes(path) as kubernetes:
+        cluster = WatchedCluster(kubernetes, Mirror(), namespaces=["team"])
+        assert await cluster.namespace("team") == await cluster.namespace("team")
+        assert server.asked == 1
+        server.gate.clear()
+        first = asyncio.create_task(cluster.namespace("team", newest=True))
+        await until(lambda: server.asked == 2, "it is asked")
+        # What is under way may have been answered before these came.
+        asking = [asyncio.create_task(cluster.namespace("team", newest=True)) for _ in range(99)]
+        await asyncio.sleep(0)
+        server.gate.set()
+        assert None not in await asyncio.gather(first, *asking)
+        assert server.asked == 3
+        server.status = b"500 Internal Server Error"
+        with pytest.raises(ClusterUnavailable):
+            await cluster.namespace("team", newest=True)
+        server.status = b"200 OK"
+        assert await cluster.namespace("team", newest=True) is not None
