@@ -18,7 +18,16 @@ import kopf
 
 from holdfast_operator.composition import compose
 from holdfast_operator.elector import Alone, Elector, minutes_since_1970
-from holdfast_operator.handlers import Echoes, Keeper, Losses, Wakers, counted_session, register
+from holdfast_operator.handlers import (
+    Echoes,
+    Keeper,
+    Listings,
+    Losses,
+    Wakers,
+    counted_session,
+    letting_go,
+    register,
+)
 from holdfast_operator.handlers.settings import operator_settings, quiet_progress
 from holdfast_operator.health import HealthServer, PortTaken, Pulse
 from holdfast_operator.leadership import Times
@@ -181,13 +190,17 @@ async def _act(
         echoes=watched.echoes,
     )
     watches = (len(Kind) + 1) * max(1, len(options.namespaces))
+    mirror, wakers, echoes = watched.mirror, watched.wakers, watched.echoes
+    gone = letting_go(keeper=keeper, mirror=mirror, wakers=wakers, echoes=echoes)
+    listings = Listings(mirror, gone)
     register(
         registry,
-        login=lambda: _log_in(kubernetes, metrics, watches=watches),
+        login=lambda: _log_in(kubernetes, metrics, watches=watches, listings=listings),
         keeper=keeper,
-        mirror=watched.mirror,
-        wakers=watched.wakers,
-        echoes=watched.echoes,
+        mirror=mirror,
+        wakers=wakers,
+        echoes=echoes,
+        gone=gone,
         watch_namespaces=not options.namespaces,
         ending=stop.set,
     )
@@ -331,7 +344,7 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
 
 
 async def _log_in(
-    kubernetes: Kubernetes, metrics: OperatorMetrics, *, watches: int
+    kubernetes: Kubernetes, metrics: OperatorMetrics, *, watches: int, listings: Listings
 ) -> kopf.AiohttpSession:
     details = await kubernetes.connection_details()
     info = kopf.ConnectionInfo(
@@ -344,4 +357,4 @@ async def _log_in(
         token=details.token,
         proxy_url=details.proxy,
     )
-    return counted_session(info, metrics.wrote, watches=watches)
+    return counted_session(info, metrics.wrote, watches=watches, middlewares=(listings,))

@@ -434,6 +434,7 @@ class World:
         self.server = server or FakeServer()
         self.connections = FakeConnections(self.server)
         self.namespaces: dict[str, Namespace] = {}
+        self.seen_namespaces: dict[str, Namespace] = {}  # by a watch that is behind
         self.secrets: dict[tuple[str, str], Secret] = {}
         self.config_maps: dict[tuple[str, str], ConfigMap] = {}
         self.objects: dict[tuple[str, str, str], dict[str, Any]] = {}
@@ -487,8 +488,9 @@ class World:
     def memories(self) -> Sequence[Body]:
         return [body for key, body in sorted(self.objects.items()) if key[0] == "MemoryResource"]
 
-    async def namespace(self, name: str) -> Namespace | None:
-        return self.namespaces.get(name)
+    async def namespace(self, name: str, *, newest: bool = False) -> Namespace | None:
+        seen = None if newest else self.seen_namespaces.get(name)
+        return seen or self.namespaces.get(name)
 
     async def secret(self, namespace: str, name: str) -> Secret | None:
         return self.secrets.get((namespace, name))

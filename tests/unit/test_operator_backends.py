@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.errors import ConfigurationError, StoreUnavailable, UnknownKeys
+from holdfast.errors import AccessDenied, ConfigurationError, StoreUnavailable, UnknownKeys
 from holdfast.policy import Policy
 from holdfast.store.addresses import Login, Mode
 from holdfast_operator.services.clamping import Bounds, clamped, fair_share
@@ -153,6 +153,53 @@ async def test_what_stands_in_the_way_is_named(
     world.server.fault = None
     await world.look(backend)
     assert ready(backend) == ("True", "Available")
+
+
+@pytest.mark.parametrize(
+    ("entries", "hinted"),
+    [
+        ({"password": "right"}, False),
+        ({"password": "right\n"}, True),
+        ({"password": "right", "username": "ops\r\n"}, True),
+    ],
+)
+@pytest.mark.asyncio
+async def test_a_refused_login_that_ends_in_a_line_break_is_told_of_it(
+    world: World, entries: dict[str, str], hinted: bool
+):
+    """It is in no `kubectl get` to be seen, and `echo` writes one."""
+    world.add_secret("login", **entries)
+    backend = world.add_backend(authRef={"name": "login"})
+    world.server.fault = AccessDenied("wrong password")
+    await world.look(backend)
+    assert ready(backend) == ("False", "AuthenticationFailed")
+    assert ("line break" in message(backend)) is hinted
+    assert "right" not in message(backend)
+
+
+@pytest.mark.asyncio
+async def test_a_backend_that_waits_for_its_memories_follows_its_secret(world: World):
+    world.add_secret("login", password="first")
+    backend, resource = world.add_backend(authRef={"name": "login"}), world.add_resource()
+    await world.look(backend)
+    await world.settle(resource)
+    world.delete(backend)
+    await world.look(backend)
+    assert ready(backend) == ("False", "InUse")
+    world.clock.advance(60)
+    world.add_secret("login", password="second")
+    loaded = world.server.calls.count("load_scripts")
+    await world.look(backend)
+    assert world.server.addresses[-1].login.password == "second"
+    assert world.server.calls.count("load_scripts") == loaded + 1
+    # Without a Secret what is open is used on: the memories have to get away.
+    del world.secrets["platform", "login"]
+    await world.look(backend)
+    assert world.connections.is_open(backend["metadata"]["uid"])
+    world.delete(resource)
+    await world.settle(resource)
+    await world.look(backend)
+    assert ("MemoryBackend", "platform", "shared") not in world.objects
 
 
 @pytest.mark.asyncio

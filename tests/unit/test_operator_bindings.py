@@ -521,7 +521,7 @@ def test_a_password_is_taken_from_before_it_is_told_until_grace_ends(
     for seconds, request, lost in steps:
         now += timedelta(seconds=seconds)
         notes, data = told.notes(), {"password": told.text.encode()}
-        read = read_password(data, notes)
+        read = read_password(data, notes, now)
         assert read == told
         new = next_password(read, Rules(interval, grace, request), now=now, make=make)
         taken = new.hashes(now)
@@ -540,7 +540,7 @@ def test_a_password_is_taken_from_before_it_is_told_until_grace_ends(
     st.binary(max_size=60), st.dictionaries(st.sampled_from([HASH, MADE, FORMER, UNTIL]), st.text())
 )
 def test_whatever_is_in_a_secret_is_read_or_replaced(password: bytes, notes: dict[str, str]):
-    read = read_password({"password": password}, notes)
+    read = read_password({"password": password}, notes, NOON)
     assert read is None
     made = next_password(
         read,
@@ -748,7 +748,7 @@ async def test_a_login_that_the_server_refuses_is_the_bindings_fault(
 ):
     world.edit(backend_of(world), access={"mode": "ProvidedCredentials"})
     await world.look(backend_of(world))
-    world.put_secret("given", labels=OFFER, username="u", password="wrong")
+    world.put_secret("given", labels=OFFER, username="u", password="wrong\n")
     binding = world.add_binding(credentialsRef={"name": "given"})
 
     async def refused(*_: object) -> tuple[str, ...]:
@@ -757,6 +757,9 @@ async def test_a_login_that_the_server_refuses_is_the_bindings_fault(
     monkeypatch.setattr(world.access, "probe", refused)
     outcome = await world.look(binding)
     assert credentials_of(binding) == ("False", "AuthenticationFailed")
+    found = condition(binding, "Ready")
+    assert found is not None
+    assert found["message"].endswith("ends in a line break, which counts: write it without.")
     assert outcome.suspect is None
 
 

@@ -199,6 +199,24 @@ async def test_whatever_goes_wrong_in_a_round_the_next_one_follows(
 
 
 @pytest.mark.asyncio
+async def test_a_conflict_that_is_no_coincidence_is_told_once(caplog: pytest.LogCaptureFixture):
+    keeper, wakers, looked = kept(Status(), *[ClusterConflict("changed")] * 9)
+    stopped: Any = Stopped()
+    task = asyncio.create_task(keeper.keep(SUPPORT, kopf.Body(resource(5)), stopped))
+
+    def done() -> bool:
+        wakers.wake(SUPPORT)
+        return len(looked) > 9
+
+    await until(done, "looked at often enough")
+    stopped.set = True
+    task.cancel()
+    await task
+    told = [record for record in caplog.records if "again and again changed" in record.message]
+    assert len(told) == 1
+
+
+@pytest.mark.asyncio
 async def test_an_object_at_rest_is_looked_at_when_it_is_woken():
     keeper, wakers, looked = kept(Status())
     stopped: Any = Stopped()

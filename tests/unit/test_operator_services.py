@@ -527,6 +527,20 @@ async def test_the_name_of_a_namespace_that_was_reused_inherits_nothing(world: W
 
 
 @pytest.mark.asyncio
+async def test_a_watch_of_namespaces_that_is_behind_hands_no_keys_over(world: World):
+    """A memory may be seen before the namespace that it is in."""
+    await ready_pair(world)
+    world.server.memory(SUPPORT).sessions["old"] = 1
+    world.seen_namespaces["team"] = world.namespaces["team"]
+    world.add_namespace("team", uid="2")
+    stranger = world.add_resource()
+    stranger["metadata"]["uid"] = "another"
+    await world.look(stranger)
+    assert ready(stranger) == ("False", "KeysOwnedByOther")
+    assert world.server.memory(SUPPORT).owner.namespace_uid == "team-1"
+
+
+@pytest.mark.asyncio
 async def test_only_the_owner_of_the_backend_hands_keys_over(world: World):
     backend, _ = await ready_pair(world)
     world.id = "cluster-2"

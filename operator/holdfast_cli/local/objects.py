@@ -154,7 +154,7 @@ class Objects:
         """Return every memory; see `Cluster.memories`."""
         return [body for key, body in self._bodies.items() if key.kind == RESOURCE]
 
-    async def namespace(self, name: str) -> Namespace | None:
+    async def namespace(self, name: str, *, newest: bool = False) -> Namespace | None:  # noqa: ARG002 - as asked
         """Return a namespace: whichever is asked for is there; see `Cluster.namespace`."""
         return Namespace(name, self._uid(f"Namespace/{name}"))
 

@@ -7,15 +7,42 @@ import kopf
 
 from holdfast_operator.handlers.echoes import Echoes
 from holdfast_operator.handlers.keeper import Keeper, key_of
+from holdfast_operator.handlers.listings import Listings
 from holdfast_operator.handlers.losses import Losses
 from holdfast_operator.handlers.sessions import counted_session
 from holdfast_operator.handlers.wakers import Wakers
 from holdfast_operator.services.objects import mapping
-from holdfast_operator.storage.mirror import Kind, Mirror
+from holdfast_operator.storage.mirror import Key, Kind, Mirror
 
-__all__ = ["Echoes", "Keeper", "Losses", "Wakers", "counted_session", "register"]
+__all__ = [
+    "Echoes",
+    "Keeper",
+    "Listings",
+    "Losses",
+    "Wakers",
+    "counted_session",
+    "letting_go",
+    "register",
+]
 
 GROUP, VERSION = "holdfast.dev", "v1alpha1"
+
+
+def letting_go(
+    *, keeper: Keeper, mirror: Mirror, wakers: Wakers, echoes: Echoes
+) -> Callable[[Key, str], None]:
+    """Return what is to be called with the key and the uid of an object that is gone."""
+
+    def gone(key: Key, uid: str) -> None:
+        needed = mirror.needed_by(key)
+        keeper.forget(uid)
+        echoes.forget(key)
+        if mirror.drop(key, uid):
+            wakers.forget(key)
+        wakers.wake_all(mirror.dependants(key))
+        wakers.wake_all(needed)
+
+    return gone
 
 
 def register(
@@ -26,6 +53,7 @@ def register(
     mirror: Mirror,
     wakers: Wakers,
     echoes: Echoes,
+    gone: Callable[[Key, str], None],
     watch_namespaces: bool,
     ending: Callable[[], None],
 ) -> None:
@@ -38,6 +66,7 @@ def register(
         mirror: takes in every state that is seen.
         wakers: rung when something changed.
         echoes: hears every event.
+        gone: told of every object that is gone; see `letting_go`.
         watch_namespaces: whether the operator serves all namespaces, and so may watch them.
         ending: called when Kopf ends, whatever it was told by; it sets the flag that Kopf was given.
     """
@@ -52,7 +81,9 @@ def register(
         return await login()
 
     for kind in Kind:
-        _register_kind(registry, kind, keeper=keeper, mirror=mirror, wakers=wakers, echoes=echoes)
+        _register_kind(
+            registry, kind, keeper=keeper, mirror=mirror, wakers=wakers, echoes=echoes, gone=gone
+        )
     if watch_namespaces:
         _register_namespaces(registry, mirror, wakers)
 
@@ -65,6 +96,7 @@ def _register_kind(
     mirror: Mirror,
     wakers: Wakers,
     echoes: Echoes,
+    gone: Callable[[Key, str], None],
 ) -> None:
     selector = (GROUP, VERSION, kind.value)
 
@@ -80,17 +112,9 @@ def _register_kind(
             wakers.wake_all(mirror.dependants(key))
 
     @kopf.on.event(*selector, id=f"gone-{kind.value}", registry=registry)
-    async def gone(type: str | None, body: kopf.Body, **_: Any) -> None:
-        if type != "DELETED":
-            return
-        key, uid = key_of(kind, body), str(body.metadata.uid)
-        needed = mirror.needed_by(key)
-        keeper.forget(uid)
-        echoes.forget(key)
-        if mirror.drop(key, uid):
-            wakers.forget(key)
-        wakers.wake_all(mirror.dependants(key))
-        wakers.wake_all(needed)
+    async def went(type: str | None, body: kopf.Body, **_: Any) -> None:
+        if type == "DELETED":
+            gone(key_of(kind, body), str(body.metadata.uid))
 
     @kopf.daemon(*selector, id=f"keep-{kind.value}", registry=registry, cancellation_timeout=1.0)
     async def keep(body: kopf.Body, stopped: kopf.DaemonStopped, **_: Any) -> None:

@@ -34,6 +34,8 @@ Step: TypeAlias = Callable[[Body], Awaitable[Outcome]]
 """What a service does with an object."""
 
 _FIRST_RETRY, _LAST_RETRY = 0.2, 15.0
+_MANY: Final = 6
+"""Conflicts in a row that are no coincidence: six seconds."""
 _MOST_BLOCKED: Final = 30.0
 _SHORTEST_DELAY: Final = 0.1
 _UNHELD: Final = 5.0
@@ -113,10 +115,12 @@ class Keeper:
                 async with place():
                     pause = await self._round(key, body)
                 failures = 0
-            except ClusterConflict:
+            except ClusterConflict as error:
                 # Usually a write of Kopf's: its event is on the way, and rings.
                 failures += 1
                 pause = _retry(failures)
+                if failures == _MANY:
+                    _log.warning("%s: again and again %s", _name(key), error, extra=about(body))
             except ClusterError as error:
                 failures += 1
                 pause = _retry(failures)

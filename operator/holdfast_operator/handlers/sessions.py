@@ -6,7 +6,7 @@ finalizer to be removed never does.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from types import SimpleNamespace
@@ -32,7 +32,11 @@ class CountedSession(kopf.AiohttpSession):
 
 
 def counted_session(
-    info: kopf.ConnectionInfo, wrote: Callable[[str], None], *, watches: int
+    info: kopf.ConnectionInfo,
+    wrote: Callable[[str], None],
+    *,
+    watches: int,
+    middlewares: Sequence[aiohttp.ClientMiddlewareType] = (),
 ) -> CountedSession:
     """Return a session with these credentials.
 
@@ -41,6 +45,7 @@ def counted_session(
         wrote: called with the method of every request but a GET.
         watches: how many there will be. Each keeps a connection, and the others are few: a thousand
             objects that are created at once need no thousand handshakes.
+        middlewares: see every request and its answer.
     """
 
     async def begun(
@@ -57,7 +62,7 @@ def counted_session(
         proxy=info.proxy_url,
         trust_env=info.trust_env,
         trace_configs=[counting],
-        middlewares=(_repeat_conflicts,),
+        middlewares=(_repeat_conflicts, *middlewares),
     )
     return CountedSession(server=info.server, aiohttp_session=session, credentials=info)
 

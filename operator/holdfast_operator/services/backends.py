@@ -61,6 +61,7 @@ from holdfast_operator.services.risks import risk_events, risks, survey_sentence
 from holdfast_operator.services.servers import (
     available,
     is_full,
+    refused,
     require_acknowledged,
     require_mode,
     sentence,
@@ -233,6 +234,7 @@ class BackendService:
                 again=_IN_USE_CHECK,
                 events=transition(before, after),
                 blocked=True,
+                restarted=await self._serve_on(body),
             )
         self._figures_written.pop(uid, None)
         self._addresses.pop(uid, None)
@@ -242,6 +244,19 @@ class BackendService:
         self._last_users.forget(uid)
         await self._connections.close(uid)
         return Outcome()
+
+    async def _serve_on(self, body: Body) -> bool:
+        """Keep the server of a backend usable that waits for its memories; True: it was started anew."""
+        try:
+            backend = MemoryBackend.from_body(body)
+            hands = await self._connect(backend)
+            info = await self._ask_server(backend, hands)
+            await hands.load_scripts()
+        except (PolicyInvalid, Obstacle, HoldfastError):
+            return (
+                False  # the connection that is open is used on, and the memories say what is wrong
+            )
+        return self._restarted(backend, info)
 
     async def connection(self, backend: MemoryBackend) -> Maintenance:
         """Return the connection to a backend's server, the one that is open if there is one.
@@ -333,7 +348,8 @@ class BackendService:
         except ConfigurationError as error:
             raise wrong_mode(backend.spec) from error
         except HoldfastError as error:
-            raise self.obstacle(error) from error
+            used = self._addresses[uid_of(backend.metadata)]
+            raise refused(self.obstacle(error), used) from error
 
     async def _ask(self, backend: MemoryBackend, hands: Maintenance) -> _Seen:
         info = await self._ask_server(backend, hands)

@@ -22,7 +22,9 @@ from holdfast_operator.services.conditions import (
     Finding,
     conditions,
     healing_interval,
+    kept,
     listed,
+    merged,
     moment,
     not_ready,
     paused,
@@ -98,6 +100,15 @@ class _Look:
     findings: list[Finding] = field(default_factory=list[Finding])
     events: list[Event] = field(default_factory=list[Event])
     place: Place | None = None
+    stays: tuple[Condition, ...] = ()
+
+    def fails(self, obstacle: Obstacle) -> None:
+        """Note why the binding cannot be Ready, and what that says about the credentials."""
+        before = self.binding.status.conditions
+        self.findings = [*not_ready(obstacle), *_lacking_for(obstacle)]
+        if _is_passing(obstacle):
+            # They are as they were, for the generation that was looked at then.
+            self.stays = kept(before, ConditionType.CREDENTIALS_READY)
 
 
 class BindingService:
@@ -167,19 +178,22 @@ class BindingService:
         except Obstacle as obstacle:
             if self._is_new(binding, obstacle):
                 return Outcome(again=_PENDING_AGAIN)
-            look.findings = [*not_ready(obstacle), *_credentials_meanwhile(binding, obstacle)]
+            look.fails(obstacle)
         except HoldfastError as error:
             assert look.place is not None, "nothing else speaks to a server"
             suspect = named(look.place.backend.metadata)
             if self._doubt(binding):
                 return Outcome(again=_DOUBT_AGAIN, suspect=suspect)
-            obstacle = self._backends.obstacle(error)
-            look.findings = [*not_ready(obstacle), *_credentials_meanwhile(binding, obstacle)]
+            look.fails(self._backends.obstacle(error))
         else:
             self._faults.pop(uid_of(metadata), None)
         found = conditions(before.conditions, look.findings, generation=generation, now=now)
         after = before.model_copy(
-            update={**look.changes, "conditions": found, "observed_generation": generation}
+            update={
+                **look.changes,
+                "conditions": merged(look.stays, found),
+                "observed_generation": generation,
+            }
         )
         events = (*transition(before, after), *look.events)
         again = healing_interval(after, now)
@@ -276,20 +290,29 @@ class BindingService:
             if not place.grants:
                 fault = place.faults[0]
                 raise Withdrawn(fault.reason, fault.message)
-        except Withdrawn:
+        except Obstacle as obstacle:
+            if not isinstance(obstacle, Withdrawn) and not self._has_moved(look.binding, secret):
+                raise
             if secret is not None or look.binding.status.binding is not None:
                 await self._revoke(look.binding, secret)
             if secret is not None and not noted_hash(secret.annotations):
                 # A user that we cannot take back: at least nobody else gets its password from us.
                 home = namespace_of(look.binding.metadata)
                 await self._secrets.delete(home, secret.name, secret.version)
-            raise
+            raise Withdrawn(obstacle.reason, obstacle.message) from obstacle
         return place
+
+    def _has_moved(self, binding: MemoryBinding, secret: Secret | None) -> bool:
+        """Whether no memory is named any more on the backends where the user may be."""
+        noted = set(noted_backends(secret))
+        return bool(noted) and noted.isdisjoint(self._named(binding))
+
+    def _named(self, binding: MemoryBinding) -> set[str]:
+        return {f"{home}/{name}" for home, name in backends_named(binding, self._cluster)}
 
     async def _revoke(self, binding: MemoryBinding, secret: Secret | None) -> list[str]:
         """Remove the user everywhere; return the backends where it may still be."""
-        now = {f"{home}/{name}" for home, name in backends_named(binding, self._cluster)}
-        where = sorted(now.union(noted_backends(secret)))
+        where = sorted(self._named(binding).union(noted_backends(secret)))
         return [name for name in where if not await self._users.remove(binding, name)]
 
     def _is_new(self, binding: MemoryBinding, obstacle: Obstacle) -> bool:
@@ -324,11 +347,12 @@ class BindingService:
         )
         found = conditions(
             before.conditions,
-            [*not_ready(blocked), *_credentials_meanwhile(binding, blocked)],
+            not_ready(blocked),
             generation=binding.metadata.generation or 0,
             now=self._clock.now(),
         )
-        after = before.model_copy(update={"conditions": found})
+        stays = kept(before.conditions, ConditionType.CREDENTIALS_READY)
+        after = before.model_copy(update={"conditions": merged(stays, found)})
         return Outcome(
             changed(before, after),
             again=_BLOCKED_AGAIN,
@@ -367,15 +391,12 @@ def _lacking(reason: Reason, message: str) -> Finding:
     return Finding(ConditionType.CREDENTIALS_READY, FALSE, reason, message)
 
 
-def _credentials_meanwhile(binding: MemoryBinding, obstacle: Obstacle) -> list[Finding]:
-    """Return what an obstacle leaves to say about the credentials."""
-    known: Condition | None = binding.status.condition(ConditionType.CREDENTIALS_READY)
-    reasons = {str(reason): reason for reason in REASONS[ConditionType.CREDENTIALS_READY]}
-    passing = obstacle.reason in _PASSING and not isinstance(obstacle, Withdrawn)
-    if passing and known is not None:
-        reason = reasons.get(known.reason)
-        if reason is not None:
-            return [Finding(ConditionType.CREDENTIALS_READY, known.status, reason, known.message)]
-    if str(obstacle.reason) not in reasons:
+def _is_passing(obstacle: Obstacle) -> bool:
+    return obstacle.reason in _PASSING and not isinstance(obstacle, Withdrawn)
+
+
+def _lacking_for(obstacle: Obstacle) -> list[Finding]:
+    """Return what an obstacle says about the credentials, if nothing was said before."""
+    if obstacle.reason not in REASONS[ConditionType.CREDENTIALS_READY]:
         return []
     return [_lacking(obstacle.reason, obstacle.message)]

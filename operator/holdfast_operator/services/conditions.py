@@ -162,12 +162,12 @@ def timestamp(moment: datetime) -> str:
 
 
 def moment(text: str | None) -> datetime:
-    """Return the moment that a status names; 1970 when it names none that can be read."""
+    """Return the moment that a status names, in UTC; 1970 when it names none that can be read."""
     try:
         found = datetime.fromisoformat(text or "")
-    except ValueError:
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except (ValueError, OverflowError):  # a time zone may lead out of the years there are
         return datetime.fromtimestamp(0, UTC)
-    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
 def listed(names: Sequence[str]) -> str:

@@ -34,7 +34,7 @@ from holdfast_operator.services.ports import (
     Secrets,
 )
 from holdfast_operator.services.risks import is_open
-from holdfast_operator.services.servers import credentials
+from holdfast_operator.services.servers import about_line_breaks, credentials
 from holdfast_operator.services.users import Users
 from holdfast_operator.status import BoundSecret, LastRotation
 
@@ -154,7 +154,9 @@ class CredentialsService:
             grace=timedelta(milliseconds=spec.grace.milliseconds),
             request=asked,
         )
-        current = read_password(secret.data, secret.annotations) if secret is not None else None
+        current = (
+            read_password(secret.data, secret.annotations, now) if secret is not None else None
+        )
         lost = noted_hash(secret.annotations) if secret is not None and current is None else ""
         password = next_password(current, rules, now=now, lost=lost, make=self._make_password)
         name = await self._users.name(binding)
@@ -229,13 +231,14 @@ class CredentialsService:
             if ref is None:
                 raise _wrong_reference(place, "needs spec.credentialsRef: name a Secret there")
             login = await self._offered(binding, ref.name)
+            who = Login(login.username or None, login.password)
             try:
-                who = Login(login.username or None, login.password)
                 faults = await access.probe(who, place.grants)
             except AccessDenied as error:
                 raise Obstacle(
                     ReadyReason.AUTHENTICATION_FAILED,
-                    f"The server refuses user or password of the Secret {ref.name}: correct it.",
+                    f"The server refuses user or password of the Secret {ref.name}: correct it."
+                    f"{about_line_breaks(who)}",
                 ) from error
             if faults:
                 raise Obstacle(
@@ -320,16 +323,18 @@ class CredentialsService:
         try:
             if secret is None:
                 await self._secrets.create(draft)
-            elif secret.immutable and secret.data != data:
-                # Somebody sealed it: a new one has to take its place, and is made with the next look.
+            elif secret.data == data and notes.items() <= secret.annotations.items():
+                pass
+            elif secret.immutable:
+                # Somebody sealed it: a new one has to take its place.
                 await self._secrets.delete(home, name, secret.version)
                 await self._secrets.create(draft)
-            elif secret.data != data or not notes.items() <= secret.annotations.items():
+            else:
                 await self._secrets.replace(draft, secret.version)
         except ClusterForbidden:
             if secret is None:  # a password that nobody was told is of no use
                 await self._users.remove(binding, place.reference)
-            raise no_permission(home, self._secrets.account) from None
+            raise no_permission(home, self._secrets.account, reads=True) from None
 
 
 class Unprovided(Exception):
@@ -372,21 +377,23 @@ def name_taken(binding: MemoryBinding) -> Obstacle:
     )
 
 
-def no_permission(namespace: str, account: str) -> Obstacle:
+def no_permission(namespace: str, account: str, *, reads: bool = False) -> Obstacle:
     """Return the obstacle of a namespace whose Secrets we may not write, with what grants it.
 
     Args:
         namespace: the binding's.
         account: the operator's ServiceAccount, as `namespace:name`.
+        reads: we may read them: perhaps it is no right that is missing.
     """
     role = "holdfast-operator-binding-secrets"
     where = f"kubectl --namespace={namespace}"
+    more = ". If it is granted, a quota or an admission policy refuses the Secret." if reads else ""
     return Obstacle(
         CredentialsReason.NO_PERMISSION,
         "The operator may not write Secrets in this namespace. This grants it: "
         f"{where} create role {role} --verb=get,create,update,delete --resource=secrets && "
         f"{where} create rolebinding {role} --role={role} "
-        f"--serviceaccount={account}",
+        f"--serviceaccount={account}{more}",
     )
 
 

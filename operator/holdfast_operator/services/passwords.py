@@ -71,12 +71,15 @@ class Password:
         }
 
 
-def read_password(data: Mapping[str, bytes], notes: Mapping[str, str]) -> Password | None:
+def read_password(
+    data: Mapping[str, bytes], notes: Mapping[str, str], now: datetime
+) -> Password | None:
     """Read what a Secret says; None where the password is not the one that was put there.
 
     Args:
         data: its entries.
-        notes: its annotations.
+        notes: its annotations; whoever may edit the Secret may have edited them.
+        now: the time; nothing is made later.
     """
     raw = data.get("password", b"")
     text = raw.decode("ascii", "replace")
@@ -86,8 +89,8 @@ def read_password(data: Mapping[str, bytes], notes: Mapping[str, str]) -> Passwo
     known = bool(_SHA256.fullmatch(former))
     return Password(
         text=text,
-        made=moment(notes.get(MADE)),
-        request=notes.get(REQUEST, ""),
+        made=min(moment(notes.get(MADE)), now),
+        request=notes.get(REQUEST, "")[:MOST_OF_REQUEST],
         former=former if known else "",
         until=moment(until) if known else None,
     )

@@ -174,8 +174,13 @@ class Cluster(Protocol):
         """Return every MemoryResource of the namespaces that are watched."""
         ...
 
-    async def namespace(self, name: str) -> Namespace | None:
-        """Return a namespace; None when there is none."""
+    async def namespace(self, name: str, *, newest: bool = False) -> Namespace | None:
+        """Return a namespace; None when there is none.
+
+        Args:
+            name: its name.
+            newest: as it is now, and not as it was seen last: by then another one may have had the name.
+        """
         ...
 
     async def secret(self, namespace: str, name: str) -> Secret | None:

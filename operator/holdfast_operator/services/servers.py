@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from holdfast.store.addresses import Address, Mode, Node
+from holdfast.store.addresses import Address, Login, Mode, Node
 from holdfast.store.maintenance import ServerInfo
 from holdfast_operator.backend import AccessMode, BackendMode, BackendSpec, NamespacesFrom
 from holdfast_operator.reasons import ReadyReason
@@ -88,6 +88,25 @@ def credentials(secret: Secret) -> Credentials:
     if not texts["password"]:
         raise invalid(secret, "the entry password is missing or empty")
     return Credentials(texts["username"], texts["password"])
+
+
+def about_line_breaks(*logins: Login) -> str:
+    """Return what to add where a login was refused that ends in a line break, as editors and `echo` write it.
+
+    It is part of the entry, and not shown by what shows the entry. Empty where there is none.
+    """
+    texts = (text for login in logins for text in (login.username, login.password))
+    if not any(text and text[-1] in "\r\n" for text in texts):
+        return ""
+    return " The entry username or password ends in a line break, which counts: write it without."
+
+
+def refused(obstacle: Obstacle, address: Address) -> Obstacle:
+    """Return an obstacle, with what is odd about the login where it was refused."""
+    if obstacle.reason is not ReadyReason.AUTHENTICATION_FAILED:
+        return obstacle
+    hint = about_line_breaks(address.login, address.sentinel_login)
+    return Obstacle(obstacle.reason, obstacle.message + hint)
 
 
 def entry_of(secret: Secret, name: str) -> str:

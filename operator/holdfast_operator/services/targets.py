@@ -176,11 +176,14 @@ class Targets:
     async def own_namespace(self, resource: MemoryResource) -> Namespace:
         """Return the namespace that a memory is in.
 
+        Its uid says whose the keys are. A memory that never had any may be in a namespace made again a moment
+        ago, of which nothing was seen yet but this memory: taken for the one before, it would get its keys.
+
         Raises:
             ClusterUnavailable: the API server does not answer, or does not know the namespace.
         """
-        name = namespace_of(resource.metadata)
-        namespace = await self._cluster.namespace(name)
+        name, is_new = namespace_of(resource.metadata), resource.status.policy_revision is None
+        namespace = await self._cluster.namespace(name, newest=is_new)
         if namespace is None:
             raise ClusterUnavailable(f"the namespace {name} is gone, and its object will be")
         return namespace

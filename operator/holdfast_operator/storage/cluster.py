@@ -1,5 +1,6 @@
 """The cluster, from what the watches have seen and what has to be asked for."""
 
+import asyncio
 import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
@@ -47,6 +48,9 @@ class WatchedCluster:
         self._cluster_id = cluster_id
         self._clock = clock
         self._asked: dict[str, tuple[float, Namespace]] = {}
+        self._turns: dict[str, asyncio.Lock] = {}
+        self._begun = 0
+        self._latest: dict[str, tuple[int, asyncio.Task[Namespace | None]]] = {}
 
     def watches(self, namespace: str) -> bool:
         """Whether objects of this namespace are seen at all."""
@@ -72,19 +76,36 @@ class WatchedCluster:
         """Return every MemoryResource, as they were seen last."""
         return self._mirror.memories()
 
-    async def namespace(self, name: str) -> Namespace | None:
-        """Return a namespace: as seen last, else by asking."""
+    async def namespace(self, name: str, *, newest: bool = False) -> Namespace | None:
+        """Return a namespace: as seen last, else by asking; see `Cluster.namespace`."""
+        if newest:
+            return await self._newest(name)
         seen = self._mirror.namespace(name)
         if seen is not None:
             return seen
-        now = self._clock()
         asked = self._asked.get(name)
-        if asked is not None and now - asked[0] < _FRESH:
+        if asked is not None and self._clock() - asked[0] < _FRESH:
             return asked[1]
+        return await self._ask(name)
+
+    async def _newest(self, name: str) -> Namespace | None:
+        """Ask for a namespace, together with all who came before the request began: a thousand ask twice."""
+        came = self._begun
+        async with self._turns.setdefault(name, asyncio.Lock()):
+            latest = self._latest.get(name)
+            if latest is None or latest[0] <= came:
+                self._begun += 1
+                latest = self._latest[name] = self._begun, asyncio.create_task(self._ask(name))
+            return await asyncio.shield(latest[1])
+
+    async def _ask(self, name: str) -> Namespace | None:
+        now = self._clock()
         body = await self._kubernetes.get(f"/api/v1/namespaces/{name}")
         if body is None:
             self._asked.pop(name, None)
             return None
+        if self._mirror.namespace(name) is not None:  # its watch may be behind those of our kinds
+            self._mirror.put_namespace(body)
         namespace = read_namespace(body)
         self._asked[name] = (now, namespace)
         return namespace

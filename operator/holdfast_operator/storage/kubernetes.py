@@ -1,8 +1,9 @@
 """The API server: few requests, each with a time limit, and errors of our own."""
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, NamedTuple, Self, cast
@@ -49,6 +50,34 @@ class ConnectionDetails(NamedTuple):
         return f"ConnectionDetails({self.server})"
 
 
+class _Client:
+    """Connections with one set of credentials, which end when these are replaced and nobody waits."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        self._connections: Any = ApiClient(configuration)
+        self._waiting = 0
+        self._replaced = False
+
+    @contextlib.asynccontextmanager
+    async def use(self) -> AsyncGenerator[Any]:
+        """Give the connections for one exchange."""
+        self._waiting += 1
+        try:
+            yield self._connections
+        finally:
+            self._waiting -= 1
+            await self._end()
+
+    async def replace(self) -> None:
+        """Note that nobody begins anything here any more."""
+        self._replaced = True
+        await self._end()
+
+    async def _end(self) -> None:
+        if self._replaced and not self._waiting:
+            await self._connections.close()
+
+
 class Kubernetes:
     """Requests to the API server.
 
@@ -62,7 +91,8 @@ class Kubernetes:
     ) -> None:
         self._kubeconfig = kubeconfig
         self._wrote = wrote
-        self._client: Any = None
+        self._client: _Client | None = None
+        self._renewing = asyncio.Lock()
         self._turns = asyncio.Semaphore(_AT_ONCE)
 
     async def __aenter__(self) -> Self:
@@ -71,7 +101,7 @@ class Kubernetes:
         Raises:
             ClusterError: there are none, or they cannot be read.
         """
-        await self._renew()
+        await self._renew(None)
         return self
 
     async def __aexit__(
@@ -82,7 +112,7 @@ class Kubernetes:
     ) -> None:
         """Close the connections."""
         if self._client is not None:
-            await self._client.close()
+            await self._client.replace()
 
     async def connection_details(self) -> ConnectionDetails:
         """Return how to reach the API server, read anew: tokens change.
@@ -190,27 +220,25 @@ class Kubernetes:
     async def _request(
         self, method: str, path: str, body: object = None, content: str | None = None
     ) -> Body | None:
-        status, answer = await self._exchange(method, path, body, content)
-        if status == 401:  # the token ended, and another one is where it came from
-            await self._renew()
-            status, answer = await self._exchange(method, path, body, content)
+        async with self._turns:
+            refused = self._client
+            status, answer = await self._send(method, path, body, content)
+            if status == 401:  # the token ended, and another one is where it came from
+                await self._renew(refused)
+                status, answer = await self._send(method, path, body, content)
         match status:
             case 200 | 201:
                 return answer
             case 404:
                 return None
-            case 403:
-                raise ClusterForbidden(f"not allowed: {method} {path}")
-            case 409 | 422:
+            case 409:
                 raise ClusterConflict(f"the object changed meanwhile: {method} {path}")
+            case 422 if content == _JSON_PATCH:  # what it tests is not so any more
+                raise ClusterConflict(f"the object changed meanwhile: {method} {path}")
+            case 403 | 422:  # rights, a quota, or what an admission policy says
+                raise ClusterForbidden(f"not allowed: {method} {path}")
             case _:
                 raise ClusterUnavailable(f"the API server answered {status}: {method} {path}")
-
-    async def _exchange(
-        self, method: str, path: str, body: object, content: str | None
-    ) -> tuple[int, Body]:
-        async with self._turns:
-            return await self._send(method, path, body, content)
 
     async def _send(
         self, method: str, path: str, body: object, content: str | None
@@ -220,23 +248,28 @@ class Kubernetes:
         headers = {"Accept": "application/json"}
         if content is not None:
             headers["Content-Type"] = content
+        assert self._client is not None, "requests are made within the block"
         try:
-            request = await self._client.param_serialize(
-                method, path, header_params=headers, body=body, auth_settings=["BearerToken"]
-            )
-            response = await self._client.call_api(*request, _request_timeout=_TIMEOUT)
-            await response.read()
-            answer: Body = await response.response.json() if response.status < 300 else _NOTHING
+            async with self._client.use() as client:
+                request = await client.param_serialize(
+                    method, path, header_params=headers, body=body, auth_settings=["BearerToken"]
+                )
+                response = await client.call_api(*request, _request_timeout=_TIMEOUT)
+                await response.read()
+                answer: Body = await response.response.json() if response.status < 300 else _NOTHING
         except (OpenApiException, aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             kind = type(error).__name__
             raise ClusterUnavailable(f"no answer ({kind}): {method} {path}") from error
         return response.status, answer
 
-    async def _renew(self) -> None:
-        configuration = await self._configuration()
-        if self._client is not None:
-            await self._client.close()
-        self._client = ApiClient(configuration)
+    async def _renew(self, refused: _Client | None) -> None:
+        """Read the credentials anew, unless somebody did since these were refused."""
+        async with self._renewing:
+            if self._client is not refused:
+                return
+            self._client = _Client(await self._configuration())
+        if refused is not None:
+            await refused.replace()
 
     async def _configuration(self) -> Configuration:
         configuration = Configuration()
