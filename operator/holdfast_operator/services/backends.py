@@ -253,9 +253,7 @@ class BackendService:
             info = await self._ask_server(backend, hands)
             await hands.load_scripts()
         except (PolicyInvalid, Obstacle, HoldfastError):
-            return (
-                False  # the connection that is open is used on, and the memories say what is wrong
-            )
+            return False  # what is open is used on, and the memories say what is wrong
         return self._restarted(backend, info)
 
     async def connection(self, backend: MemoryBackend) -> Maintenance:

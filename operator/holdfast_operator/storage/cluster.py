@@ -48,9 +48,7 @@ class WatchedCluster:
         self._cluster_id = cluster_id
         self._clock = clock
         self._asked: dict[str, tuple[float, Namespace]] = {}
-        self._turns: dict[str, asyncio.Lock] = {}
-        self._begun = 0
-        self._latest: dict[str, tuple[int, asyncio.Task[Namespace | None]]] = {}
+        self._asking: dict[str, asyncio.Task[Namespace | None]] = {}
 
     def watches(self, namespace: str) -> bool:
         """Whether objects of this namespace are seen at all."""
@@ -90,13 +88,13 @@ class WatchedCluster:
 
     async def _newest(self, name: str) -> Namespace | None:
         """Ask for a namespace, together with all who came before the request began: a thousand ask twice."""
-        came = self._begun
-        async with self._turns.setdefault(name, asyncio.Lock()):
-            latest = self._latest.get(name)
-            if latest is None or latest[0] <= came:
-                self._begun += 1
-                latest = self._latest[name] = self._begun, asyncio.create_task(self._ask(name))
-            return await asyncio.shield(latest[1])
+        if name in self._asking:
+            # It began before we came. Whoever waited for it and is first asks for all the others.
+            await asyncio.wait([self._asking[name]])
+        if name not in self._asking:
+            self._asking[name] = asyncio.create_task(self._ask(name))
+            self._asking[name].add_done_callback(lambda _: self._asking.pop(name))
+        return await asyncio.shield(self._asking[name])
 
     async def _ask(self, name: str) -> Namespace | None:
         now = self._clock()
