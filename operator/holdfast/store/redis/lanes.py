@@ -31,9 +31,7 @@ Send: TypeAlias = Callable[[bytes, int], Awaitable[Replies]]
 _LANES: Final = 2  # while one waits for the server, what has come back on the other is dealt with
 _MOST_CALLERS: Final = 64  # in one exchange
 _MOST_BYTES: Final = 256 * 1024  # likewise: a large call must not keep small ones waiting
-_SILENCE: Final = (
-    1.0  # seconds after which a failure is one that others should not wait for in turn
-)
+_SILENCE: Final = 1.0  # seconds; others should not wait for a failure that takes as long
 
 
 class _Lane:
