@@ -4,12 +4,10 @@ Nearly every figure is a ratio of medians, or a distribution, measured here and 
 shared machines say little. The servers are our own, on loopback, without persistence.
 """
 
-import argparse
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import appends
@@ -19,7 +17,7 @@ import reaction
 import reads
 import startup
 import turns
-from measure import Figure, report
+from measure import Figure, run_topics
 from scene import Servers
 
 from tests.harness.servers import Product, find_redis, running_server
@@ -52,20 +50,9 @@ def running_servers() -> Generator[Servers]:
 
 def main() -> None:
     """Run the benchmarks; exit code 1 when a target was missed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scale", type=int, default=10, help="how many operations; 1 for a try")
-    parser.add_argument(
-        "--only", choices=TOPICS, action="append", help="a topic; results.json stays as it is"
-    )
-    arguments = parser.parse_args()
-    figures: list[Figure] = []
     with running_servers() as servers:
-        for name in arguments.only or TOPICS:
-            began = time.monotonic()
-            figures += TOPICS[name](servers, arguments.scale)
-            print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
-    report(figures, None if arguments.only else HERE / "results.json")
-    sys.exit(0 if all(line.ok for line in figures) else 1)
+        topics = {name: partial(bench, servers) for name, bench in TOPICS.items()}
+        run_topics(__doc__, topics, HERE / "results.json")
 
 
 if __name__ == "__main__":
