@@ -99,14 +99,25 @@ def test_any_counter_and_any_budget_hold(
         assert not text or counted.count(text).tokens <= max_tokens
 
 
+def has_in_order(text: str, words: list[str]) -> bool:
+    at = 0
+    for word in words:
+        at = text.find(word, at)
+        if at < 0:
+            return False
+        at += len(word)
+    return True
+
+
 @given(MESSAGES)
+@example(
+    (*[("system", mark) for mark in "abcde"], ("system", "0\r0:0\r0\r010"), ("user", "0:" * 40))
+)
 def test_every_line_is_a_message_behind_its_role(messages: tuple[tuple[str, str], ...]) -> None:
-    said = [(role, "".join(text.split())) for role, text in messages]
     at = 0
     for line in extract(request(messages, 120)).splitlines():
         role, _, text = line.partition(": ")
-        start = "".join(text.split())[:8]
-        while not (said[at][0] == role and start in said[at][1]):
+        while not (messages[at][0] == role and has_in_order(messages[at][1], text.split())):
             at += 1  # an IndexError here: not in the conversation, or out of order
 
 
