@@ -15,11 +15,13 @@ from holdfast.errors import AccessDenied, HoldfastError
 from holdfast.store.addresses import Address
 from holdfast.store.in_memory import InMemoryStore
 from holdfast.store.maintenance import (
+    History,
     Lasting,
     Maintenance,
     Orphan,
     Owner,
     Ownership,
+    Replication,
     ServerInfo,
     Step,
     Survey,
@@ -115,6 +117,7 @@ class FakeServer:
         fault: raised by every call while set.
         run: which run of the server this is; another one is a restart.
         orphans: what a survey finds.
+        histories: of its replication.
         scans: whether it lets us look at all keys.
         no_index: something else stands in place of an index.
         strangers: keys that a walk over all keys passes by.
@@ -141,6 +144,7 @@ class FakeServer:
         self.strangers = 0
         self.no_index = False
         self.scans = True
+        self.histories: dict[str, History] = {"first": History(0, None)}
         self.hidden: set[str] = set()
         self.expired: list[frozenset[MemoryAddress]] = []
 
@@ -162,6 +166,10 @@ class FakeServer:
 
     async def load_scripts(self) -> None:
         self._call("load_scripts")
+
+    async def replication(self) -> Replication:
+        self._call("replication")
+        return dict(self.histories)
 
     async def instance(self) -> str | None:
         self._call("instance")

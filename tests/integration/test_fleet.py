@@ -159,6 +159,55 @@ class TestCluster:
                     assert (await hands.server()).mode == mode
 
 
+class TestReplication:
+    async def test_who_has_no_replica_waits_for_none(
+        self, valkey_server: Server, cluster_of_servers: ClusterOfServers, memory: MemoryAddress
+    ) -> None:
+        for url, primaries in ((valkey_server.url, 1), (cluster_of_servers.url, 3)):
+            async with aclosing(RedisMaintenance.over(read_address(url))) as hands:
+                before = await hands.replication()
+                await apply(hands, memory)
+                after = await hands.replication()
+            assert len(before) == primaries
+            assert after.keys() == before.keys()
+            assert {one.confirmed for one in after.values()} == {None}
+
+    async def test_a_replica_is_behind_until_it_says_what_it_has(
+        self, tmp_path: Path, memory: MemoryAddress
+    ) -> None:
+        need_server(Product.VALKEY)
+        async with AsyncExitStack() as stack:
+            own = await stack.enter_async_context(Sentinels(tmp_path))
+            hands = RedisMaintenance.over(read_address(own.url))
+            await stack.enter_async_context(aclosing(hands))
+            primary, replica = await own.primary(), await own.replica()
+            await own.in_step()
+            replica.pause()
+            try:
+                await apply(hands, memory)
+                [(name, history)] = (await hands.replication()).items()
+                assert history.confirmed is not None
+                assert history.confirmed < history.written
+            finally:
+                replica.resume()
+
+            async def followed() -> bool:
+                confirmed = (await hands.replication())[name].confirmed
+                return confirmed is not None and confirmed >= history.written
+
+            await until(followed, "the replica has it")
+            await primary.kill()
+            await own.agreed(replica)
+
+            async def taken_over() -> bool:
+                try:
+                    return name not in await hands.replication()
+                except HoldfastError:
+                    return False
+
+            await until(taken_over, "the replica writes a history of its own")
+
+
 class TestSentinel:
     async def test_a_replica_alone_is_no_server(self, sentinels: Sentinels) -> None:
         replica = await sentinels.replica()

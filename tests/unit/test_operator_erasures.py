@@ -12,6 +12,7 @@ from holdfast.policies import terms_of
 from holdfast.policy import load_policy
 from holdfast.store import SessionStore
 from holdfast.store.in_memory import InMemoryStore
+from holdfast.store.maintenance import History
 from holdfast.values import Batch, Caller, Erased, MemoryAddress, Prepared, Terms
 from holdfast_operator.services import erasures, orders
 from tests.harness.operator_world import World, condition, ready, ready_pair
@@ -228,6 +229,50 @@ async def test_a_lost_answer_makes_the_receipt_say_so(world: World):
     receipt = await carry_out(world, order)
     assert receipt["interrupted"] is True
     assert receipt["sessions"] == 1
+
+
+async def test_a_receipt_waits_for_replicas(world: World):
+    await ready_memory(world)
+    await write(world, "user-42")
+    world.server.histories = {"first": History(100, 100)}
+    order = world.add_erasure(session="user-42")
+    await world.look(order)
+    world.server.histories = {"first": History(300, 200)}
+    for _ in range(5):
+        outcome = await world.look(order)
+    assert await lengths(world, "user-42") == [0]
+    assert ready(order) == ("False", "Erasing")
+    assert outcome.again == 0.25
+    # Others go on writing: what is waited for is what was written when the erasure was done.
+    world.server.histories = {"first": History(900, 300)}
+    await world.look(order)
+    assert ready(order) == ("True", "Erased")
+    assert order["status"]["receipt"]["messages"] == 2
+    assert "interrupted" not in order["status"]["receipt"]
+
+
+async def test_what_a_replica_brought_back_is_erased_again(world: World):
+    await ready_memory(world)
+    await write(world, "user-42")
+    world.server.histories = {"first": History(100, 50)}
+    order = world.add_erasure(session="user-42")
+    for _ in range(4):
+        await world.look(order)
+    assert await lengths(world, "user-42") == [0]
+    await write(world, "user-42")
+    world.server.histories = {"second": History(100, None)}
+    receipt = await carry_out(world, order)
+    assert await lengths(world, "user-42") == [0]
+    assert (receipt["sessions"], receipt["messages"]) == (1, 2)
+    assert receipt["interrupted"]
+
+
+async def test_a_server_that_does_not_tell_of_replicas_is_believed(world: World):
+    await ready_memory(world)
+    await write(world, "user-42")
+    world.server.histories = {}
+    order = world.add_erasure(session="user-42")
+    assert (await carry_out(world, order))["messages"] == 2
 
 
 async def test_a_long_erasure_shows_its_progress_and_lets_others_work(

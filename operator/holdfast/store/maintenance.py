@@ -9,7 +9,7 @@ done by `holdfast.store.redis.maintenance`.
 
 from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 from holdfast.errors import HoldfastError, UnknownKeys
 from holdfast.store.access import Access
@@ -18,12 +18,14 @@ from holdfast.store.walks import Lasting, Orphan, Step, Survey, Swept, Totals, W
 from holdfast.values import MemoryAddress, Terms
 
 __all__ = [
+    "History",
     "Lasting",
     "LayoutTooNew",
     "Maintenance",
     "Orphan",
     "Owner",
     "Ownership",
+    "Replication",
     "ServerInfo",
     "Step",
     "Superseded",
@@ -93,6 +95,23 @@ class ServerInfo(NamedTuple):
     runs: frozenset[str] = frozenset()
 
 
+class History(NamedTuple):
+    """How far a primary has written, and how far its replicas follow.
+
+    Attributes:
+        written: bytes that it has sent to replicas in its life, or would have.
+        confirmed: how many of them the last of its replicas says it has, about once a second; None where
+            none is connected, or still loads what was before.
+    """
+
+    written: int
+    confirmed: int | None
+
+
+Replication: TypeAlias = Mapping[str, History]
+"""Histories by their names. A replica that takes over begins a new one."""
+
+
 class Owner(NamedTuple):
     """Whose the keys of a memory are: the marker in `:owner`.
 
@@ -144,6 +163,16 @@ class Maintenance(Protocol):
         """Make sure every server knows every script, replicas too. One round trip if they do.
 
         One of several that does not answer is left for the next time.
+        """
+        ...
+
+    async def replication(self) -> Replication:
+        """Ask every primary how far its replicas follow. One round trip to each.
+
+        One that need not tell, as of a managed service, is left out.
+
+        Raises:
+            StoreUnavailable: one of the primaries does not answer.
         """
         ...
 

@@ -38,6 +38,7 @@ from holdfast_operator.services.conditions import (
     timestamp,
     transition,
 )
+from holdfast_operator.services.confirming import Confirmation, Standing
 from holdfast_operator.services.objects import (
     PAUSED,
     backend_ref,
@@ -58,6 +59,8 @@ AT_ONCE: Final = 16
 """Sessions that are dealt with at the same time."""
 
 _AGAIN: Final = 1.0
+_FOLLOW: Final = 0.25
+"""Seconds between questions to replicas, which say once a second how far they are."""
 _LONGEST: Final = timedelta(hours=1)
 _SUSPICIOUS: Final = frozenset({ReadyReason.BACKEND_UNREACHABLE, ReadyReason.SERVER_REPLACED})
 
@@ -90,6 +93,7 @@ class _Work:
     counting: _Walk = field(default_factory=_Walk)
     erasing: _Walk = field(default_factory=_Walk)
     passes: int = 0
+    confirmation: Confirmation = field(default_factory=Confirmation)
     begun: bool = False
     broken_off: bool = False  # what was erased is not known exactly any more
     before: Figures = field(default_factory=Figures)
@@ -249,10 +253,12 @@ class ErasureService:
         work.before = Figures(progress.sessions, progress.messages, progress.bytes)
 
     async def _erase(self, order: Order, work: _Work) -> Outcome:
-        """Erase, twice: writers may have begun sessions during the first pass."""
+        """Erase, twice: writers may have begun sessions during the first pass. And see that it stays so."""
         progress = order.erasure.status.progress
         assert progress is not None, "nothing is erased before it is there"
         begun = self._clock.monotonic()
+        if not work.confirmation.begun:
+            await work.confirmation.begin(order.hands)
         while work.passes < 2:
             try:
                 searches = order.searches(again=work.passes > 0)
@@ -263,11 +269,15 @@ class ErasureService:
                 work.broken_off = True  # it may have been carried out, and the answer been lost
                 raise
             if not ended:
-                gone = _sum(work.before, _figures(work.erasing.facts))
-                figures = {"sessions": gone.sessions, "messages": gone.messages}
-                noted = progress.model_copy(update={**figures, "bytes": gone.bytes})
-                return self._progress(order.erasure, noted)
+                return self._progress(order.erasure, _so_far(progress, work))
             work.passes += 1
+        standing = await work.confirmation.ask(order.hands)
+        if standing is Standing.REPLACED:
+            # What went on the server before is no part of it: what is here now may be the same again.
+            work.passes, work.broken_off = 0, True
+            work.erasing, work.before = _Walk(), Figures()
+        if standing is not Standing.CONFIRMED:
+            return self._progress(order.erasure, _so_far(progress, work), again=_FOLLOW)
         if not work.broken_off:
             return self._done(order.erasure, work.erasing.facts, None)
         gone = _sum(work.before, _figures(work.erasing.facts))
@@ -311,7 +321,9 @@ class ErasureService:
         walk.searched = 0
         return True
 
-    def _progress(self, erasure: MemoryErasure, progress: ErasureProgress) -> Outcome:
+    def _progress(
+        self, erasure: MemoryErasure, progress: ErasureProgress, *, again: float = 0.0
+    ) -> Outcome:
         message = (
             f"{progress.sessions} of {max(progress.found, progress.sessions)} sessions are erased."
         )
@@ -320,7 +332,7 @@ class ErasureService:
             Finding(ConditionType.RECONCILING, TRUE, ReadyReason.ERASING, message),
         ]
         after = self._status(erasure, findings, progress=progress)
-        return Outcome(changed(erasure.status, after), again=0.0)
+        return Outcome(changed(erasure.status, after), again=again)
 
     def _done(self, erasure: MemoryErasure, facts: Facts, estimate: Figures | None) -> Outcome:
         """Make the receipt: exact, or from an estimate where the erasure was interrupted."""
@@ -385,6 +397,13 @@ def _not_ready(name: str, reason: str) -> Obstacle:
         ReadyReason.MEMORY_NOT_READY,
         f"MemoryResource {name} is not Ready: {reason or ReadyReason.PENDING}. The erasure begins by "
         "itself when it is.",
+    )
+
+
+def _so_far(progress: ErasureProgress, work: _Work) -> ErasureProgress:
+    gone = _sum(work.before, _figures(work.erasing.facts))
+    return progress.model_copy(
+        update={"sessions": gone.sessions, "messages": gone.messages, "bytes": gone.bytes}
     )
 
 

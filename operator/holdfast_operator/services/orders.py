@@ -54,7 +54,7 @@ class Order:
     ) -> None:
         self.erasure = erasure
         self.memory = target.memory
-        self._hands = target.hands
+        self.hands = target.hands
         self._template = template
         self._store = store
         self._terms = terms
@@ -83,12 +83,12 @@ class Order:
         return 0, [template_key(self._template, self._fields)]
 
     async def _by_index(self, cursor: int) -> tuple[int, Sequence[str]]:
-        cursor, names = await self._hands.names(self.memory, cursor=cursor, limit=SEARCHED)
+        cursor, names = await self.hands.names(self.memory, cursor=cursor, limit=SEARCHED)
         return cursor, self._meant(names)
 
     async def _by_keys(self, cursor: int) -> tuple[int, Sequence[str]]:
         cursor, names = await self._pace.call(
-            lambda limit: self._hands.search(self.memory, cursor=cursor, limit=limit), cost=_COST
+            lambda limit: self.hands.search(self.memory, cursor=cursor, limit=limit), cost=_COST
         )
         return cursor, self._meant(names)
 

@@ -14,6 +14,7 @@ from holdfast.store.maintenance import (
     LayoutTooNew,
     Owner,
     Ownership,
+    Replication,
     ServerInfo,
     Step,
     Superseded,
@@ -48,6 +49,7 @@ from holdfast.store.redis.layout import (
     pack_terms,
 )
 from holdfast.store.redis.migrating import Migration
+from holdfast.store.redis.replication import ask_replication
 from holdfast.store.redis.replies import (
     follower,
     text,
@@ -181,6 +183,10 @@ class RedisMaintenance:
     async def load_scripts(self) -> None:
         """Make sure every server knows every script; see `Maintenance.load_scripts`."""
         await self._fleet.load_scripts()
+
+    async def replication(self) -> Replication:
+        """Ask how far replicas follow; see `Maintenance.replication`."""
+        return await ask_replication(self._carrier, self._patience)
 
     async def instance(self) -> str | None:
         """Return the name of the server's data; see `Maintenance.instance`."""
