@@ -18,7 +18,6 @@ from tests.harness.waiting import until
 NAME = "memory"
 """What the sentinels call the primary."""
 
-_DOWN_AFTER = 700  # ms without an answer after which a sentinel thinks a server down
 _FAILOVER = 5000  # ms for a failover, and half of what lies between two attempts
 # In ms; the defaults would make each test wait some ten seconds.
 _PERIODS = ("PUBLISH-PERIOD", 200, "INFO-PERIOD", 300, "ELECTION-TIMEOUT", 2000)
@@ -29,13 +28,16 @@ class Sentinels:
 
     Args:
         directory: for logs, configurations and data.
+        down_after: milliseconds without an answer after which a sentinel thinks a server down. A machine
+            that is busy for as long makes the servers change places by themselves.
 
     Attributes:
         servers: the two, the first primary first; who it is later `primary()` says.
         ports: of the sentinels.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, down_after: int = 700) -> None:
+        self._down_after = down_after
         self.servers: list[Server] = []
         self.ports: list[int] = []
         self._directory = directory
@@ -109,7 +111,7 @@ class Sentinels:
             port = self._running.enter_context(reserve_port(None))
             self.ports.append(port)
             file = self._directory / f"sentinel-{at}.conf"
-            file.write_text(_configuration(port, self.servers[0].port))
+            file.write_text(_configuration(port, self.servers[0].port, self._down_after))
             commands[f"sentinel-{at}"] = [str(find_binary()), str(file), "--sentinel"]
         self._processes = TiedProcesses(self._directory, commands)
         for name in commands:
@@ -132,12 +134,12 @@ class Sentinels:
         return int(primary)
 
 
-def _configuration(port: int, primary: int) -> str:
+def _configuration(port: int, primary: int, down_after: int) -> str:
     lines = (
         f"port {port}",
         "bind 127.0.0.1",
         f"sentinel monitor {NAME} 127.0.0.1 {primary} 2",
-        f"sentinel down-after-milliseconds {NAME} {_DOWN_AFTER}",
+        f"sentinel down-after-milliseconds {NAME} {down_after}",
         f"sentinel failover-timeout {NAME} {_FAILOVER}",
         "",
     )
