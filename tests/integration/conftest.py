@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from tests.harness.parts import need_server
+from tests.harness.sentinels import Sentinels
 from tests.harness.servers import Product, Server
 from tests.integration.world import World
 
@@ -37,6 +39,14 @@ async def own_server(tmp_path: Path) -> AsyncGenerator[Server]:
     """A server that the test may restart and fill up."""
     async with Server(Product.VALKEY, tmp_path, persist=True) as server:
         yield server
+
+
+@pytest_asyncio.fixture
+async def own_sentinels(tmp_path: Path) -> AsyncGenerator[Sentinels]:
+    """Servers and sentinels that the test may kill."""
+    need_server(Product.VALKEY)
+    async with Sentinels(tmp_path) as sentinels:
+        yield sentinels
 
 
 @pytest_asyncio.fixture

@@ -173,15 +173,11 @@ class TestReplication:
             assert {one.confirmed for one in after.values()} == {None}
 
     async def test_a_replica_is_behind_until_it_says_what_it_has(
-        self, tmp_path: Path, memory: MemoryAddress
+        self, own_sentinels: Sentinels, memory: MemoryAddress
     ) -> None:
-        need_server(Product.VALKEY)
-        async with AsyncExitStack() as stack:
-            own = await stack.enter_async_context(Sentinels(tmp_path))
-            hands = RedisMaintenance.over(read_address(own.url))
-            await stack.enter_async_context(aclosing(hands))
-            primary, replica = await own.primary(), await own.replica()
-            await own.in_step()
+        async with aclosing(RedisMaintenance.over(read_address(own_sentinels.url))) as hands:
+            primary, replica = await own_sentinels.primary(), await own_sentinels.replica()
+            await own_sentinels.in_step()
             replica.pause()
             try:
                 await apply(hands, memory)
@@ -197,7 +193,7 @@ class TestReplication:
 
             await until(followed, "the replica has it")
             await primary.kill()
-            await own.agreed(replica)
+            await own_sentinels.agreed(replica)
 
             async def taken_over() -> bool:
                 try:
@@ -217,29 +213,25 @@ class TestSentinel:
                 await hands.server()
 
     async def test_a_walk_goes_on_where_another_server_takes_over(
-        self, tmp_path: Path, memory: MemoryAddress
+        self, own_sentinels: Sentinels, memory: MemoryAddress
     ) -> None:
-        need_server(Product.VALKEY)
-        async with AsyncExitStack() as stack:
-            own = await stack.enter_async_context(Sentinels(tmp_path))
-            hands = RedisMaintenance.over(read_address(own.url))
-            await stack.enter_async_context(aclosing(hands))
-            primary, replica = await own.primary(), await own.replica()
+        async with aclosing(RedisMaintenance.over(read_address(own_sentinels.url))) as hands:
+            primary, replica = await own_sentinels.primary(), await own_sentinels.replica()
             await hands.load_scripts()
             assert await knows_scripts(replica)
             info = await hands.server()
             assert (info.servers, info.silent, info.min_replicas, info.replicas) == (2, 0, 0, 1)
             await hands.mark("uid", "0123456789abcdef")
             await apply(hands, memory)
-            await fill(own.url, memory, 200)
+            await fill(own_sentinels.url, memory, 200)
             terms = await apply(hands, memory, ttl="2h")
             step = await hands.roll_out(memory, terms, cursor=0, limit=20, grace=0)
             assert step.cursor != 0
-            await own.in_step()
+            await own_sentinels.in_step()
             await primary.kill()
             with pytest.raises(HoldfastError):
                 await hands.server()  # the replica answers, and is none to write to
-            await own.agreed(replica)
+            await own_sentinels.agreed(replica)
             cursor, changed = step.cursor, step.changed
 
             async def goes_on() -> bool:

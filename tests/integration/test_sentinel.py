@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import re
 from collections.abc import AsyncGenerator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,9 +24,8 @@ from holdfast.store.addresses import read_address
 from holdfast.store.redis import RedisStore
 from holdfast.store.redis.carrier import Broken, Carrier
 from holdfast.store.redis.connecting import make_carrier
-from tests.harness.parts import need_server
 from tests.harness.sentinels import NAME, Sentinels
-from tests.harness.servers import Product, Server
+from tests.harness.servers import Server
 from tests.harness.waiting import until
 from tests.integration import workers as work
 from tests.integration.workers import user
@@ -36,16 +34,10 @@ pytestmark = [pytest.mark.asyncio, pytest.mark.redis]
 
 
 @pytest_asyncio.fixture
-async def own(tmp_path: Path) -> AsyncGenerator[Sentinels]:
-    """Return servers and sentinels that the test may kill."""
-    need_server(Product.VALKEY)
-    async with Sentinels(tmp_path) as sentinels:
-        yield sentinels
-
-
-@pytest_asyncio.fixture
-async def client(own: Sentinels, namespace: str) -> AsyncGenerator[Client]:
-    async with holdfast.connect(own.url, namespace=namespace, policy=work.policy()) as client:
+async def client(own_sentinels: Sentinels, namespace: str) -> AsyncGenerator[Client]:
+    async with holdfast.connect(
+        own_sentinels.url, namespace=namespace, policy=work.policy()
+    ) as client:
         yield client
 
 
@@ -66,18 +58,18 @@ async def cut_off(primary: Server) -> None:
         await until(alone, "the replica is cut off")
 
 
-async def survive(own: Sentinels) -> Server:
+async def survive(own_sentinels: Sentinels) -> Server:
     """Kill the primary, wait until the replica took its place, and return it."""
-    primary, replica = await own.primary(), await own.replica()
+    primary, replica = await own_sentinels.primary(), await own_sentinels.replica()
     await primary.kill()
-    await own.agreed(replica)
+    await own_sentinels.agreed(replica)
     return replica
 
 
 class TestFailover:
     @pytest.mark.slow
     async def test_the_primary_is_killed_under_load(
-        self, own: Sentinels, client: Client, namespace: str
+        self, own_sentinels: Sentinels, client: Client, namespace: str
     ) -> None:
         writers = [
             _Writer(client.memory(work.MEMORY).session(f"s-{at}"), ids=at % 2 == 0)
@@ -85,12 +77,12 @@ class TestFailover:
         ]
         tasks = [asyncio.create_task(writer.work()) for writer in writers]
         await _progress(writers)
-        survivor = await survive(own)
+        survivor = await survive(own_sentinels)
         await _progress(writers)
         for writer in writers:
             writer.over = True
         await asyncio.gather(*tasks)
-        assert await own.primary() is survivor
+        assert await own_sentinels.primary() is survivor
         allowed = {AmbiguousWrite, StoreUnavailable, AcknowledgedLost}
         for writer in writers:
             assert {type(error) for error in writer.errors} <= allowed
@@ -100,16 +92,16 @@ class TestFailover:
             assert [text for text in stored if text in set(known)] == known
 
     async def test_a_turn_is_told_what_was_lost_and_goes_on(
-        self, own: Sentinels, session: Session
+        self, own_sentinels: Sentinels, session: Session
     ) -> None:
         async with session.turn(ttl="60s") as turn:
             await turn.append(user("kept"))
-            primary = await own.primary()
-            await own.in_step()
+            primary = await own_sentinels.primary()
+            await own_sentinels.in_step()
             await cut_off(primary)
             for number in range(3):
                 await turn.append(user(f"lost {number}"))
-            await survive(own)
+            await survive(own_sentinels)
             with pytest.raises(AcknowledgedLost) as lost:
                 await turn.append(user("refused"))
             assert (lost.value.first, lost.value.last) == (2, 4)
@@ -118,14 +110,14 @@ class TestFailover:
         assert await session.read() == [user("kept"), user("after")]
 
     async def test_who_writes_without_a_turn_is_told_once(
-        self, own: Sentinels, session: Session
+        self, own_sentinels: Sentinels, session: Session
     ) -> None:
         await session.append(user("kept"))
-        primary = await own.primary()
-        await own.in_step()
+        primary = await own_sentinels.primary()
+        await own_sentinels.in_step()
         await cut_off(primary)
         await session.append(user("lost"))
-        await survive(own)
+        await survive(own_sentinels)
         with pytest.raises(AcknowledgedLost) as lost:
             await session.append(user("refused"))
         assert (lost.value.first, lost.value.last) == (2, 2)
@@ -133,16 +125,16 @@ class TestFailover:
         assert await session.read() == [user("kept"), user("after")]
 
     async def test_who_writes_without_a_turn_is_told_of_a_session_that_is_lost_whole(
-        self, own: Sentinels, client: Client
+        self, own_sentinels: Sentinels, client: Client
     ) -> None:
         sessions = [client.memory(work.MEMORY).session(name) for name in ("left", "begun again")]
-        primary = await own.primary()
+        primary = await own_sentinels.primary()
         await client.memory(work.MEMORY).session("kept").append(user("kept"))
-        await own.in_step()
+        await own_sentinels.in_step()
         await cut_off(primary)
         for session in sessions:
             await session.append_many([user("lost"), user("lost too")])
-        await survive(own)
+        await survive(own_sentinels)
         await client.memory(work.MEMORY).session("begun again").append(user("new"))
         for session in sessions:
             with pytest.raises(AcknowledgedLost) as lost:
@@ -153,14 +145,14 @@ class TestFailover:
         assert await sessions[1].read() == [user("new"), user("after")]
 
     async def test_what_never_reached_the_survivor_is_not_ambiguous_with_an_id(
-        self, own: Sentinels, session: Session
+        self, own_sentinels: Sentinels, session: Session
     ) -> None:
         await session.append(user("kept"))
-        primary = await own.primary()
-        await own.in_step()
+        primary = await own_sentinels.primary()
+        await own_sentinels.in_step()
         await cut_off(primary)
         await session.append(user("lost"), id="r-1")
-        await survive(own)
+        await survive(own_sentinels)
         with pytest.raises(AcknowledgedLost):
             await session.append(user("lost"), id="r-1")
         done = await session.append(user("lost"), id="r-1")
@@ -168,14 +160,14 @@ class TestFailover:
         assert await session.read() == [user("kept"), user("lost")]
 
     async def test_a_frozen_primary_that_wakes_up_is_not_believed(
-        self, own: Sentinels, client: Client, session: Session
+        self, own_sentinels: Sentinels, client: Client, session: Session
     ) -> None:
         async with session.turn(ttl="60s") as turn:
             await turn.append(user("before"))
-            primary, replica = await own.primary(), await own.replica()
-            await own.in_step()
+            primary, replica = await own_sentinels.primary(), await own_sentinels.replica()
+            await own_sentinels.in_step()
             primary.pause()
-            await own.agreed(replica)
+            await own_sentinels.agreed(replica)
             await turn.append(user("meanwhile"), id="r-1")
             primary.resume()
             await until(lambda: _follows(primary), "the old primary follows")
@@ -184,11 +176,11 @@ class TestFailover:
         assert await reader.read() == [user("before"), user("meanwhile"), user("after")]
 
     async def test_a_primary_that_is_demoted_wrote_nothing(
-        self, own: Sentinels, session: Session
+        self, own_sentinels: Sentinels, session: Session
     ) -> None:
         await session.append(user("before"))
-        await own.in_step()
-        primary, replica = await own.primary(), await own.replica()
+        await own_sentinels.in_step()
+        primary, replica = await own_sentinels.primary(), await own_sentinels.replica()
         async with primary.client() as raw:  # which leaves our connections open
             await raw.replicaof("127.0.0.1", replica.port)
         append = asyncio.create_task(session.append(user("after")))
@@ -203,7 +195,7 @@ class TestFailover:
         assert len(stored) == len(set(stored))
 
     async def test_a_waiter_is_granted_the_turn_by_the_survivor(
-        self, own: Sentinels, session: Session
+        self, own_sentinels: Sentinels, session: Session
     ) -> None:
         async def wait() -> None:
             async with session.turn(wait="120s") as turn:
@@ -215,8 +207,8 @@ class TestFailover:
         async with session.turn(ttl="60s"):
             waiter = asyncio.create_task(wait())
             await until(queued, "somebody waits")
-            await own.in_step()
-            await survive(own)
+            await own_sentinels.in_step()
+            await survive(own_sentinels)
         async with asyncio.timeout(50):
             await waiter
         assert await session.read() == [user("waited")]
@@ -255,11 +247,11 @@ class TestFinding:
                 await client.memory(work.MEMORY).session("any").length()
 
     async def test_without_sentinels_the_primary_known_is_good_enough(
-        self, own: Sentinels, session: Session
+        self, own_sentinels: Sentinels, session: Session
     ) -> None:
         await session.append(user("before"))
-        primary = await own.primary()
-        own.blind()
+        primary = await own_sentinels.primary()
+        own_sentinels.blind()
         async with primary.client() as raw:
             await raw.client_kill_filter(_type="normal", skipme=True)
         await session.append(user("after"))
@@ -270,16 +262,16 @@ class TestFinding:
 
 class TestOwnClient:
     async def test_one_made_by_a_sentinel_is_followed_and_left_open(
-        self, own: Sentinels, namespace: str
+        self, own_sentinels: Sentinels, namespace: str
     ) -> None:
-        manager = Sentinel([("127.0.0.1", port) for port in own.ports])
+        manager = Sentinel([("127.0.0.1", port) for port in own_sentinels.ports])
         async with manager, manager.master_for(NAME) as redis:
             options: dict[str, Any] = {"namespace": namespace, "policy": work.policy()}
             async with holdfast.connect(client=redis, **options) as client:
                 session = client.memory(work.MEMORY).session(work.SHARED)
                 await session.append(user("before"), id="r-1")
-                await own.in_step()
-                await survive(own)
+                await own_sentinels.in_step()
+                await survive(own_sentinels)
                 await session.append(user("after"))
                 assert (await session.append(user("before"), id="r-1")).duplicate
                 assert await session.read() == [user("before"), user("after")]
@@ -346,21 +338,21 @@ async def _follows(server: Server) -> bool:
 
 class TestNodes:
     async def test_primary_and_replica_are_there_also_after_a_failover(
-        self, own: Sentinels
+        self, own_sentinels: Sentinels
     ) -> None:
-        carrier = make_carrier(read_address(own.url), timeout=5)
+        carrier = make_carrier(read_address(own_sentinels.url), timeout=5)
         async with contextlib.aclosing(carrier):
-            await self._follow(own, carrier)
+            await self._follow(own_sentinels, carrier)
 
-    async def _follow(self, own: Sentinels, carrier: Carrier) -> None:
-        primary, replica = await own.primary(), await own.replica()
+    async def _follow(self, own_sentinels: Sentinels, carrier: Carrier) -> None:
+        primary, replica = await own_sentinels.primary(), await own_sentinels.replica()
         nodes = await carrier.nodes()
         assert [await _port(node) for node in nodes] == [primary.port, replica.port]
         assert [await _port(node) for node in await carrier.primaries()] == [primary.port]
         user = (b"ACL", b"SETUSER", b"somebody", b"on", b">secret")
         for node in nodes:  # a replica, too: users are not replicated
             assert await node.exchange([user]) == [b"OK"]
-        await survive(own)
+        await survive(own_sentinels)
 
         async def alone() -> bool:
             return [await _port(node) for node in await carrier.nodes()] == [replica.port]
@@ -373,7 +365,7 @@ class TestNodes:
             return ports == [replica.port, primary.port]
 
         await until(both, "the old primary is a replica now")
-        own.blind()
+        own_sentinels.blind()
         with pytest.raises(StoreUnavailable, match="no sentinel"):
             await carrier.nodes()
         assert await carrier.exchange([(b"PING",)]) == [b"PONG"]  # as before: who it was, is known

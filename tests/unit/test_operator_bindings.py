@@ -27,7 +27,7 @@ from holdfast_operator.services.passwords import (
 )
 from holdfast_operator.services.ports import ClusterConflict
 from tests.harness.binding_world import NAME, BindingWorld, memory
-from tests.harness.operator_world import condition, ready
+from tests.harness.operator_world import condition, ready, ready_pair
 
 SUPPORT = Grant(MemoryAddress("team", "support"))
 OFFER = {"holdfast.dev/credentials": "binding"}
@@ -38,9 +38,7 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 async def world() -> BindingWorld:
     """A world with a backend and a memory, both Ready."""
     world = BindingWorld()
-    backend, resource = world.add_backend(), world.add_resource()
-    await world.look(backend)
-    await world.settle(resource)
+    await ready_pair(world)
     return world
 
 
@@ -832,9 +830,7 @@ async def test_killed_at_any_border_of_a_call_it_goes_on_from_what_it_finds(begi
     borders = 0
     while True:
         world = BindingWorld()
-        backend, resource = world.add_backend(), world.add_resource()
-        await world.look(backend)
-        await world.settle(resource)
+        await ready_pair(world)
         binding = await begin(world)
         before = world.entry("password") if ("team", NAME) in world.secrets else ""
         if not await world.look_and_die(binding, borders):
@@ -866,9 +862,7 @@ async def test_killed_while_it_lets_go_nothing_is_left():
     borders = 0
     while True:
         world = BindingWorld()
-        backend, resource = world.add_backend(), world.add_resource()
-        await world.look(backend)
-        await world.settle(resource)
+        await ready_pair(world)
         binding = await bound(world)
         world.delete(binding)
         if not await world.look_and_die(binding, borders):

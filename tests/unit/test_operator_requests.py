@@ -75,16 +75,22 @@ def write_kubeconfig(path: Path, server: Server, token: str) -> None:
     path.write_text(json.dumps(whole), encoding="utf-8")
 
 
-@pytest.mark.asyncio
-async def test_a_token_that_ends_under_many_requests_is_renewed_once_and_fails_none(
-    server: Server, tmp_path: Path
-):
+@pytest.fixture
+def kubeconfig(server: Server, tmp_path: Path) -> Path:
+    """Credentials that the server takes."""
     path = tmp_path / "kubeconfig"
     write_kubeconfig(path, server, "first")
-    async with Kubernetes(path) as kubernetes:
+    return path
+
+
+@pytest.mark.asyncio
+async def test_a_token_that_ends_under_many_requests_is_renewed_once_and_fails_none(
+    server: Server, kubeconfig: Path
+):
+    async with Kubernetes(kubeconfig) as kubernetes:
         assert await kubernetes.get("/first") == {}
         server.token = "second"
-        write_kubeconfig(path, server, "second")
+        write_kubeconfig(kubeconfig, server, "second")
         server.gate.clear()
         asking = [asyncio.create_task(kubernetes.get(f"/{at}")) for at in range(100)]
         await asyncio.sleep(0)
@@ -94,12 +100,10 @@ async def test_a_token_that_ends_under_many_requests_is_renewed_once_and_fails_n
 
 
 @pytest.mark.asyncio
-async def test_what_a_policy_refuses_is_no_change_meanwhile(server: Server, tmp_path: Path):
+async def test_what_a_policy_refuses_is_no_change_meanwhile(server: Server, kubeconfig: Path):
     """Both may be 422: a patch that tests for a version, and what an admission policy does not take."""
-    path = tmp_path / "kubeconfig"
-    write_kubeconfig(path, server, "first")
     server.status = b"422 Unprocessable Entity"
-    async with Kubernetes(path) as kubernetes:
+    async with Kubernetes(kubeconfig) as kubernetes:
         with pytest.raises(ClusterConflict):
             await kubernetes.put_status(Key(Kind.BINDING, "team", "agent"), "1", {})
         for write in (kubernetes.create, kubernetes.replace):
@@ -109,11 +113,9 @@ async def test_what_a_policy_refuses_is_no_change_meanwhile(server: Server, tmp_
 
 @pytest.mark.asyncio
 async def test_many_who_want_the_newest_share_what_was_asked_after_they_came(
-    server: Server, tmp_path: Path
+    server: Server, kubeconfig: Path
 ):
-    path = tmp_path / "kubeconfig"
-    write_kubeconfig(path, server, "first")
-    async with Kubernetes(path) as kubernetes:
+    async with Kubernetes(kubeconfig) as kubernetes:
         cluster = WatchedCluster(kubernetes, Mirror(), namespaces=["team"])
         assert await cluster.namespace("team") == await cluster.namespace("team")
         assert server.asked == 1

@@ -8,7 +8,7 @@ import pytest_asyncio
 
 from holdfast_operator.services.passwords import MADE, REQUEST, UNTIL
 from tests.harness.binding_world import NAME, BindingWorld, memory
-from tests.harness.operator_world import condition, ready
+from tests.harness.operator_world import condition, ready, ready_pair
 
 BACKENDS = "holdfast.dev/backends"
 
@@ -17,9 +17,7 @@ BACKENDS = "holdfast.dev/backends"
 async def world() -> BindingWorld:
     """A world with a backend and a memory, both Ready."""
     world = BindingWorld()
-    backend, resource = world.add_backend(), world.add_resource()
-    await world.look(backend)
-    await world.settle(resource)
+    await ready_pair(world)
     return world
 
 
