@@ -10,9 +10,31 @@ import uvloop
 
 from holdfast.errors import StoreUnavailable
 from holdfast.store.redis.lanes import Lanes
+from holdfast.store.redis.polling import Polling
 
 LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]
 Loop = Callable[[], asyncio.AbstractEventLoop]
+
+
+class Polled(Polling):
+    """What is asked of it, and nothing else.
+
+    Attributes:
+        asked: how often an answer is to be looked for.
+        awake: whether one still is.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+        self.awake = False
+
+    def begin(self, now: float) -> None:
+        self.asked += 1
+        self.awake = True
+
+    def end(self) -> None:
+        self.awake = False
 
 
 class Wire:
@@ -22,13 +44,15 @@ class Wire:
         sizes: callers of each exchange so far, in the order in which they were sent.
         under_way: those that nobody has answered yet.
         now: what the clock of the lanes says.
+        polled: for which of them the event loop stays awake.
     """
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
         self.under_way: list[tuple[bytes, asyncio.Future[list[Any]]]] = []
         self.now = 0.0
-        self.lanes = Lanes(self._send, clock=lambda: self.now)
+        self.polled = Polled()
+        self.lanes = Lanes(self._send, polling=self.polled, clock=lambda: self.now)
 
     async def _send(self, packed: bytes, count: int) -> list[Any]:
         self.sizes.append(count)
@@ -202,6 +226,38 @@ class TestFew:
                 assert len(asyncio.all_tasks()) == tasks
             assert set(wire.sizes) == {1}
             await crowd.leave()
+
+        run(loop, test())
+
+    def test_are_looked_for_until_answered_and_a_crowd_is_not(self, loop: Loop) -> None:
+        async def test() -> None:
+            wire = Wire()
+            alone = asyncio.create_task(wire.lanes.exchange(b"a", 1))
+            await wire.settle()
+            assert wire.polled.asked == 1
+            assert wire.polled.awake
+            await one_by_one(wire)
+            assert await alone == [97]
+            assert not wire.polled.awake
+            crowd = Crowd(wire, 16)
+            await wire.settle()
+            assert wire.sizes == [1, 1, 1]  # each of the first two was alone on its lane
+            for _ in range(20):
+                await both_at_once(wire)
+            assert wire.polled.asked == 3
+            assert not wire.polled.awake
+            await crowd.leave()
+            for end in (
+                RuntimeError("a fault"),
+                StoreUnavailable("gone"),
+                asyncio.CancelledError(),
+            ):
+                failing = asyncio.create_task(wire.lanes.exchange(b"a", 1))
+                await wire.settle()
+                assert wire.polled.awake
+                wire.fail(end)
+                await asyncio.gather(failing, return_exceptions=True)
+                assert not wire.polled.awake
 
         run(loop, test())
 

@@ -1,4 +1,4 @@
-"""A carrier that stops asking a server that does not answer."""
+"""The carrier of clients: it stops asking a server that does not answer."""
 
 import asyncio
 import time
@@ -17,7 +17,7 @@ class BreakingCarrier(PoolCarrier):
     """A carrier over a redis-py connection pool, with a breaker.
 
     Before the first command after a pause the server is asked with a PING: no caller's write is put in
-    doubt only to find out whether the server is back.
+    doubt only to find out whether the server is back. Somebody waits for each answer, so it polls.
 
     Args:
         pool: of the library's own client or of a caller's.
@@ -29,7 +29,7 @@ class BreakingCarrier(PoolCarrier):
     def __init__(
         self, pool: ConnectionPool, *, owned: bool, timeout: float = 5.0, breakers: Breakers
     ) -> None:
-        super().__init__(pool, owned=owned, timeout=timeout)
+        super().__init__(pool, owned=owned, timeout=timeout, polling=True)
         self._breakers = breakers
         self._breaker: Breaker = breakers.add(_name(pool))
 

@@ -24,6 +24,7 @@ from redis.exceptions import (
 from holdfast.errors import AccessDenied, HoldfastError, StoreUnavailable
 from holdfast.store.redis.lanes import Lanes
 from holdfast.store.redis.lines import LentLine, Line, OwnLine
+from holdfast.store.redis.polling import Polling
 
 Argument: TypeAlias = bytes | str | int
 Command: TypeAlias = Sequence[Argument]
@@ -140,6 +141,7 @@ class PoolCarrier:
         largest: bytes that the replies of one exchange may have, on connections of our own; 0: any
             number.
         lost: called when the server ends a connection of our own, in use or not.
+        polling: whether the event loop stays awake for a near server's answer to a caller alone.
     """
 
     def __init__(
@@ -150,6 +152,7 @@ class PoolCarrier:
         timeout: float = 5.0,
         largest: int = 0,
         lost: Callable[[], None] | None = None,
+        polling: bool = False,
     ) -> None:
         self._pool = pool
         self._largest, self._lost = largest, lost
@@ -162,7 +165,7 @@ class PoolCarrier:
         blocking = max(1, min(_BLOCKING, pool.max_connections // 3))
         self._places = asyncio.Semaphore(max(1, min(_TALKING, pool.max_connections - blocking)))
         self._blocking = asyncio.Semaphore(blocking)
-        self._lanes = Lanes(self._send)
+        self._lanes = Lanes(self._send, polling=Polling() if polling else None)
 
     async def exchange(self, commands: Sequence[Command], *, near: bytes = b"") -> list[Reply]:  # noqa: ARG002 - there is one server
         """Send commands and return their replies; see `Carrier`."""

@@ -23,6 +23,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 from holdfast.errors import HoldfastError, StoreUnavailable
+from holdfast.store.redis.polling import Polling
 
 Replies: TypeAlias = list[Any]
 Send: TypeAlias = Callable[[bytes, int], Awaitable[Replies]]
@@ -54,11 +55,19 @@ class Lanes:
 
     Args:
         send: carries out one exchange. What it raises is raised to everybody who shared it.
+        polling: keeps the event loop awake for callers alone; a crowd does so by itself. None: it sleeps.
         clock: monotonic seconds.
     """
 
-    def __init__(self, send: Send, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        send: Send,
+        *,
+        polling: Polling | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._send = send
+        self._polling = polling
         self._clock = clock
         self._lanes: Sequence[_Lane] = tuple(_Lane() for _ in range(_LANES))
         # Common to all lanes: whoever waits behind a slow exchange is taken by the next lane that is free.
@@ -91,12 +100,16 @@ class Lanes:
             return await future
         lane.busy, lane.callers = True, 1
         began = self._clock()
+        if self._polling is not None:
+            self._polling.begin(began)
         try:
             return await self._send(packed, count)
         except HoldfastError:
             self._refuse_after(began)
             raise
         finally:
+            if self._polling is not None:
+                self._polling.end()
             lane.callers = 0
             if self._waiting:
                 self._start_pump(lane)
