@@ -30,9 +30,10 @@ from holdfast.messages import encode_item
 from holdfast.place import Place
 from holdfast.planning import (
     FlushPlan,
+    Left,
     Limit,
     is_due,
-    limit_after,
+    left_by,
     next_time_due,
 )
 from holdfast.policies import Agreement
@@ -83,11 +84,11 @@ class _Recent(OrderedDict[K, V]):
 class _Due:
     """What this process knows of when a session is to be flushed next."""
 
-    __slots__ = ("declared", "failures", "limit", "look", "not_before")
+    __slots__ = ("failures", "left", "limit", "look", "not_before")
 
     def __init__(self) -> None:
-        self.limit: Limit | None = None  # instead of the policy's, until the next flush
-        self.declared: Limit | None = None  # the policy's then: an edit puts an end to the other
+        self.left: Left | None = None  # by the last flush, where it missed its target
+        self.limit: Limit | None = None  # the policy's then: after an edit it says nothing
         self.look = 0.0  # monotonic time of the next look at the age of the records
         self.not_before = 0.0  # monotonic time
         self.failures = 0
@@ -107,7 +108,15 @@ class Flusher:
         self._summarizers: _Recent[str, Summarizer] = _Recent()
         self._closing = False
 
-    def appended(self, place: Place, agreed: Agreement, *, tokens: int, messages: int) -> None:
+    def appended(
+        self,
+        place: Place,
+        agreed: Agreement,
+        *,
+        tokens: int,
+        messages: int,
+        came: Sequence[Prepared],
+    ) -> None:
         """Start a flush in the background if one is due; costs next to nothing if none is.
 
         Args:
@@ -115,6 +124,7 @@ class Flusher:
             agreed: the policy the append went by.
             tokens: of the session now.
             messages: of the session now.
+            came: what was appended; nothing where it was there already.
         """
         if not agreed.flushes:
             return
@@ -123,8 +133,15 @@ class Flusher:
         if agreed.policy.flushing.strategy is FlushingStrategy.TIME_BASED:
             wanted = due is None or time.monotonic() >= due.look
         else:
-            limit = due.limit if due is not None and due.declared == agreed.limits else None
-            wanted = is_due(limit or agreed.limits, tokens=tokens, messages=messages)
+            left = due.left if due is not None and due.limit == agreed.limits else None
+            if due is not None and left is not None:
+                left = due.left = left.then(
+                    tokens=tokens,
+                    messages=messages,
+                    came_tokens=sum(one.tokens for one in came),
+                    came_messages=len(came),
+                )
+            wanted = is_due(agreed.limits, tokens=tokens, messages=messages, left=left)
         running = self._running.get(name)
         if not wanted or self._closing or (running is not None and not running.done()):
             return
@@ -216,7 +233,7 @@ class Flusher:
         else:
             before = await place.store.status()
             done = await place.store.trim(agreed.terms, tokens=tokens, messages=messages)
-            self._left(place, agreed, done.tokens, done.length)
+            self._left(place, agreed, done.tokens, done.length, gave=done.evicted > 0)
         return FlushResult(
             strategy=FlushingStrategy.FIFO.value,
             dropped=done.evicted,
@@ -260,7 +277,8 @@ class Flusher:
         plan, records, frame = await self._plan(place, agreed, strategy, snapshot)
         if plan.empty:
             await _give_up(place, token)
-            self._left(place, agreed, snapshot.status.tokens, snapshot.status.messages)
+            now = snapshot.status
+            self._left(place, agreed, now.tokens, now.messages, gave=False)
             return result_of(plan, snapshot)
         summary = None
         if plan.summarise:
@@ -276,7 +294,7 @@ class Flusher:
                 remaining=0.0,
                 place=0,
             )
-        self._left(place, agreed, done.tokens, done.length)
+        self._left(place, agreed, done.tokens, done.length, gave=True)
         return result_of(plan, snapshot, done, agreed.limits)
 
     async def _plan(
@@ -347,11 +365,13 @@ class Flusher:
             found = self._summarizers[name] = summarizer_of(policy, self._given)
         return found
 
-    def _left(self, place: Place, agreed: Agreement, tokens: int, messages: int) -> None:
-        """Remember when the session is due again."""
+    def _left(
+        self, place: Place, agreed: Agreement, tokens: int, messages: int, *, gave: bool
+    ) -> None:
+        """Remember what decides when the session is due again."""
         due = self._due.get(place.session_name) or _Due()
-        due.declared = agreed.limits
-        due.limit = limit_after(agreed.limits, tokens=tokens, messages=messages)
+        due.limit = agreed.limits
+        due.left = left_by(agreed.limits, tokens=tokens, messages=messages, gave=gave)
         self._due[place.session_name] = due
 
     def _look(self, place: Place, policy: Policy, snapshot: Snapshot) -> None:

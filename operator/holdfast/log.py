@@ -257,7 +257,13 @@ class MessageLog(Reading, Upkeep, Rewriting, ABC):
                 self._cleared(done.epoch)
             place.acknowledged(done.epoch, done.seq + len(batch.records) - 1, agreed, sent=sent)
             self._note(draft)
-        place.flusher.appended(place, agreed, tokens=done.tokens, messages=done.length)
+        place.flusher.appended(
+            place,
+            agreed,
+            tokens=done.tokens,
+            messages=done.length,
+            came=() if done.duplicate else batch.records,
+        )
         # A duplicate too: it may be this very call, repeated after a lost reply.
         self._wrote(range(done.seq, done.seq + len(batch.records)))
         if done.strict and not done.durable:

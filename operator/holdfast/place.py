@@ -1,7 +1,7 @@
 """Where a handle reads and writes: one session, and what this process knows of it."""
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Protocol, TypeVar
@@ -15,7 +15,7 @@ from holdfast.policy import FailureMode, FlushingStrategy
 from holdfast.store import SessionStore
 from holdfast.store.refusals import session_vanished
 from holdfast.telemetry import Call, Telemetry, Watch
-from holdfast.values import FlushResult, MemoryAddress
+from holdfast.values import FlushResult, MemoryAddress, Prepared
 
 T = TypeVar("T")
 
@@ -23,7 +23,15 @@ T = TypeVar("T")
 class Flushing(Protocol):
     """Flushes sessions: `holdfast.flushing.Flusher`."""
 
-    def appended(self, place: "Place", agreed: Agreement, *, tokens: int, messages: int) -> None:
+    def appended(
+        self,
+        place: "Place",
+        agreed: Agreement,
+        *,
+        tokens: int,
+        messages: int,
+        came: Sequence[Prepared],
+    ) -> None:
         """Start a flush in the background if one is due."""
         ...
 

@@ -41,18 +41,17 @@ def test_a_client_alone_is_answered_by_a_near_server_without_a_sleep(
     valkey_server: Server, namespace: str
 ) -> None:
     async def test(sleeps: Sleeps) -> None:
-        client = connect(valkey_server.url, namespace=namespace, policy=POLICY)
-        session = client.memory("m").session("s")
-        await session.append("the first loads scripts")
-        for _ in range(_TRIES):  # a busy machine is not near
-            before = sleeps.count
-            for _ in range(CALLS):
-                await session.append("hi")
-            if sleeps.count - before < CALLS:
-                break
-        else:
-            raise AssertionError("each answer was waited for asleep")
-        await client.aclose()
+        found: list[int] = []
+        # A busy machine is not near; each client looks anew until it has found that out.
+        while len(found) < _TRIES and (not found or found[-1] > CALLS // 2):
+            async with connect(valkey_server.url, namespace=namespace, policy=POLICY) as client:
+                session = client.memory("m").session("s")
+                await session.append("connects")
+                before = sleeps.count
+                for _ in range(CALLS):
+                    await session.append("hi")
+                found.append(sleeps.count - before)
+        assert found[-1] <= CALLS // 2, found
 
     run(test)
 

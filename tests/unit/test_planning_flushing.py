@@ -14,7 +14,7 @@ from holdfast.planning import (
     FlushPlan,
     Limit,
     is_due,
-    limit_after,
+    left_by,
     limits_of,
     next_time_due,
     plan_backstop,
@@ -153,30 +153,61 @@ def test_due_from_the_counters(given_policy: Policy, tokens: int, messages: int,
 
 
 @pytest.mark.parametrize(
-    ("tokens", "threshold"),
+    ("left", "gave", "size", "came", "due"),
     [
-        pytest.param(50, 80, id="at the target"),
-        pytest.param(51, 81, id="a little above"),
-        pytest.param(69, 99, id="far above"),
-        pytest.param(71, 100, id="not beyond what is full"),
-        pytest.param(100, 101, id="full of what cannot leave: never again"),
+        pytest.param(50, True, 80, (30, 3), True, id="at the target: as if there were none"),
+        pytest.param(51, True, 79, (29, 2), False, id="never below the threshold"),
+        pytest.param(60, True, 80, (20, 2), True, id="half of the room"),
+        pytest.param(70, True, 84, (14, 2), False, id="less than half of the room"),
+        pytest.param(70, True, 85, (15, 1), False, id="not with the next message"),
+        pytest.param(70, True, 85, (15, 2), True, id="but with the one after it"),
+        pytest.param(60, True, 90, (30, 1), True, id="or where it alone is large"),
+        pytest.param(70, True, 85, (7, 2), True, id="others append as well"),
+        pytest.param(98, True, 100, (2, 2), False, id="less than an eighth"),
+        pytest.param(98, True, 98, (3, 2), True, id="full: what came counts"),
+        pytest.param(120, True, 120, (3, 2), True, id="more than full"),
+        pytest.param(98, False, 99, (29, 9), False, id="nothing left: not soon"),
+        pytest.param(98, False, 99, (30, 9), True, id="nothing left: but again"),
     ],
 )
-def test_what_cannot_leave_puts_the_next_flush_off(tokens: int, threshold: int) -> None:
+def test_a_target_that_was_missed_puts_the_next_flush_off(
+    left: int, gave: bool, size: int, came: tuple[int, int], due: bool
+) -> None:
     limit = limits_of(policy())
-    assert limit_after(limit, tokens=tokens, messages=3) == replace(
-        limit, threshold_tokens=threshold
-    )
+    found = left_by(limit, tokens=left, messages=0, gave=gave)
+    if found is not None:
+        found = found.then(tokens=size, messages=0, came_tokens=came[0], came_messages=came[1])
+    assert is_due(limit, tokens=size, messages=0, left=found) is due
 
 
-def test_messages_that_cannot_leave_put_the_next_flush_off() -> None:
+@pytest.mark.parametrize(
+    ("left", "came", "due"),
+    [(5, 3, True), (6, 2, True), (6, 1, False), (9, 2, True), (9, 1, False), (10, 2, True)],
+)
+def test_so_do_messages_that_cannot_leave(left: int, came: int, due: bool) -> None:
     limit = limits_of(policy(messages=10))
-    assert limit_after(limit, tokens=1, messages=6) == replace(limit, threshold_messages=9)
+    found, size = left_by(limit, tokens=1, messages=left, gave=True), min(10, left + came)
+    if found is not None:
+        found = found.then(tokens=1, messages=size, came_tokens=0, came_messages=came)
+    assert is_due(limit, tokens=1, messages=size, left=found) is due
+
+
+def test_what_was_in_the_way_may_leave_otherwise() -> None:
+    """Then the policy's threshold holds again, however little came through this process."""
+    limit = limits_of(policy())
+    found = left_by(limit, tokens=95, messages=0, gave=False)
+    assert found is not None
+    for size, due in ((20, False), (79, False), (80, True)):
+        found = found.then(tokens=size, messages=0, came_tokens=0, came_messages=0)
+        assert is_due(limit, tokens=size, messages=0, left=found) is due
 
 
 def test_nothing_becomes_due_that_was_not() -> None:
     limit = limits_of(policy(flushing={"strategy": "Disabled"}))
-    assert limit_after(limit, tokens=90, messages=9) == limit
+    found = left_by(limit, tokens=90, messages=9, gave=True)
+    assert found is not None
+    found = found.then(tokens=100, messages=9, came_tokens=99, came_messages=9)
+    assert not is_due(limit, tokens=100, messages=9, left=found)
 
 
 # --- every strategy, with every order of eviction
@@ -228,6 +259,27 @@ def test_who_leaves(strategy: str, eviction: dict[str, Any], leave: list[int], r
     assert plan.reached
     assert plan.tokens_after == sum(one.tokens for one in after(MIXED, plan))
     assert plan.messages_after == len(plan.keep)
+
+
+@pytest.mark.parametrize(
+    ("eviction", "leave"),
+    [
+        pytest.param({}, [1, 2], id="FIFO"),
+        pytest.param({"policy": "LRU"}, [3, 4, 1], id="LRU"),
+        pytest.param(BY_PRIORITY, [2, 4], id="Priority"),
+    ],
+)
+def test_a_summary_takes_what_is_to_leave_first(eviction: dict[str, Any], leave: list[int]) -> None:
+    session = [Stored(one.tokens * 10, one.flags, *one_tail(one)) for one in MIXED]
+    flushing = {"strategy": "HybridSummary", "summary": {"oldestPercent": 30, "maxTokens": 16}}
+    plan = plan_flush(
+        session,
+        policy(tokens=1000, flushing=flushing, eviction=eviction),
+        now=NOW,
+        accessed=ACCESSED,
+    )
+    assert rules(plan) == [(group, "HybridSummary") for group in leave]
+    assert plan.summarise == tuple(sorted(leave))
 
 
 def test_the_order_of_all_tiers() -> None:
@@ -1114,11 +1166,46 @@ def test_a_flush_is_not_due_again_with_the_next_message(
     }
     if plan.reached:
         assert not is_due(limit, **size)
-    full = (limit.max_tokens and size["tokens"] >= limit.max_tokens) or (
-        limit.max_messages and size["messages"] >= limit.max_messages
+    left = left_by(
+        limit, tokens=plan.tokens_after, messages=plan.messages_after, gave=not plan.empty
     )
-    again = limit_after(limit, tokens=plan.tokens_after, messages=plan.messages_after)
-    assert full or not is_due(again, **size)
+    if left is not None:
+        left = left.then(
+            **size,
+            came_tokens=size["tokens"] - left.tokens,
+            came_messages=size["messages"] - left.messages,
+        )
+        assert not is_due(limit, **size, left=left)
+
+
+@given(sessions(), policies(), st.integers(1, 40))
+def test_it_is_due_again_before_much_was_dropped(
+    session: list[Stored], the_policy: Policy, tokens: int
+) -> None:
+    """However little a flush could take, and though the limits keep the session from growing."""
+    plan = plan_flush(session, the_policy, now=NOW)
+    limit = limits_of(the_policy)
+    left = left_by(
+        limit, tokens=plan.tokens_after, messages=plan.messages_after, gave=not plan.empty
+    )
+    size = {"tokens": plan.tokens_after, "messages": plan.messages_after}
+    most = {
+        "tokens": max(limit.max_tokens or 10**6, size["tokens"]),
+        "messages": max(limit.max_messages or 10**6, size["messages"]),
+    }
+    dropped = {"tokens": 0, "messages": 0}
+    while not is_due(limit, **size, left=left):
+        for what, came in (("tokens", tokens), ("messages", 1)):
+            dropped[what] += max(0, size[what] + came - most[what])
+            size[what] = min(size[what] + came, most[what])
+        if left is not None:
+            left = left.then(**size, came_tokens=tokens, came_messages=1)
+        if limit.threshold_tokens:
+            assert dropped["tokens"] < limit.threshold_tokens - limit.target_tokens + tokens
+        elif limit.threshold_messages:
+            assert dropped["messages"] <= limit.threshold_messages - limit.target_messages
+        else:
+            break  # filling starts none
 
 
 @given(sessions(), policies(), STAMPS)

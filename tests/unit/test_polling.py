@@ -20,7 +20,7 @@ class Asked:
 
     Attributes:
         now: what the clock says.
-        looks: at the clock, one in each turn.
+        looks: at the clock, one in each turn, and one as somebody asks or is answered.
     """
 
     def __init__(self) -> None:
@@ -32,8 +32,8 @@ class Asked:
         self.looks += 1
         return self.now
 
-    def ask(self) -> None:
-        self.polling.begin(self.now)
+    def ask(self) -> float:
+        return self.polling.begin()
 
     async def turns(self, count: int) -> int:
         """Let the loop turn, and return in how many of the turns somebody looked."""
@@ -44,11 +44,11 @@ class Asked:
 
     async def answered(self, after: float) -> bool:
         """Ask, be answered so many seconds later, and return whether the loop was awake until then."""
-        self.ask()
+        until = self.ask()
         awake = await self.turns(3) > 0
         self.now += after
         await self.turns(2)
-        self.polling.end()
+        self.polling.end(until)
         await self.turns(2)
         return awake
 
@@ -70,11 +70,11 @@ class TestTheLoop:
     def test_is_awake_until_the_answer_is_there(self, loop: Loop) -> None:
         async def test() -> None:
             asked = Asked()
-            asked.ask()
+            until = asked.ask()
             assert await asked.turns(50) >= 49
             asked.now += SOON
             assert await asked.turns(50) >= 49
-            asked.polling.end()
+            asked.polling.end(until)
             assert await asked.turns(50) <= 1
             assert await asked.turns(50) == 0
 
@@ -83,11 +83,11 @@ class TestTheLoop:
     def test_goes_to_sleep_when_the_answer_should_have_been_there(self, loop: Loop) -> None:
         async def test() -> None:
             asked = Asked()
-            asked.ask()
+            until = asked.ask()
             await asked.turns(5)
             asked.now += LATE
             assert await asked.turns(50) == 1
-            asked.polling.end()
+            asked.polling.end(until)
             assert await asked.turns(50) == 0
 
         run(loop, test())
@@ -98,11 +98,10 @@ class TestTheLoop:
         async def test() -> None:
             asked = Asked()
             for _ in range(20):
-                asked.ask()
-                asked.polling.end()
-            asked.ask()
+                asked.polling.end(asked.ask())
+            until = asked.ask()
             assert 49 <= await asked.turns(50) <= 51
-            asked.polling.end()
+            asked.polling.end(until)
             await asked.turns(2)
 
         run(loop, test())
@@ -110,13 +109,49 @@ class TestTheLoop:
     def test_gives_others_their_turns(self, loop: Loop) -> None:
         async def test() -> None:
             asked, heard = Asked(), asyncio.Event()
-            asked.ask()
+            until = asked.ask()
             asyncio.get_running_loop().call_later(0.001, heard.set)
-            await asyncio.wait_for(
-                heard.wait(), 10
-            )  # the clock of the test stands: it polls all along
-            assert asked.looks > 1
-            asked.polling.end()
+            # The clock of the test stands, so it looks all along.
+            await asyncio.wait_for(heard.wait(), 10)
+            assert await asked.turns(50) >= 49
+            asked.polling.end(until)
+
+        run(loop, test())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+class TestTwoCallers:
+    def test_are_looked_for_until_the_later_one_is_answered(self, loop: Loop) -> None:
+        async def test() -> None:
+            asked = Asked()
+            first = asked.ask()
+            asked.now += SOON / 2
+            second = asked.ask()
+            asked.polling.end(first)
+            assert await asked.turns(50) >= 49
+            asked.now += SOON / 2 + LATE - SOON  # the first would be late by now
+            assert await asked.turns(50) >= 49
+            asked.polling.end(second)
+            assert await asked.turns(50) <= 1
+
+        run(loop, test())
+
+    @pytest.mark.parametrize("apart", [0.0001, 0.0002, 0.0003])
+    def test_do_not_take_a_late_answer_for_one_in_time(self, loop: Loop, apart: float) -> None:
+        """Each is answered after 0.4 ms, while the other's answer would still be in time, or is late."""
+
+        async def test() -> None:
+            asked, looked = Asked(), 0
+            under_way = [asked.ask()]
+            for _ in range(400):
+                asked.now += apart
+                await asked.turns(2)
+                under_way.append(asked.ask())
+                looked += under_way[-1] > 0
+                asked.now += 0.0004 - apart
+                await asked.turns(2)
+                asked.polling.end(under_way.pop(0))
+            assert looked <= 20
 
         run(loop, test())
 
@@ -138,7 +173,9 @@ class TestAServerFarAway:
             for _ in range(5):
                 await asked.skipped(LATE)
             assert await asked.skipped(SOON) == 16
-            assert [await asked.skipped(SOON) for _ in range(5)] == [0] * 5
+            assert await asked.skipped(SOON) == 0
+            assert [await asked.skipped(LATE) for _ in range(3)] == [0, 8, 16]
+            assert [await asked.skipped(SOON) for _ in range(6)] == [32, 0, 0, 0, 0, 0]
             assert [await asked.skipped(LATE) for _ in range(3)] == [0, 1, 2]
 
         run(loop, test())

@@ -10,7 +10,7 @@ from holdfast.planning.reading import fit_budget, order_for_model, presentable
 if TYPE_CHECKING:
     from holdfast.planning.flushing import FlushPlan, next_time_due, plan_flush
     from holdfast.planning.holdings import Departure
-    from holdfast.planning.limits import Limit, is_due, limit_after, limits_of
+    from holdfast.planning.limits import Left, Limit, is_due, left_by, limits_of
 
 __all__ = [
     "GRACE",
@@ -19,11 +19,12 @@ __all__ = [
     "Expiry",
     "FlushPlan",
     "Grouping",
+    "Left",
     "Limit",
     "fit_budget",
     "group_records",
     "is_due",
-    "limit_after",
+    "left_by",
     "limits_of",
     "next_time_due",
     "order_for_model",
@@ -38,9 +39,10 @@ __all__ = [
 _LAZY = {
     "Departure": "holdings",
     "FlushPlan": "flushing",
+    "Left": "limits",
     "Limit": "limits",
     "is_due": "limits",
-    "limit_after": "limits",
+    "left_by": "limits",
     "limits_of": "limits",
     "next_time_due": "flushing",
     "plan_flush": "flushing",

@@ -146,7 +146,7 @@ def plan_flush(
             oldest = now - _max_age(policy)
             held.take_all((group for group in free if group.newest <= oldest), chosen.value)
         case FlushingStrategy.HYBRID_SUMMARY:
-            _take_into_summary(held, policy.flushing.summary or Summary(), order, free)
+            _take_into_summary(held, policy.flushing.summary or Summary(), order)
         case _:
             held.take_excess(order)
             held.take_to_target(order, _rule(policy, chosen))
@@ -223,10 +223,8 @@ def _rule(policy: Policy, strategy: FlushingStrategy) -> str:
     return _recency(policy, strategy).value
 
 
-def _take_into_summary(
-    held: Holdings, summary: Summary, order: Sequence[Group], free: Sequence[Group]
-) -> None:
-    """Take the oldest groups into a summary, and what shares and blocks hold too much."""
+def _take_into_summary(held: Holdings, summary: Summary, order: Sequence[Group]) -> None:
+    """Take what is to leave first into a summary, and what shares and blocks hold too much."""
     at_target = held.reached
     if at_target and not held.overshoot:
         return
@@ -236,7 +234,7 @@ def _take_into_summary(
     held.take_excess(order)
     least = -(-held.tokens * summary.oldest_percent // 100)
     fresh = sum(one.tokens for one in held.taken.values() if one.rule != "fold")
-    for group in () if at_target else free:
+    for group in () if at_target else order:
         if fresh >= least and held.reached and held.summary_tokens >= LEAST_SUMMARY:
             break
         if group.group not in held.taken:

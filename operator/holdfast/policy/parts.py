@@ -181,7 +181,8 @@ class Summary(Part):
     """How old messages become a summary."""
 
     oldest_percent: Percent = Field(
-        default=30, description="Part of a session's tokens, from its old end, put into a summary."
+        default=30,
+        description="Least part of a session's tokens that a summary takes, in the order of eviction.",
     )
     max_tokens: Annotated[Integer, Ge(16), Le(100_000), Unit("tokens")] = Field(
         default=500, description="Longest summary."

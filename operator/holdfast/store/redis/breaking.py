@@ -17,7 +17,9 @@ class BreakingCarrier(PoolCarrier):
     """A carrier over a redis-py connection pool, with a breaker.
 
     Before the first command after a pause the server is asked with a PING: no caller's write is put in
-    doubt only to find out whether the server is back. Somebody waits for each answer, so it polls.
+    doubt only to find out whether the server is back.
+
+    Somebody waits for each of its answers, so the event loop is kept awake for them; see `Polling`.
 
     Args:
         pool: of the library's own client or of a caller's.

@@ -141,7 +141,7 @@ class PoolCarrier:
         largest: bytes that the replies of one exchange may have, on connections of our own; 0: any
             number.
         lost: called when the server ends a connection of our own, in use or not.
-        polling: whether the event loop stays awake for a near server's answer to a caller alone.
+        polling: whether the event loop stays awake for a near server's answer to a caller or two.
     """
 
     def __init__(

@@ -55,7 +55,8 @@ class Lanes:
 
     Args:
         send: carries out one exchange. What it raises is raised to everybody who shared it.
-        polling: keeps the event loop awake for callers alone; a crowd does so by itself. None: it sleeps.
+        polling: keeps the event loop awake for callers who share no exchange; in a crowd it hardly sleeps.
+            None: it sleeps.
         clock: monotonic seconds.
     """
 
@@ -100,8 +101,7 @@ class Lanes:
             return await future
         lane.busy, lane.callers = True, 1
         began = self._clock()
-        if self._polling is not None:
-            self._polling.begin(began)
+        looking = 0.0 if self._polling is None else self._polling.begin()
         try:
             return await self._send(packed, count)
         except HoldfastError:
@@ -109,7 +109,7 @@ class Lanes:
             raise
         finally:
             if self._polling is not None:
-                self._polling.end()
+                self._polling.end(looking)
             lane.callers = 0
             if self._waiting:
                 self._start_pump(lane)

@@ -302,6 +302,34 @@ class TestFlush(UpkeepContract):
         assert len([it for it in await session.history() if it.at is not None]) < 40
         await accounted(session, underneath)
 
+    @pytest.mark.parametrize("way", ["large", "pinned", "cleared"])
+    async def test_it_comes_again_where_one_could_not_take_enough(
+        self, opened: Open, underneath: SessionStore, way: str
+    ) -> None:
+        """What was in the way may leave later, and a full session does not grow."""
+        session = opened(Author("small talk"), flushing=HYBRID, limits=LIMITS)
+        await talk(session, 15)
+        if way == "large":
+            await session.append(user("word " * 750))
+            await flushed(session)
+        else:
+            large = user("word " * 250)
+            pins = [(await session.append(large, pin=True)).seq for _ in range(3)]
+            await talk(session, 10)
+            if way == "cleared":
+                await session.clear()
+            else:
+                for seq in pins:
+                    await session.pin(seq, False)
+        latest = max((it.last for it in await session.summaries()), default=0)
+
+        async def another() -> bool:
+            await session.append(user("some more words of small talk"))
+            return any(it.last > latest for it in await session.summaries())
+
+        await until(another)
+        await (recounted(underneath) if way == "cleared" else accounted(session, underneath))
+
     async def test_two_at_once_take_nothing_twice(
         self, opened: Open, underneath: SessionStore
     ) -> None:
