@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -140,19 +141,18 @@ class TestRollOut:
         await world.apply()
         session = world.session("any")
         await session.append(user("hello"))
-        agreed = await world.apply(privacy={"redactPatterns": [r"(\d{4}-){3}\d{4}"]})
-        await world.roll_out(agreed)
-        feed = session._place.policies
-        assert feed.last is not None
-        assert feed.last.terms.revision < agreed.revision
-        said = user(f"my card is {card}")
-        if way == "turn":
-            async with session.turn() as turn:
-                answer = await turn.append(said, id="r-1")
-        elif way == "append":
-            answer = await session.append(said, id="r-1")
-        else:
-            answer = await getattr(session, way)([said], id="r-1")
+        async with AsyncExitStack() as stack:
+            turn = await stack.enter_async_context(session.turn()) if way == "turn" else None
+            agreed = await world.apply(privacy={"redactPatterns": [r"(\d{4}-){3}\d{4}"]})
+            await world.roll_out(agreed)
+            feed = session._place.policies
+            assert feed.last is not None
+            assert feed.last.terms.revision < agreed.revision
+            said = user(f"my card is {card}")
+            if way in ("append", "turn"):
+                answer = await (turn or session).append(said, id="r-1")
+            else:
+                answer = await getattr(session, way)([said], id="r-1")
         assert answer.redacted == 1
         assert feed.last.terms.revision == agreed.revision
         keys = session_keys(world.memory, "any", "mem")
