@@ -1,5 +1,6 @@
 """The methods of a session and of a turn that flush, and that tell what has left and why."""
 
+import re
 from abc import ABC
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -20,6 +21,9 @@ from holdfast.values import (
     Stored,
     Summary,
 )
+
+_MEMBER = re.compile(r"(.+)#(0|[1-9]\d{0,2})", re.ASCII | re.DOTALL)
+"""The id of one message of a batch: the batch's, and its place in it."""
 
 _WORDS = {
     "pop": "was taken out by pop()",
@@ -81,10 +85,12 @@ class Upkeep(ABC):
         return _history(snapshot, departed)
 
     async def explain(self, *, id: str | None = None, seq: int | None = None) -> str:
-        """Say in one sentence what became of a message. Up to three round trips.
+        """Say in one sentence what became of a message. Up to four round trips.
 
         Args:
-            id: that it was appended with.
+            id: that it was appended with; of several together `id#0`, `id#1` and so on. A session
+                remembers when a batch began, not which of it were stored: the sentence says so of
+                one that left.
             seq: its sequence number, instead.
 
         Raises:
@@ -97,20 +103,39 @@ class Upkeep(ABC):
             await self._place.agreed()
             store = self._place.store
             snapshot = await store.snapshot()
+            name = None
             if seq is None:
                 assert id is not None
-                known = next((one.seq for one in snapshot.records if one.id == id), None)
-                if known is None:
-                    answer = await store.known(Batch((), id_key(id)))
-                    known = answer.seq if answer is not None else None
-                if known is None:
+                found = await self._numbered(id, snapshot)
+                if found is None:
                     return (
-                        "No message with this id is known: it was never stored here, or more ids "
-                        "came after it than the session remembers."
+                        "No message with this id is known: it was never stored here, more ids came "
+                        "after it than the session remembers, or it left and was one of a batch of "
+                        "which not all was stored."
                     )
-                seq = known
+                seq, name = found
             departed = await store.departed()
-        return _explain(seq, snapshot, departed)
+        return _explain(seq, name or f"Message {seq}", snapshot, departed)
+
+    async def _numbered(self, id: str, snapshot: Snapshot) -> tuple[int, str | None] | None:
+        """Return the number of the message that has an id, and what to call it if that is a guess."""
+        store = self._place.store
+        seq = next((one.seq for one in snapshot.records if one.id == id), None)
+        if seq is not None:
+            return seq, None
+        answer = await store.known(Batch((), id_key(id)))
+        if answer is not None:
+            return answer.seq, None
+        # Only the id of the whole batch is remembered: its messages are counted from the first.
+        member = _MEMBER.fullmatch(id)
+        answer = await store.known(Batch((), id_key(member[1]))) if member is not None else None
+        if member is None or answer is None:
+            return None
+        seq = answer.seq + int(member[2])
+        others = (one.seq for one in snapshot.records if not one.flags & Flag.SUMMARY)
+        if seq > snapshot.status.last_seq or seq in others:
+            return None
+        return seq, f"Message {seq}, which this id names if its batch was stored in whole,"
 
     def _guard(self) -> None:
         """Refuse a call that is known to come too late."""
@@ -166,8 +191,7 @@ def _dropped_by_limits(snapshot: Snapshot, departed: Iterable[Departed]) -> list
     return runs
 
 
-def _explain(seq: int, snapshot: Snapshot, departed: Sequence[Departed]) -> str:
-    name = f"Message {seq}"
+def _explain(seq: int, name: str, snapshot: Snapshot, departed: Sequence[Departed]) -> str:
     if not 1 <= seq <= snapshot.status.last_seq:
         return f"{name} was never stored in this session."
     found = next((one for one in snapshot.records if one.seq == seq), None)

@@ -19,6 +19,7 @@ from holdfast.store.redis.layout import SessionKeys, session_keys
 from holdfast.store.redis.session import RedisSession
 from holdfast.values import Appended, Batch, Caller, Flag, Granted, Prepared, Queued, Terms
 from tests.harness.meta import Lease, Meta
+from tests.harness.waiting import until
 from tests.integration.world import FREE, HOUR, World, spec, user
 
 pytestmark = [pytest.mark.redis, pytest.mark.asyncio]
@@ -318,6 +319,26 @@ class TestExpiry:
         await session.append(user("5"), pin=True)
         await look()
         assert there[-1] == {"meta", "ids", "hist", "pin"}
+
+    @pytest.mark.parametrize("call", ["clear", "replace"])
+    async def test_no_key_outlives_the_longest_life(self, world: World, call: str) -> None:
+        await world.apply(retention={"ttl": "1h", "afterClear": "1h", "maxLifetime": "1h"})
+        session = world.session("any")
+        await session.append(user("1"), id="r-1")
+        created = (await world.meta("any")).created
+        capped = created + HOUR
+        assert await world.expiries("any") == {capped}
+
+        async def later() -> bool:
+            seconds, microseconds = await world.raw.time()
+            return seconds * 1000 + microseconds // 1000 > created + 1
+
+        await until(later, "a life that began now would end later")
+        await (session.clear() if call == "clear" else session.replace([user("2")]))
+        assert await world.expiries("any") == {capped}
+        await session.append_many([user("3"), user("4")], pin=True)
+        await session.append(user("5"), id="r-2")
+        assert await world.expiries("any") == {capped}
 
     @pytest.mark.parametrize("lost", ["log", "pin", "ids", "hist", "meta"])
     async def test_what_is_left_after_a_loss_expires_with_the_others(

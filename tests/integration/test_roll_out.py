@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -129,6 +130,36 @@ class TestRollOut:
         answer = await session.append(user("5"))
         assert (answer.length, answer.evicted) == (3, 1)
         assert await world.revision("any") == agreed.revision
+
+    @pytest.mark.parametrize("way", ["append", "append_many", "replace", "turn"])
+    async def test_a_client_with_the_old_policy_redacts_by_the_new_one(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, way: str
+    ) -> None:
+        for seconds in ("FOLLOW", "TRUST"):  # it learns of the edit from the session alone
+            monkeypatch.setattr(f"holdfast.policies.{seconds}", 3600.0)
+        card = "4111-1111-1111-1111"
+        await world.apply()
+        session = world.session("any")
+        await session.append(user("hello"))
+        async with AsyncExitStack() as stack:
+            turn = await stack.enter_async_context(session.turn()) if way == "turn" else None
+            agreed = await world.apply(privacy={"redactPatterns": [r"(\d{4}-){3}\d{4}"]})
+            await world.roll_out(agreed)
+            feed = session._place.policies
+            assert feed.last is not None
+            assert feed.last.terms.revision < agreed.revision
+            said = user(f"my card is {card}")
+            if way in ("append", "turn"):
+                answer = await (turn or session).append(said, id="r-1")
+            else:
+                answer = await getattr(session, way)([said], id="r-1")
+        assert answer.redacted == 1
+        assert feed.last.terms.revision == agreed.revision
+        keys = session_keys(world.memory, "any", "mem")
+        log = await world.raw.lrange(keys.log, 0, -1)
+        assert b"[REDACTED]" in log[-1]
+        assert card.encode() not in b"".join(log)
+        assert (await session.read())[-1] == user("my card is [REDACTED]")
 
     async def test_an_older_roll_out_changes_nothing(self, world: World) -> None:
         old = await world.apply(limits={"maxMessages": 2}, retention={"ttl": "3h"})

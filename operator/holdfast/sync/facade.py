@@ -241,10 +241,12 @@ class MessageLog:
         return self._portal.run(self._log.history)
 
     def explain(self, *, id: str | None = None, seq: int | None = None) -> str:
-        """Say in one sentence what became of a message. Up to three round trips.
+        """Say in one sentence what became of a message. Up to four round trips.
 
         Args:
-            id: that it was appended with.
+            id: that it was appended with; of several together `id#0`, `id#1` and so on. A session
+                remembers when a batch began, not which of it were stored: the sentence says so of
+                one that left.
             seq: its sequence number, instead.
 
         Raises:

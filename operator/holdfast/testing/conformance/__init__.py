@@ -24,6 +24,7 @@ _TOPICS = (
     *("model", "others", "privacy", "quotas", "reading", "sessions", "support", "turns"),
     *(
         "departures",
+        "explaining",
         "splices",
         "summaries",
         "upkeep",
@@ -47,6 +48,7 @@ from holdfast.testing.conformance.erasing import (  # noqa: E402
     TestLabelsInTheStore,
 )
 from holdfast.testing.conformance.expiry import TestClear, TestExpiry  # noqa: E402
+from holdfast.testing.conformance.explaining import TestExplain  # noqa: E402
 from holdfast.testing.conformance.flushing import TestFlusher, TestTrim  # noqa: E402
 from holdfast.testing.conformance.groups import TestGroups, TestPin, TestPop  # noqa: E402
 from holdfast.testing.conformance.ids import TestIds  # noqa: E402
@@ -77,7 +79,7 @@ from holdfast.testing.conformance.replacing import (  # noqa: E402
 )
 from holdfast.testing.conformance.sessions import TestHealth, TestSession  # noqa: E402
 from holdfast.testing.conformance.splices import TestSplice  # noqa: E402
-from holdfast.testing.conformance.summaries import TestExplain, TestSummaries  # noqa: E402
+from holdfast.testing.conformance.summaries import TestSummaries  # noqa: E402
 from holdfast.testing.conformance.support import Advance  # noqa: E402
 from holdfast.testing.conformance.transfer import TestTransfer  # noqa: E402
 from holdfast.testing.conformance.turns import TestTurn, TestTurnCancelled  # noqa: E402

@@ -14,6 +14,7 @@ from holdfast.testing.conformance.support import (
     StoreContract,
     batch,
     held,
+    identified,
     items,
     new_token,
     newest,
@@ -144,6 +145,24 @@ class TestExpiry(StoreContract):
         assert (status.expires_at, status.expiry_rule) == (created + 900, "maxLifetime")
         await advance(0.6)
         assert not (await handle.status()).exists
+
+    @pytest.mark.parametrize("call", ["clear", "replace"])
+    async def test_neither_clear_nor_replace_begins_another_life(
+        self, handle: SessionStore, advance: Advance, call: str
+    ) -> None:
+        agreed = terms(max_lifetime=60_000, after_clear=LONG)
+        await handle.append(agreed, identified("request", prepared("old")), FREE)
+        capped = (await stored(handle))[0].ts + 60_000
+        await advance(0.05)
+        if call == "clear":
+            await handle.clear(agreed, FREE, force=False)
+        else:
+            await handle.replace(agreed, batch(prepared("new")), FREE)
+        status = await handle.status()
+        assert (status.expires_at, status.expiry_rule) == (capped, "maxLifetime")
+        await write(handle, prepared("later", flags=Flag.PINNED), terms_=agreed)
+        status = await handle.status()
+        assert (status.expires_at, status.expiry_rule) == (capped, "maxLifetime")
 
     async def test_a_held_turn_keeps_a_short_lived_session_alive(
         self, handle: SessionStore, advance: Advance

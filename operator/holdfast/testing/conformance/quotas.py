@@ -205,9 +205,14 @@ class TestQuotas:
         await session.append(user("two"))
         await govern(memory, policy(quotas=ROOM), **held(bytes=2**21))
         await client.memory("support").policies.catch_up(0)
-        for attempt in (session.append(user("three")), session.append_many([user("three")])):
+        for attempt in (
+            session.append(user("three")),
+            session.append_many([user("three")]),
+            session.replace([user("three")]),
+        ):
             with pytest.raises(QuotaExceeded, match=r"quotas\.bytes\.hard"):
                 await attempt
+        assert await session.read() == [user("one"), user("two")]
         again = await session.append(user("one"), id="id-1")
         assert (again.duplicate, again.seq) == (True, first.seq)
         async with session.turn(wait=timedelta(0)) as turn:

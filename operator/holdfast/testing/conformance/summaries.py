@@ -1,4 +1,4 @@
-"""Summaries and explanations, as an agent sees them."""
+"""Summaries, as an agent sees them."""
 # ruff: noqa: D102 - the name of a test is its sentence
 
 import asyncio
@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from holdfast.client import Client
-from holdfast.errors import BudgetTooSmall, ConfigurationError, SummaryFailed
-from holdfast.session import Session
+from holdfast.errors import BudgetTooSmall, SummaryFailed
 from holdfast.store import MemoryStore, SessionStore
 from holdfast.summaries import SummaryRequest
 from holdfast.testing.conformance.authors import Author, begun
@@ -231,7 +230,7 @@ class TestSummaries(UpkeepContract):
         assert await session.token_count() <= 1_000
         await accounted(session, underneath)
 
-    @pytest.mark.parametrize("how", ["clear", "pin"])
+    @pytest.mark.parametrize("how", ["clear", "erase", "pin"])
     async def test_what_happened_meanwhile_holds(
         self, opened: Open, underneath: SessionStore, how: str
     ) -> None:
@@ -241,16 +240,17 @@ class TestSummaries(UpkeepContract):
         await talk(session, 55)
         flush = asyncio.create_task(session.flush())
         await begun(author)
-        if how == "clear":
-            await other.clear()
-            await talk(other, 3, "new")
-        else:
+        if how == "pin":
             await other.pin(2)
+        else:
+            await (other.clear() if how == "clear" else other.erase())
+            await talk(other, 55, "new")  # under the same numbers again, where all was erased
         author.may.set()
         await asyncio.gather(flush, return_exceptions=True)
-        if how == "clear":
+        if how != "pin":
             assert await session.summaries() == []
-            assert len(await session.read()) == 3
+            assert await session.read() == [user(f"{number} new") for number in range(55)]
+            assert await underneath.claim_flush("another", 1_000)
         else:
             assert 2 in numbers(list(await stored(underneath)))
             (summary,) = await session.summaries()
@@ -364,70 +364,3 @@ class TestSummaries(UpkeepContract):
         done = await session.flush()
         (summary,) = await session.summaries()
         assert (summary.text, summary.model) == (f"{done.summarised} of them", "shorten")
-
-
-@pytest.mark.asyncio
-class TestExplain(UpkeepContract):
-    """One sentence on each message: where it is, or when and why it left."""
-
-    async def test_what_is_there(self, session: Session) -> None:
-        await session.append(user("plain secret"), id="a")
-        await session.append(system("rules secret"))
-        await session.append(user("pinned secret"), pin=True, id="b")
-        plain, rules, pinned = [await session.explain(seq=seq) for seq in (1, 2, 3)]
-        assert (await session.explain(id="a"), await session.explain(id="b")) == (plain, pinned)
-        check(plain, rules, pinned)
-        assert "system" in rules
-        assert "pinned" in pinned
-
-    async def test_what_left(self, opened: Open) -> None:
-        session = opened(Author(), limits={"maxMessages": 60})
-        await session.append(user("secret"), id="first")
-        await talk(session, 60, "secret")
-        limited = await session.explain(id="first")
-        await session.flush("FIFO")
-        dropped = await session.explain(seq=10)
-        await talk(session, 20, "secret")
-        await session.flush("HybridSummary")
-        (summary,) = await session.summaries()
-        short = await session.explain(seq=summary.first)
-        itself = await session.explain(seq=summary.seq)
-        await session.append(user("secret"), id="taken")
-        await session.pop()
-        popped = await session.explain(id="taken")
-        await session.clear()
-        cleared = await session.explain(seq=summary.seq + 3)
-        check(limited, dropped, short, itself, popped, cleared)
-        assert "full" in limited
-        assert "FIFO" in dropped
-        assert str(summary.seq) in short
-        assert "summary" in short
-        assert "summary" in itself
-        assert "pop" in popped
-        assert "clear" in cleared
-
-    async def test_what_never_was(self, session: Session) -> None:
-        await talk(session, 3)
-        future, past = await session.explain(seq=10), await session.explain(seq=0)
-        unknown = await session.explain(id="never heard of")
-        check(future, unknown)
-        check(past)
-
-    async def test_a_session_that_is_not_there(self, session: Session) -> None:
-        check(await session.explain(seq=1))
-        check(await session.explain(id="a"))
-
-    async def test_one_thing_is_asked(self, session: Session) -> None:
-        with pytest.raises(ConfigurationError):
-            await session.explain()
-        with pytest.raises(ConfigurationError):
-            await session.explain(id="a", seq=1)
-
-
-def check(*sentences: str) -> None:
-    """Check that each is a sentence of its own, and says nothing of the content."""
-    assert len(set(sentences)) == len(sentences)
-    for sentence in sentences:
-        assert sentence.count("\n") == 0
-        assert 10 < len(sentence) < 300
-        assert "secret" not in sentence

@@ -4,6 +4,7 @@
 import asyncio
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -98,6 +99,22 @@ class TestTurn(SessionContract):
             with pytest.raises(SessionBusy):
                 async with session.turn():
                     pytest.fail("two held the turn")
+
+    async def test_who_says_how_long_waits_whatever_the_policy_tells(
+        self, connect: Connect
+    ) -> None:
+        session = open_session(connect(locking={"onBusy": "Reject"}))
+
+        async def patient() -> list[Any]:
+            async with session.turn(wait="1m") as turn:
+                return list(await turn.read())
+
+        async with session.turn() as turn:
+            waiting = asyncio.create_task(patient())
+            await _waiting(session, 1)
+            await turn.append(user("before"))
+        async with asyncio.timeout(20):
+            assert await waiting == [user("before")]
 
     async def test_eight_waiters_are_served_in_order(self, connect: Connect) -> None:
         order: list[int] = []
