@@ -19,7 +19,7 @@ from holdfast.store import SessionStore
 from holdfast.store.in_memory import InMemoryStore
 from holdfast.store.redis import RedisStore
 from holdfast.store.redis.layout import session_keys
-from holdfast.values import Batch, Caller, MemoryAddress, Part, Prepared, Stored, Terms
+from holdfast.values import Batch, Caller, MemoryAddress, Part, Prepared, Remembered, Stored, Terms
 from tests.harness.servers import Server
 
 pytestmark = [pytest.mark.redis, pytest.mark.asyncio]
@@ -188,7 +188,7 @@ class TestTheLatestIds:
             records = tuple(
                 Stored(1, 0, first + at, 1, first + at, name, "x") for at, name in enumerate(names)
             )
-            ids = tuple((id_key(name), first + at) for at, name in enumerate(names))
+            ids = tuple(Remembered.of(id_key(name), first + at) for at, name in enumerate(names))
             return Part(records, ids, {}, (), last_seq=100, dropped=0, **seen)
 
         try:

@@ -46,6 +46,10 @@ from holdfast.testing.conformance.erasing import (  # noqa: E402
     TestEraseInTheStore,
     TestLabelsInTheStore,
 )
+from holdfast.testing.conformance.exact_copies import (  # noqa: E402
+    TestExactCopies,
+    TestExactHistories,
+)
 from holdfast.testing.conformance.expiry import TestClear, TestExpiry  # noqa: E402
 from holdfast.testing.conformance.flushing import TestFlusher, TestTrim  # noqa: E402
 from holdfast.testing.conformance.groups import TestGroups, TestPin, TestPop  # noqa: E402
@@ -91,6 +95,8 @@ __all__ = [
     "TestClear",
     "TestErase",
     "TestEraseInTheStore",
+    "TestExactCopies",
+    "TestExactHistories",
     "TestExpiry",
     "TestExplain",
     "TestFlush",

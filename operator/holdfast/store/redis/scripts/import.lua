@@ -1,12 +1,14 @@
 #!lua
 -- import: add records of an export as they were, to a session that holds nothing or exactly what was imported before.
--- uses: state, terms, ids, interrupted, caller, records
+-- uses: state, terms, ids, interrupted, caller, records, history
 -- KEYS  meta log pin ids hist
 -- ARGV  1 terms   2 caller   3 what the session holds as seen by the caller: epoch, version, messages, then last seq and
---       dropped records of the export, as doubles   4 ids as lib/ids has them, each with its seq, a double   5 calls that wait after this part as
---       digest:group   6 digests of calls that do not any more, each joined by commas   7.. records as they will be stored
+--       dropped records of the export, 1 if the ids are all that is known from here on, how many digits the names of
+--       their fields have or 0, and the number of entries of the history, as doubles   4 ids as lib/ids has them, each with
+--       its score, a double   5 calls that wait after this part as digest:group   6 digests of calls that do not any more,
+--       each joined by commas   7.. entries for the history, then records as they will be stored
 -- Returns {OK, epoch, version}, {CHANGED} where the session is another one by now, or a refusal as append.
-local epoch, version, count, last, dropped = numbers('<ddddd', ARGV[3])
+local epoch, version, count, last, dropped, anew, digits, entered = numbers('<dddddddd', ARGV[3])
 local state = load_state(terms.revision)
 local refused = refuse(state, false)
 if refused then
@@ -17,7 +19,7 @@ if epoch ~= state.epoch or version ~= state.version or count ~= state.count or (
   return { 'CHANGED' }
 end
 local log, pin, tokens, bytes, pinned_tokens, safe = {}, {}, 0, 0, 0, {}
-for n = 7, #ARGV do
+for n = 7 + entered, #ARGV do
   local record = parse_record(ARGV[n])
   if record.flags % 4 ~= 0 then
     pin[#pin + 1], pinned_tokens, safe[record.group] = record.value, pinned_tokens + record.tokens, true
@@ -30,7 +32,8 @@ for n = 7, #ARGV do
   tokens, bytes = tokens + record.tokens, bytes + record.bytes
 end
 call('LLEN', HIST)
-for at = 1, #ARGV[4], 19 do
+call('HGET', IDS, '')
+for at = 1, anew == 0 and #ARGV[4] or 0, 19 do
   look_up(state, string.sub(ARGV[4], at, at + 10))
 end
 
@@ -40,14 +43,21 @@ if count == 0 then
   if state.wipe then
     call('UNLINK', META)
   end
-  if fresh then
+  if fresh or anew == 1 then
     call('UNLINK', IDS)
   end
   call('UNLINK', LOG, PIN, HIST)
   state.next, state.dropped, state.hist, state.epoch = last + 1, dropped, 0, math.max(now_us, state.epoch + 1)
 end
+if anew == 1 then
+  state.ids, state.id, state.known = terms.ids > 0 and digits or 0, 0, 0
+end
 if fresh then
   state.created, state.touched = now, now
+end
+for n = 7, 6 + entered do
+  enter(ARGV[n])
+  state.hist = 1
 end
 if #log > 0 then
   call('RPUSH', LOG, unpack(log))
@@ -60,7 +70,7 @@ state.pinned, state.pinned_tokens = state.pinned + #pin, state.pinned_tokens + p
 state.version, state.revision = state.version + 1, math.max(state.revision, terms.revision)
 if terms.ids > 0 then
   for at = 1, #ARGV[4], 19 do
-    local id, score = string.sub(ARGV[4], at, at + 10), numbers('<d', ARGV[4], at + 11) * 1048576
+    local id, score = string.sub(ARGV[4], at, at + 10), numbers('<d', ARGV[4], at + 11)
     local name, entries, known = look_up(state, id)
     if known then
       local before, behind = string.sub(entries, 1, known + 8), string.sub(entries, known + 16)
