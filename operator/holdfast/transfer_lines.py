@@ -20,7 +20,7 @@ _Seq = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
 _Small = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
 _Flags = Annotated[int, msgspec.Meta(ge=0, lt=2**52)]
 _Id = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
-_Key = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{19,20}$", max_length=20)]
+_Key = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{19,20}\Z", max_length=20)]
 _Digest = Annotated[int, msgspec.Meta(ge=0, lt=2**20)]
 _Moment = Annotated[int, msgspec.Meta(ge=0, lt=253_402_300_800_000)]  # the year 10000
 _Sum = Annotated[int, msgspec.Meta(ge=0, le=2**40)]  # 256 of them are still a number
