@@ -49,9 +49,6 @@ if count == 0 then
   call('UNLINK', LOG, PIN, HIST)
   state.next, state.dropped, state.hist, state.epoch = last + 1, dropped, 0, math.max(now_us, state.epoch + 1)
 end
-if anew == 1 then
-  state.ids, state.id, state.known = terms.ids > 0 and digits or 0, 0, 0
-end
 if fresh then
   state.created, state.touched = now, now
 end
@@ -68,7 +65,22 @@ end
 state.tokens, state.count, state.bytes = state.tokens + tokens, state.count + #log + #pin, state.bytes + bytes
 state.pinned, state.pinned_tokens = state.pinned + #pin, state.pinned_tokens + pinned_tokens
 state.version, state.revision = state.version + 1, math.max(state.revision, terms.revision)
-if terms.ids > 0 then
+if anew == 1 then
+  -- Each field is written once, however many of the ids are in it.
+  state.ids, state.id, state.known = digits > 0 and digits or terms.ids > 512 and 2 or 1, 0, 0
+  local fields = {}
+  for at = math.max(1, #ARGV[4] - 19 * terms.ids + 1), #ARGV[4], 19 do
+    local name, own, score = string.sub(ARGV[4], at, at + state.ids - 1), string.sub(ARGV[4], at + 2, at + 10),
+      numbers('<d', ARGV[4], at + 11)
+    local entries = fields[name] or {}
+    entries[#entries + 1] = own .. pack('<I7H', score, state.id)
+    fields[name], state.id, state.known = entries, state.id + 1, state.known + 1
+  end
+  for name, entries in pairs(fields) do
+    call('HSET', IDS, name, table.concat(entries))
+  end
+  state.ids = state.known > 0 and state.ids or 0
+elseif terms.ids > 0 then
   for at = 1, #ARGV[4], 19 do
     local id, score = string.sub(ARGV[4], at, at + 10), numbers('<d', ARGV[4], at + 11)
     local name, entries, known = look_up(state, id)
