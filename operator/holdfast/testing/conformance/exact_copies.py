@@ -15,6 +15,7 @@ from holdfast.testing.conformance.upkeep import HYBRID, Open, UpkeepContract, ta
 from holdfast.values import Privacy
 
 DIGITS = "0123456789abcdef01"
+KEY = f"{DIGITS}a"
 
 
 async def answer(session: Session, id: str, *texts: str) -> tuple[int, bool] | str:
@@ -35,6 +36,55 @@ def told(header: dict[str, Any], **changes: Any) -> str:
 def entry(**changes: Any) -> dict[str, Any]:
     """Return an entry of a history."""
     return {"at": 1, "rule": "pop", "first": 1, "last": 1, "messages": 1, "tokens": 1} | changes
+
+
+HOSTILE_IDS: list[Any] = [
+    7,
+    {},
+    ["x"],
+    [[KEY, 1]],
+    [[KEY, 0, 0]],
+    [[KEY, 4, 0]],
+    [[KEY, 2**31 + 1, 0]],
+    [[KEY, 1.5, 0]],
+    [[KEY, 1, -1]],
+    [[KEY, 1, 2**20]],
+    [[f"{DIGITS}", 1, 0]],
+    [[f"{DIGITS}abc", 1, 0]],
+    [[f"{DIGITS}A", 1, 0]],
+    [[f"{DIGITS}a\n", 1, 0]],
+    [[f"{DIGITS}a", 1, 0], [f"{DIGITS}b", 2, 0]],
+    [[f"{at:019x}", 1, 0] for at in range(0, 160_016, 16)],
+]
+HOSTILE_HISTORIES: list[Any] = [
+    7,
+    [7],
+    [[1, "pop", 1, 1, 1, 1]],
+    [entry(rule='","')],
+    [entry(rule="SECRET")],
+    [entry(rule="share:")],
+    [entry(rule="pop\n")],
+    [entry(rule="block:10")],
+    [entry(at=-1)],
+    [entry(at=2**60)],
+    [entry(at=253_402_300_800_000)],
+    [entry(first=0)],
+    [entry(first=2)],
+    [entry(last=3)],
+    [entry(last=2**40)],
+    [entry(messages=-1)],
+    [entry(messages=2**41)],
+    [entry(tokens=2**41)],
+    [entry(tokens=1.5)],
+    [entry(summary=3)],
+    [entry(summary=-1)],
+    [entry(ranges=[[1, 2]])],
+    [entry(last=2, ranges=[[2, 2], [1, 1]])],
+    [entry(last=2, ranges=[[2, 1]])],
+    [entry(ranges=[[1]])],
+    [entry(ranges=[[1, 1]] * 300)],
+    [entry()] * 257,
+]
 
 
 @pytest.mark.asyncio
@@ -195,6 +245,27 @@ class TestExactCopies(SessionContract):
         assert await answer(copy, "last", "l") == (1_502, True)
         assert await copy.history() == await session.history()
 
+    async def test_one_that_stopped_explains_once_what_was_kept_out(
+        self, session: Session, connect: Connect
+    ) -> None:
+        for first in range(0, 1_600, 400):
+            roles = ["log" if n % 5 == 4 else "user" for n in range(first, first + 400)]
+            await session.append_many([{"role": role, "content": "x"} for role in roles])
+        lines = await export(session)
+        copy = another(connect, privacy={"nonPersistableTypes": ["log"]})
+
+        def stopping() -> Any:
+            yield from lines[:1_400]
+            raise AccessDenied("the reader stops")
+
+        with pytest.raises(AccessDenied):
+            await copy.import_(stopping())
+        for _ in range(2):
+            assert (await copy.import_(lines)).complete
+            history = await copy.history()
+            assert {entry.rule for entry in history} == {"withheld"}
+            assert sum(entry.messages for entry in history) == 320
+
     async def test_no_value_of_a_file_is_told(self, session: Session) -> None:
         headers = [
             '{"format":"SECRET","version":1}',
@@ -224,55 +295,8 @@ class TestExactCopies(SessionContract):
     ) -> None:
         await session.append_many([user("a"), user("b")])
         header, *rest = await export(session)
-        key = f"{DIGITS}a"
-        ids: list[Any] = [
-            7,
-            {},
-            ["x"],
-            [[key, 1]],
-            [[key, 0, 0]],
-            [[key, 4, 0]],
-            [[key, 2**31 + 1, 0]],
-            [[key, 1.5, 0]],
-            [[key, 1, -1]],
-            [[key, 1, 2**20]],
-            [[f"{DIGITS}", 1, 0]],
-            [[f"{DIGITS}abc", 1, 0]],
-            [[f"{DIGITS}A", 1, 0]],
-            [[f"{DIGITS}a\n", 1, 0]],
-            [[f"{DIGITS}a", 1, 0], [f"{DIGITS}b", 2, 0]],
-            [[f"{at:019x}", 1, 0] for at in range(0, 160_016, 16)],
-        ]
-        history: list[Any] = [
-            7,
-            [7],
-            [[1, "pop", 1, 1, 1, 1]],
-            [entry(rule='","')],
-            [entry(rule="SECRET")],
-            [entry(rule="share:")],
-            [entry(rule="pop\n")],
-            [entry(rule="block:10")],
-            [entry(at=-1)],
-            [entry(at=2**60)],
-            [entry(at=253_402_300_800_000)],
-            [entry(first=0)],
-            [entry(first=2)],
-            [entry(last=3)],
-            [entry(last=2**40)],
-            [entry(messages=-1)],
-            [entry(messages=2**41)],
-            [entry(tokens=2**41)],
-            [entry(tokens=1.5)],
-            [entry(summary=3)],
-            [entry(summary=-1)],
-            [entry(ranges=[[1, 2]])],
-            [entry(last=2, ranges=[[2, 2], [1, 1]])],
-            [entry(last=2, ranges=[[2, 1]])],
-            [entry(ranges=[[1]])],
-            [entry(ranges=[[1, 1]] * 300)],
-            [entry()] * 257,
-        ]
-        hostile = [{"ids": one} for one in ids] + [{"history": one} for one in history]
+        hostile = [{"ids": one} for one in HOSTILE_IDS]
+        hostile += [{"history": one} for one in HOSTILE_HISTORIES]
         copy = another(connect)
         for changes in hostile:
             with pytest.raises(ImportRefused) as refusal:
