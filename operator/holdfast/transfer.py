@@ -3,9 +3,8 @@
 import asyncio
 from abc import ABC
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -16,55 +15,30 @@ from holdfast.messages import MAX_BYTES, MAX_ITEMS, Preparer, calls_of, encode_i
 from holdfast.policies import Agreement
 from holdfast.store.refusals import corrupt_record
 from holdfast.telemetry import Call
+from holdfast.transfer_lines import (
+    WITHHELD,
+    Header,
+    Line,
+    header_line,
+    read_header,
+    read_record,
+    record_line,
+    refused,
+)
 from holdfast.values import (
     PROTECTED,
+    Departed,
     ImportResult,
     Lines,
     Notes,
     Part,
+    Remembered,
     Status,
     Stored,
     Terms,
 )
 
-FORMAT: Final = "holdfast.dev/session"
 _LONG = 16 * 1024  # characters of a line that is read off the event loop
-_Number = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
-_Seq = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
-_Small = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
-_Flags = Annotated[int, msgspec.Meta(ge=0, lt=2**52)]
-_Id = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
-
-
-class _Header(msgspec.Struct, rename="camel", omit_defaults=True):
-    """The first line."""
-
-    format: Literal["holdfast.dev/session"]
-    version: Literal[1]
-    memory: str
-    revision: _Number
-    messages: _Small
-    tokens: _Number
-    last_seq: _Small
-    dropped: _Small
-    session: str | None = None
-
-
-class _Line(msgspec.Struct, omit_defaults=True):
-    """A record."""
-
-    seq: _Seq
-    ts: _Number
-    tokens: _Small
-    flags: _Flags
-    group: _Seq
-    item: Any
-    id: _Id | None = None
-    notes: Notes | None = None
-
-
-_HEADER: Final = msgspec.json.Decoder(_Header)
-_LINE: Final = msgspec.json.Decoder(_Line)
 
 
 class Transfer(MessageLog, ABC):
@@ -74,7 +48,8 @@ class Transfer(MessageLog, ABC):
         """Give the session as lines of JSON, without line ends: a header, then each record.
 
         All lines are of one moment, taken with the first: one round trip. A session that does not exist
-        gives a header alone. The history is not part of it.
+        gives a header alone. The header has the history, and what is remembered of ids: digests of the
+        latest, and 20 bits of a digest of what came under each, also of what has left since.
 
         Args:
             name: the header says the session's key.
@@ -87,39 +62,31 @@ class Transfer(MessageLog, ABC):
         with place.naming(Call.EXPORT):
             self._guard()
             agreed = await place.agreed()
-            window = await place.store.everything(agreed.terms)
+            window, ids, history = await place.store.archive(agreed.terms)
             if window.corrupt:
                 raise corrupt_record()
-        status = window.status
-        header = _Header(
-            FORMAT,
-            1,
-            str(place.memory),
-            status.revision,
-            status.messages,
-            status.tokens,
-            status.last_seq,
-            status.dropped,
-            place.session_name.rpartition("/")[2] if name else None,
-        )
-        yield msgspec.json.encode(header).decode()
+        session = place.session_name.rpartition("/")[2] if name else None
+        yield header_line(window.status, ids, history, memory=str(place.memory), session=session)
         for one in window.records:
-            line = _Line(
-                one.seq, one.ts, one.tokens, one.flags, one.group, one.item, one.id, one.notes
-            )
-            yield msgspec.json.encode(line).decode()
+            yield record_line(one)
 
     async def import_(self, lines: Lines) -> ImportResult:
         """Take in what `export` gave: the session then exports the same lines.
 
-        Sequence numbers, times, groups, protection, ids and tokens are kept as they are, tool calls that
-        wait still do, and ids are known again. The policy's privacy applies as to what is appended: where
-        it replaces something, a record differs from its line, and the result counts it. The lifetime
-        begins anew. An id answers a retry whatever its content.
+        Sequence numbers, times, groups, protection, ids, tokens and history are kept as they are, and tool
+        calls that wait still do. The policy's privacy applies as to what is appended: where it replaces
+        something, a record differs from its line, and the result counts it. The lifetime begins anew.
 
-        Written in parts of at most 1,000 records and 8 MiB, one round trip each. An import that stopped
-        goes on when it is called again with the same lines, unless the session was changed since. Others
-        see the parts; take care that nobody appends meanwhile, or the rest is refused.
+        Retries are answered as they were where the export is from: those of messages that have left too,
+        as many as the policy remembers; what an emptied session knew itself is forgotten. Where the policy
+        redacts or withholds anything, a retry is not compared with what came first, since digests may be
+        of what may not be stored here. Exports of earlier versions have neither: of them, the ids of the
+        records are known, whatever the content, and what has left is said to have left before.
+
+        Written in parts of at most 1,000 records and 8 MiB, one round trip each, ids and history with the
+        first. An import that stopped goes on when it is called again with the same lines, unless the
+        session was changed since. Others see the parts; take care that nobody appends meanwhile, or the
+        rest is refused.
 
         Args:
             lines: of an export, one by one; blank ones are left out.
@@ -137,13 +104,17 @@ class Transfer(MessageLog, ABC):
         with place.naming(Call.IMPORT), place.forgetting():
             self._guard()
             agreed = await place.agreed()
-            window = await place.store.everything(agreed.terms)
+            window, _, history = await place.store.archive(agreed.terms)
             if window.corrupt:
                 raise corrupt_record()
-            work = _Import(agreed, window.status, deque(one.encoded() for one in window.records))
+            present = deque(one.encoded() for one in window.records)
+            work = _Import(agreed, window.status, present, history)
             async for number, line in _numbered(lines):
                 if work.header is None:
-                    work.begin(number, line)
+                    if len(line) > _LONG:
+                        await asyncio.to_thread(work.begin, number, line)
+                    else:
+                        work.begin(number, line)
                     continue
                 if len(line) > _LONG:
                     await asyncio.to_thread(work.take, number, line, self._place.preparer)
@@ -152,7 +123,7 @@ class Transfer(MessageLog, ABC):
                 if work.is_full:
                     await self._send(work)
             work.end()
-            if work.records or not (work.sent or window.status.messages):
+            if work.records or work.left_out or not (work.sent or window.status.messages):
                 await self._send(work)
         return work.result()
 
@@ -174,7 +145,8 @@ class _Import:
     agreed: Agreement
     status: Status
     present: deque[bytes]
-    header: _Header | None = None
+    past: Sequence[Departed]
+    header: Header | None = None
     records: list[Stored] = field(default_factory=list[Stored])
     size: int = 0
     sent: int = 0
@@ -183,9 +155,12 @@ class _Import:
     tokens: int = 0
     redacted: int = 0
     withheld: int = 0
-    left_out: int = 0
+    left: int = 0
     resumed: int = 0
-    ids: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
+    ids: list[Remembered] = field(default_factory=list[Remembered])
+    left_out: list[int] = field(default_factory=list[int])
+    noted: int = 0
+    history: list[Departed] = field(default_factory=list[Departed])
     waiting: dict[str, int] = field(default_factory=dict[str, int])
     opened: dict[str, int] = field(default_factory=dict[str, int])
     answered: set[str] = field(default_factory=set[str])
@@ -194,18 +169,25 @@ class _Import:
 
     def begin(self, number: int, line: str) -> None:
         """Read the header, and look whether this session can take what follows."""
-        try:
-            header = self.header = _HEADER.decode(line)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-            raise _refused(number, f"is no header of an export ({_kind(error)})") from None
+        header = self.header = read_header(number, line)
         _require_room(self.agreed.terms, header.messages, header.tokens)
         status = self.status
         if status.messages and (status.last_seq, status.dropped) != (
             header.last_seq,
             header.dropped,
         ):
-            raise _refused(number, "is of another export than what the session holds")
+            raise refused(number, "is of another export than what the session holds")
         self.epoch = status.epoch
+        if header.ids is not None and not status.messages:
+            compared = self.agreed.redactor.screening(None) is None
+            self.ids += header.remembered(compared=compared)
+        if status.messages:
+            own = [
+                one for one in self.past if one.rule == WITHHELD and one not in header.departed()
+            ]
+            self.noted = max((one.last for one in own), default=0)
+        else:
+            self.history += header.departed()
 
     def take(self, number: int, line: str, reader: Preparer) -> None:
         """Read a record."""
@@ -218,13 +200,13 @@ class _Import:
         encoded = record.encoded()
         if self.present:
             if self.present.popleft() != encoded:
-                raise _refused(number, "is not what the session holds in this place")
+                raise refused(number, "is not what the session holds in this place")
             self.resumed += 1
             return
         self.records.append(record)
         self.size += len(encoded)
         if record.id is not None:
-            self.ids.append((id_key(record.id), record.seq))
+            self._guess(record.id, record.seq)
 
     @property
     def is_full(self) -> bool:
@@ -235,13 +217,16 @@ class _Import:
     def end(self) -> None:
         """The lines have ended."""
         if self.header is None:
-            raise _refused(1, "is missing: an export has a header at least")
+            raise refused(1, "is missing: an export has a header at least")
         if self.present:
             raise ImportRefused("the session holds more messages than the export: choose another")
 
     def part(self) -> Part:
         """Return what is to be written next."""
         assert self.header is not None
+        messages = self.messages - len(self.records)
+        if self.left_out:
+            self.history.append(Departed.of(0, WITHHELD, self.left_out, 0))
         return Part(
             tuple(self.records),
             tuple(self.ids),
@@ -249,9 +234,11 @@ class _Import:
             tuple(self.answered),
             self.epoch,
             self.status.version + self.sent,
-            self.messages - len(self.records),
+            messages,
             self.header.last_seq,
             self.header.dropped,
+            tuple(self.history),
+            anew=self.header.ids is not None and not messages,
         )
 
     def written(self, epoch: int, version: int) -> None:
@@ -259,7 +246,14 @@ class _Import:
         self.epoch = epoch
         self.sent = version - self.status.version
         self.size = 0
-        for done in (self.records, self.ids, self.opened, self.answered):
+        for done in (
+            self.records,
+            self.ids,
+            self.history,
+            self.left_out,
+            self.opened,
+            self.answered,
+        ):
             done.clear()
 
     def result(self) -> ImportResult:
@@ -268,35 +262,33 @@ class _Import:
         return ImportResult(
             records=self.messages,
             seq=self.header.last_seq,
-            complete=self.messages + self.left_out >= self.header.messages,
+            complete=self.messages + self.left >= self.header.messages,
             redacted=self.redacted,
             withheld=self.withheld,
             resumed=self.resumed,
         )
 
-    def _read(self, number: int, line: str) -> _Line:
+    def _read(self, number: int, line: str) -> Line:
         assert self.header is not None
+        found = read_record(number, line)
         try:
-            found = _LINE.decode(line)
             body = encode_item(found.item)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-            raise _refused(number, f"is no record of an export ({_kind(error)})") from None
         except MessageInvalid as error:
-            raise _refused(number, f"holds no message: {error.message}") from None
+            raise refused(number, f"holds no message: {error.message}") from None
         if len(body) > self.agreed.max_message_size:
             limit = self.agreed.max_message_size
-            raise _refused(
+            raise refused(
                 number, f"has {len(body)} bytes of JSON, limits.maxMessageSize is {limit}"
             )
         before = self.last.seq if self.last is not None else 0
         if not before < found.seq <= self.header.last_seq:
-            raise _refused(number, "has a sequence number out of order, or above the header's")
+            raise refused(number, "has a sequence number out of order, or above the header's")
         safe = bool(found.flags & PROTECTED)
         if found.group > found.seq or self.protected.setdefault(found.group, safe) != safe:
-            raise _refused(number, "does not belong to its group")
+            raise refused(number, "does not belong to its group")
         return found
 
-    def _screened(self, line: _Line, reader: Preparer) -> Stored | None:
+    def _screened(self, line: Line, reader: Preparer) -> Stored | None:
         """Return what may be stored of a line, and note its tool calls."""
         facts = reader.facts(line.item)
         item, notes, stored = line.item, line.notes, True
@@ -306,7 +298,6 @@ class _Import:
             item, stored = done.item, done.stored
             self.redacted += done.places
             self.withheld += done.withheld
-            self.left_out += not stored
             if done.places:
                 old = notes or Notes()
                 notes = msgspec.structs.replace(old, redacted=old.redacted + done.places)
@@ -315,12 +306,21 @@ class _Import:
         )
         before, self.last = self.last, record
         if not stored:
+            self.left += 1
+            if line.seq > self.noted:
+                self.left_out.append(line.seq)
             return None
         self._note_calls(facts, line.group)
         if before is not None and _is_batch(before, record):
             assert before.id is not None
-            self.ids.append((id_key(before.id.removesuffix("#0")), before.seq))
+            self._guess(before.id.removesuffix("#0"), before.seq)
         return record
+
+    def _guess(self, id: str, seq: int) -> None:
+        """Note an id, unless the export says itself which are known."""
+        assert self.header is not None
+        if self.header.ids is None:
+            self.ids.append(Remembered.of(id_key(id), seq))
 
     def _note_calls(self, facts: Facts, group: int) -> None:
         opens, closes = calls_of(facts)
@@ -348,15 +348,6 @@ def _require_room(terms: Terms, messages: int, tokens: int) -> None:
             f"the export has {messages} messages and {tokens} tokens, more than a session of this memory "
             "may have: raise the limits for the import"
         )
-
-
-def _refused(number: int, what: str) -> ImportRefused:
-    return ImportRefused(f"line {number} {what}; nothing of this part was written", line=number)
-
-
-def _kind(error: Exception) -> str:
-    """Say what is wrong with JSON: types and places, which are ours, and no value."""
-    return str(error) if isinstance(error, msgspec.ValidationError) else type(error).__name__
 
 
 async def _numbered(lines: Lines) -> AsyncIterator[tuple[int, str]]:

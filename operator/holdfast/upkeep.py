@@ -11,6 +11,7 @@ from holdfast.messages import id_key
 from holdfast.place import Place
 from holdfast.summaries import summary_text
 from holdfast.telemetry import Call
+from holdfast.transfer_lines import IMPORT, WITHHELD
 from holdfast.values import (
     Batch,
     Departed,
@@ -33,7 +34,12 @@ _WORDS = {
     "several": "left; by which rule is not known any more",
 }
 
-_NO_FLUSH = frozenset({"pop", "clear", "replace", "several"})
+_AROUND_IMPORTS = {
+    IMPORT: "had left before the session was imported, or was dropped since when the session was full: "
+    "the export did not say",
+    WITHHELD: "was left out when the session was imported, since the policy does not let it be stored",
+}
+_NO_FLUSH = frozenset({"pop", "clear", "replace", "several", *_AROUND_IMPORTS})
 """Rules of the history that say nothing of a flush."""
 
 
@@ -164,7 +170,13 @@ def _summary(stored: Stored) -> Summary:
 def _history(snapshot: Snapshot, departed: Iterable[Departed]) -> list[HistoryEntry]:
     entries = [
         HistoryEntry(
-            one.rule, one.first, one.last, one.messages, one.at, one.tokens, one.summary or None
+            one.rule,
+            one.first,
+            one.last,
+            one.messages,
+            one.at or None,
+            one.tokens if one.rule not in _AROUND_IMPORTS else None,
+            one.summary or None,
         )
         for one in departed
     ]
@@ -205,6 +217,8 @@ def _explain(seq: int, name: str, snapshot: Snapshot, departed: Sequence[Departe
     if not entries:
         return f"{name} was dropped when the session was full, as one of the oldest."
     one, later = departed[entries[-1]], departed[entries[-1] + 1 :]
+    if one.rule in _AROUND_IMPORTS:
+        return f"{name} {_AROUND_IMPORTS[one.rule]}."
     others = _others(one.messages - 1)
     if not one.summary:
         return f"{name} {_how(one)} on {_when(one)}{others}."

@@ -177,6 +177,7 @@ async def test_every_call_brings_a_session_along(world: OldWorld):
     calls = [
         handle.status,
         lambda: handle.everything(agreed),
+        lambda: handle.archive(agreed),
         lambda: handle.tail(agreed, tokens=100),
         lambda: handle.page(agreed, after=0, limit=10),
         handle.snapshot,

@@ -1,6 +1,7 @@
 """Which message ids are known: the latest ones, exactly as many as the policy says, in both stores."""
 
 import asyncio
+import itertools
 import time
 import uuid
 from collections import OrderedDict
@@ -19,7 +20,17 @@ from holdfast.store import SessionStore
 from holdfast.store.in_memory import InMemoryStore
 from holdfast.store.redis import RedisStore
 from holdfast.store.redis.layout import session_keys
-from holdfast.values import Batch, Caller, MemoryAddress, Part, Prepared, Stored, Terms
+from holdfast.values import (
+    Archive,
+    Batch,
+    Caller,
+    MemoryAddress,
+    Part,
+    Prepared,
+    Remembered,
+    Stored,
+    Terms,
+)
 from tests.harness.servers import Server
 
 pytestmark = [pytest.mark.redis, pytest.mark.asyncio]
@@ -74,13 +85,15 @@ class Stores:
     """The same session in both stores."""
 
     def __init__(self, server: Server) -> None:
-        memory = MemoryAddress(f"ids-{uuid.uuid4().hex[:12]}", "support")
+        self.memory = MemoryAddress(f"ids-{uuid.uuid4().hex[:12]}", "support")
         self.store = RedisStore.from_url(server.url)
-        self.keys = session_keys(memory, "any", "mem")
-        local = InMemoryStore(clock=lambda: time.time_ns() // 1000)
-        self.handles: list[SessionStore] = [
-            one.session(memory, "any") for one in (local, self.store)
-        ]
+        self.keys = session_keys(self.memory, "any", "mem")
+        self.local = InMemoryStore(clock=lambda: time.time_ns() // 1000)
+        self.handles = self.named("any")
+
+    def named(self, name: str) -> list[SessionStore]:
+        """Return another session of both."""
+        return [one.session(self.memory, name) for one in (self.local, self.store)]
 
     async def check(self, model: Model, name: str, digest: int, records: int = 1) -> None:
         """Append, and compare what all three say; what is known is also told by asking."""
@@ -107,6 +120,12 @@ class Stores:
                 if 0 < back <= len(model.used):
                     name = model.used[-back]
                     await self.check(model, name, 8 if step == "altered" else 7)
+
+
+async def _filled(handle: SessionStore, agreed: Terms, batches: list[Batch]) -> Archive:
+    for one in batches:
+        await handle.append(agreed, one, FREE)
+    return await handle.archive(agreed)
 
 
 async def _appended(handle: SessionStore, agreed: Terms, batch: Batch) -> Told:
@@ -188,7 +207,7 @@ class TestTheLatestIds:
             records = tuple(
                 Stored(1, 0, first + at, 1, first + at, name, "x") for at, name in enumerate(names)
             )
-            ids = tuple((id_key(name), first + at) for at, name in enumerate(names))
+            ids = tuple(Remembered.of(id_key(name), first + at) for at, name in enumerate(names))
             return Part(records, ids, {}, (), last_seq=100, dropped=0, **seen)
 
         try:
@@ -213,6 +232,37 @@ class TestTheLatestIds:
                     "c": ("known", 13),
                     "d": ("known", 14),
                 }
+        finally:
+            await both.store.aclose()
+
+    @pytest.mark.parametrize("most", [3, 256, 600])
+    async def test_they_come_along_from_either_store_to_either(
+        self, valkey_server: Server, most: int
+    ) -> None:
+        """However many each remembers, and whatever the names of their fields are."""
+        both, total = Stores(valkey_server), most + 20
+        batches = [Batch((Prepared(b'"x"', 1),), id_key(f"id-{at}"), 7) for at in range(total)]
+        try:
+            archives = [await _filled(handle, terms(most), batches) for handle in both.handles]
+            assert len({tuple((it.seq, it.digest) for it in one.ids) for one in archives}) == 1
+            for archive, into in itertools.product(archives, (2, 256, 599, 10_000)):
+                agreed, kept = terms(into), min(most, into)
+                part = Part((), archive.ids, {}, (), 0, 0, 0, total, total, anew=True)
+                for at, handle in enumerate(both.named(f"{id(archive)}-{into}")):
+                    await handle.import_part(agreed, part)
+                    asked = [await _asked(handle, one) for one in batches]
+                    known = [("known", seq) for seq in range(total - kept + 1, total + 1)]
+                    assert asked == [None] * (total - kept) + known
+                    other = structs.replace(batches[-1], digest=8)
+                    assert await _appended(handle, agreed, other) == "conflict"
+                    ids = (await handle.archive(agreed)).ids
+                    if at == archives.index(archive) and (most > 512) == (into > 512):
+                        assert list(ids) == list(archive.ids)[-kept:]
+                    new = Batch((Prepared(b'"x"', 1),), id_key("new"), 7)
+                    assert await _appended(handle, agreed, new) == ("new", total + 1)
+                    assert await _asked(handle, batches[-1]) == ("known", total)
+                    oldest = await _asked(handle, batches[-kept])
+                    assert oldest == (None if kept == into else ("known", total - kept + 1))
         finally:
             await both.store.aclose()
 

@@ -425,7 +425,8 @@ class TestFullServer:
         self, raw: Redis, session: Session, namespace: str
     ) -> None:
         messages = [user(f"m-{number}") for number in range(5)]
-        await session.append_many(messages)
+        await session.append_many(messages, id="r-0")
+        exported = [line async for line in session.export()]
         async with session.turn() as turn:
             await raw.config_set("maxmemory", 1)
             before = await contents(raw, namespace)
@@ -440,6 +441,7 @@ class TestFullServer:
             assert await contents(raw, namespace) == before
             await turn.check()
             assert await session.read() == messages
+            assert [line async for line in session.export()] == exported
             assert await session.read(limit=2) == messages[-2:]
             assert await session.read(max_tokens=1000) == messages
             assert (await session.read_page()).total == len(messages)

@@ -17,7 +17,7 @@ from holdfast.errors import (
     IdempotencyConflict,
     QuotaExceeded,
 )
-from holdfast.messages import encode_item
+from holdfast.messages import encode_item, id_key
 from holdfast.policies import FOLLOW, TRUST, PolicyFeed
 from holdfast.policy import Policy, load_policy
 from holdfast.quotas import STALE, Amount, Ledger, Standing, amount_of
@@ -100,7 +100,7 @@ def usage(*, tokens: int = 0, size: int = 0, sessions: int = 0, at: int = 1, age
 
 
 def batch(tokens: int, *, id: str = "", digest: int = 7) -> Batch:
-    return Batch((Prepared(b'"text"', tokens),), key=id, digest=digest)
+    return Batch((Prepared(b'"text"', tokens),), key=id_key(id) if id else "", digest=digest)
 
 
 class World:

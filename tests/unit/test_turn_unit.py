@@ -32,6 +32,7 @@ from holdfast.store.in_memory import InMemoryStore
 from holdfast.turn import Signal, Turn
 from holdfast.values import (
     Appended,
+    Archive,
     Batch,
     Caller,
     Changed,
@@ -145,6 +146,10 @@ class FaultySession:
     async def everything(self, terms: Terms) -> Window:
         await self.faults.enter("everything")
         return await self.inner.everything(terms)
+
+    async def archive(self, terms: Terms) -> Archive:
+        await self.faults.enter("archive")
+        return await self.inner.archive(terms)
 
     async def tail(self, terms: Terms, *, tokens: int) -> Window:
         await self.faults.enter("tail")

@@ -7,6 +7,7 @@ from typing import Protocol
 from holdfast.errors import HoldfastError
 from holdfast.values import (
     Appended,
+    Archive,
     Batch,
     Caller,
     Changed,
@@ -117,7 +118,7 @@ class SessionStore(Protocol):
     async def import_part(self, terms: Terms, part: Part) -> tuple[int, int]:
         """Add records of an export as they were; return the session's epoch and version after it.
 
-        Takes nothing out to keep the limits. Begins a new epoch with the first part.
+        Takes nothing out to keep the limits. Begins a new epoch with the first part, and a new history.
 
         Raises:
             ImportRefused: the session is not as `part` says; nothing was written.
@@ -181,6 +182,14 @@ class SessionStore(Protocol):
 
     async def everything(self, terms: Terms) -> Window:
         """Return all records and the counters, of one moment; renews the expiry if so agreed."""
+        ...
+
+    async def archive(self, terms: Terms) -> Archive:
+        """Return all that an export holds; renews the expiry if so agreed.
+
+        Of one moment, except from a Redis that is out of memory: there ids and history may be younger than
+        the records.
+        """
         ...
 
     async def tail(self, terms: Terms, *, tokens: int) -> Window:

@@ -9,6 +9,7 @@ from holdfast.errors import AccessDenied
 from holdfast.store.protocol import MemoryStore, SessionStore
 from holdfast.values import (
     Appended,
+    Archive,
     Batch,
     Caller,
     Departed,
@@ -71,6 +72,9 @@ class _ReadOnlySession:
 
     async def everything(self, terms: Terms) -> Window:
         return await self._session.everything(_without_renewal(terms))
+
+    async def archive(self, terms: Terms) -> Archive:
+        return await self._session.archive(_without_renewal(terms))
 
     async def tail(self, terms: Terms, *, tokens: int) -> Window:
         return await self._session.tail(_without_renewal(terms), tokens=tokens)

@@ -400,7 +400,8 @@ class Session(MessageLog):
         """Give the session as lines of JSON, without line ends: a header, then each record.
 
         All lines are of one moment, taken with the first: one round trip. A session that does not exist
-        gives a header alone. The history is not part of it.
+        gives a header alone. The header has the history, and what is remembered of ids: digests of the
+        latest, and 20 bits of a digest of what came under each, also of what has left since.
 
         Args:
             name: the header says the session's key.
@@ -414,14 +415,20 @@ class Session(MessageLog):
     def import_(self, lines: Lines) -> ImportResult:
         """Take in what `export` gave: the session then exports the same lines.
 
-        Sequence numbers, times, groups, protection, ids and tokens are kept as they are, tool calls that
-        wait still do, and ids are known again. The policy's privacy applies as to what is appended: where
-        it replaces something, a record differs from its line, and the result counts it. The lifetime
-        begins anew. An id answers a retry whatever its content.
+        Sequence numbers, times, groups, protection, ids, tokens and history are kept as they are, and tool
+        calls that wait still do. The policy's privacy applies as to what is appended: where it replaces
+        something, a record differs from its line, and the result counts it. The lifetime begins anew.
 
-        Written in parts of at most 1,000 records and 8 MiB, one round trip each. An import that stopped
-        goes on when it is called again with the same lines, unless the session was changed since. Others
-        see the parts; take care that nobody appends meanwhile, or the rest is refused.
+        Retries are answered as they were where the export is from: those of messages that have left too,
+        as many as the policy remembers; what an emptied session knew itself is forgotten. Where the policy
+        redacts or withholds anything, a retry is not compared with what came first, since digests may be
+        of what may not be stored here. Exports of earlier versions have neither: of them, the ids of the
+        records are known, whatever the content, and what has left is said to have left before.
+
+        Written in parts of at most 1,000 records and 8 MiB, one round trip each, ids and history with the
+        first. An import that stopped goes on when it is called again with the same lines, unless the
+        session was changed since. Others see the parts; take care that nobody appends meanwhile, or the
+        rest is refused.
 
         Args:
             lines: of an export, one by one; blank ones are left out.

@@ -2,6 +2,7 @@
 
 from holdfast.values.exchange import (
     Appended,
+    Archive,
     Batch,
     Caller,
     Changed,
@@ -32,8 +33,11 @@ from holdfast.values.records import (
     Departed,
     Flag,
     Notes,
+    Remembered,
     Stored,
     call_flags,
+    known_part,
+    range_text,
 )
 from holdfast.values.results import (
     AppendResult,
@@ -54,6 +58,7 @@ __all__ = [
     "PROTECTED",
     "AppendResult",
     "Appended",
+    "Archive",
     "Batch",
     "Caller",
     "Changed",
@@ -83,6 +88,7 @@ __all__ = [
     "Receipt",
     "Record",
     "Refresh",
+    "Remembered",
     "Section",
     "Snapshot",
     "Splice",
@@ -95,4 +101,6 @@ __all__ = [
     "Usage",
     "Window",
     "call_flags",
+    "known_part",
+    "range_text",
 ]

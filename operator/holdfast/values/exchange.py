@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from holdfast.values.records import Notes, Stored
+from holdfast.values.records import Departed, Notes, Remembered, Stored
 from holdfast.values.results import Lease
 
 
@@ -205,7 +205,7 @@ class Part(NamedTuple):
 
     Attributes:
         records: with the sequence numbers, times and groups they had, ascending.
-        ids: of each id to be remembered its key, as of a `Batch`, and its sequence number.
+        ids: to be remembered, oldest first.
         opened: digests of tool calls that wait after this part, and their groups.
         answered: digests of those that no longer wait.
         epoch: of the session as last seen; 0 where there is none.
@@ -213,10 +213,12 @@ class Part(NamedTuple):
         messages: of the session as last seen; 0 begins the import.
         last_seq: highest sequence number of the whole export.
         dropped: records that had left the exported session.
+        history: entries to be added, oldest first.
+        anew: the ids are all that the session knows from here on; else they come to those it knows.
     """
 
     records: Sequence[Stored]
-    ids: Sequence[tuple[str, int]]
+    ids: Sequence[Remembered]
     opened: Mapping[str, int]
     answered: Collection[str]
     epoch: int
@@ -224,6 +226,8 @@ class Part(NamedTuple):
     messages: int
     last_seq: int
     dropped: int
+    history: Sequence[Departed] = ()
+    anew: bool = False
 
 
 class Status(NamedTuple):
@@ -258,6 +262,20 @@ class Window(NamedTuple):
     records: Sequence[Stored]
     complete: bool
     corrupt: int = 0
+
+
+class Archive(NamedTuple):
+    """All that an export holds, of one moment.
+
+    Attributes:
+        window: all records.
+        ids: those that are known, oldest first.
+        history: as of `SessionStore.departed`.
+    """
+
+    window: Window
+    ids: Sequence[Remembered]
+    history: Sequence[Departed]
 
 
 class Newest(list[Stored]):

@@ -119,12 +119,39 @@ class Stored(msgspec.Struct, array_like=True, frozen=True, gc=False):
         return self.flags >> _CLOSES & _BYTE | (self.flags >> _MORE_CLOSES & _MORE) << 8
 
 
+class Remembered(NamedTuple):
+    """A message id that a session knows: enough to answer a retry, and nothing to tell the id from.
+
+    Attributes:
+        key: what stores keep of an id's key, as of a `Batch`: its first 18 digits, then its last two, or
+            only the first of these.
+        seq: sequence number of the first message that came under the id.
+        digest: of the content; 0 where a retry is not to be compared with it.
+    """
+
+    key: str
+    seq: int
+    digest: int = 0
+
+    @classmethod
+    def of(cls, key: str, seq: int, digest: int = 0) -> "Remembered":
+        """Make one from an id's key in full."""
+        return cls(known_part(key) + key[-2:], seq, digest)
+
+
+def known_part(key: str) -> str:
+    """Return the part of an id's key by which it is known again."""
+    return key[:18]
+
+
 class Departed(NamedTuple):
     """An entry of a session's history: records that left together, by one rule. No content.
 
     Attributes:
-        at: when, milliseconds since 1970.
-        rule: such as `FIFO`, `HybridSummary`, `pop`, `clear`; `several` where entries were joined.
+        at: when, milliseconds since 1970; 0 where nobody knows.
+        rule: such as `FIFO`, `HybridSummary`, `pop`, `clear`; `several` where entries were joined; `import`
+            for what had left before an import, where the export did not say how; `withheld` for what the
+            policy kept from an import.
         first: lowest sequence number.
         last: highest one.
         messages: how many.
@@ -154,7 +181,7 @@ class Departed(NamedTuple):
                 ranges[-1] = (ranges[-1][0], seq)
             else:
                 ranges.append((seq, seq))
-        shown = tuple(ranges) if len(_range_text(ranges)) <= 512 else ()
+        shown = tuple(ranges) if len(range_text(ranges)) <= 512 else ()
         return cls(at, rule, seqs[0], seqs[-1], len(seqs), tokens, summary, shown)
 
     def joined(self, later: "Departed") -> "Departed":
@@ -169,5 +196,6 @@ class Departed(NamedTuple):
         )
 
 
-def _range_text(ranges: Sequence[tuple[int, int]]) -> str:
+def range_text(ranges: Sequence[tuple[int, int]]) -> str:
+    """Return runs of sequence numbers as a history's entry holds them."""
     return ",".join(f"{low}" if low == high else f"{low}-{high}" for low, high in ranges)

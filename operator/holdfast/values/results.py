@@ -207,11 +207,13 @@ class HistoryEntry:
 
     Attributes:
         rule: such as `FIFO`, `HybridSummary`, `share:longTerm`, `pop`, `clear`; `limit` for what left
-            because the session was full; `several` where old entries were joined.
+            because the session was full; `several` where old entries were joined; `import` for what had
+            left before an import, where the export did not say how; `withheld` for what an import left
+            out, since the policy does not let it be stored.
         first: lowest sequence number.
         last: highest one.
         messages: how many.
-        at: when, milliseconds since 1970; None where it was one by one.
+        at: when, milliseconds since 1970; None where it was one by one, or is not known.
         tokens: of all of them, but for those that the limits had dropped while their summary was written;
             None where nobody counted.
         summary: sequence number of the summary that stands for them; None when they were dropped.

@@ -49,8 +49,12 @@ class Rewrites(Handle):
             session.calls.pop(call, None)
         session.calls |= part.opened
         session.labels |= self._labels
-        for key, seq in part.ids:
-            session.remember(key, seq, 0, terms.max_ids)
+        if part.anew:
+            session.ids.clear()
+        for one in part.ids:
+            session.remember(one, terms.max_ids)
+        for entry in part.history:
+            session.note(entry)
         session.version += 1
         session.revision = max(session.revision, terms.revision)
         self._refresh(session, terms)

@@ -14,12 +14,14 @@ from holdfast.store.in_memory.rewrites import Rewrites
 from holdfast.store.in_memory.state import SessionState, given
 from holdfast.values import (
     Appended,
+    Archive,
     Batch,
     Caller,
     Changed,
     Flag,
     Newest,
     Refresh,
+    Remembered,
     Section,
     Status,
     Stored,
@@ -44,7 +46,7 @@ class InMemorySession(Leases, Flushes, Rewrites):
     async def append(self, terms: Terms, batch: Batch, caller: Caller) -> Appended:
         """Store a batch; see `SessionStore.append`."""
         session = self._find()
-        known = session.ids.get(batch.key) if session and batch.key else None
+        known = session.known(batch.key) if session and batch.key else None
         if session and known:
             return _answer_known(session, known, batch)
         self._check(session, terms, caller)
@@ -63,7 +65,7 @@ class InMemorySession(Leases, Flushes, Rewrites):
     async def replace(self, terms: Terms, batch: Batch, caller: Caller) -> Appended:
         """Store a batch instead of all records; see `SessionStore.replace`."""
         session = self._find()
-        if session is None or (batch.key and batch.key in session.ids):
+        if session is None or (batch.key and session.known(batch.key)):
             return await self.append(terms, batch, caller)
         self._check(session, terms, caller)
         emptied = dataclasses.replace(session, records=[], sizes={}, calls={}, accessed={})
@@ -76,7 +78,7 @@ class InMemorySession(Leases, Flushes, Rewrites):
     async def known(self, batch: Batch) -> Appended | None:
         """Answer a batch whose id is known; see `SessionStore.known`."""
         session = self._find()
-        known = session.ids.get(batch.key) if session else None
+        known = session.known(batch.key) if session else None
         return _answer_known(session, known, batch) if session and known else None
 
     async def newest(self, terms: Terms, count: int) -> Newest:
@@ -161,6 +163,13 @@ class InMemorySession(Leases, Flushes, Rewrites):
         self._read(session, terms)
         return Window(self._status(session), given(session.records if session else ()), True)
 
+    async def archive(self, terms: Terms) -> Archive:
+        """Return all that an export holds."""
+        window, session = await self.everything(terms), self._find()
+        if session is None:
+            return Archive(window, (), ())
+        return Archive(window, tuple(session.ids.values()), tuple(session.history))
+
     async def tail(self, terms: Terms, *, tokens: int) -> Window:
         """Return the protected and the newest records; see `SessionStore.tail`."""
         session = self._find()
@@ -214,7 +223,8 @@ class InMemorySession(Leases, Flushes, Rewrites):
         session.revision = max(session.revision, terms.revision)
         if renew:
             self._refresh(session, terms, now=write.now)
-        session.remember(batch.key, first, batch.digest, terms.max_ids)
+        if batch.key:
+            session.remember(Remembered.of(batch.key, first, batch.digest), terms.max_ids)
         return Appended(
             seq=first,
             duplicate=False,
@@ -273,9 +283,10 @@ def _exceeds(terms: Terms, tokens: int, messages: int) -> bool:
     return over_tokens or (terms.max_messages > 0 and messages > terms.max_messages)
 
 
-def _answer_known(session: SessionState, known: tuple[int, int], batch: Batch) -> Appended:
-    seq, digest = known
-    if digest and batch.digest and digest != batch.digest:
-        raise refusals.conflict(seq)
+def _answer_known(session: SessionState, known: Remembered, batch: Batch) -> Appended:
+    if known.digest and batch.digest and known.digest != batch.digest:
+        raise refusals.conflict(known.seq)
     length = len(session.records)
-    return Appended(seq, True, session.tokens, length, 0, session.epoch, over=False, torn=False)
+    return Appended(
+        known.seq, True, session.tokens, length, 0, session.epoch, over=False, torn=False
+    )

@@ -10,7 +10,16 @@ from dataclasses import dataclass, field
 import msgspec
 
 from holdfast.planning.expiry import Rule
-from holdfast.values import Departed, Flag, Granted, Lease, Status, Stored
+from holdfast.values import (
+    Departed,
+    Flag,
+    Granted,
+    Lease,
+    Remembered,
+    Status,
+    Stored,
+    known_part,
+)
 
 HISTORY = 256
 """Entries that a session's history keeps."""
@@ -59,9 +68,7 @@ class SessionState:
     records: list[Stored] = field(default_factory=list[Stored])
     sizes: dict[int, int] = field(default_factory=dict[int, int])
     calls: dict[str, int] = field(default_factory=dict[str, int])
-    ids: OrderedDict[str, tuple[int, int]] = field(
-        default_factory=OrderedDict[str, tuple[int, int]]
-    )
+    ids: OrderedDict[str, Remembered] = field(default_factory=OrderedDict[str, Remembered])
     flusher: tuple[str, int] = ("", 0)
     history: list[Departed] = field(default_factory=list[Departed])
     accessed: dict[int, int] = field(default_factory=dict[int, int])
@@ -127,10 +134,14 @@ class SessionState:
                 self.records[at] = msgspec.structs.replace(record, flags=flags)
         return abs(sum(record.protected for record in self.records) - before)
 
-    def remember(self, key: str, first: int, digest: int, most: int) -> None:
+    def known(self, key: str) -> Remembered | None:
+        """Return what is known of the id with this key."""
+        return self.ids.get(known_part(key))
+
+    def remember(self, one: Remembered, most: int) -> None:
         """Keep an id, in its place where it is known; forget the oldest ones."""
-        if key and most:
-            self.ids[key] = (first, digest)
+        if most:
+            self.ids[known_part(one.key)] = one
             while len(self.ids) > most:
                 self.ids.popitem(last=False)
 

@@ -8,13 +8,27 @@ from typing import NamedTuple
 import msgspec
 
 from holdfast.keys import memory_prefix, session_prefix
-from holdfast.values import Caller, Flag, MemoryAddress, Part, Prepared, Splice, Terms
+from holdfast.values import (
+    Caller,
+    Departed,
+    Flag,
+    MemoryAddress,
+    Part,
+    Prepared,
+    Remembered,
+    Splice,
+    Terms,
+    range_text,
+)
 
 LAYOUT = 1
 LABELS = "names"
 """In place of a label's digest: the index of those that there are."""
 ID_BYTES = 9
 """Of an id's digest in `:ids`."""
+DIGESTS = 2**20
+"""The first sequence number of an id is kept times this, plus the content's digest."""
+_NAMED = 2 * ID_BYTES + 2
 _JSON = msgspec.json.Encoder()
 WAKE_SUFFIX = b":w:"
 
@@ -77,9 +91,9 @@ def label_key_of(index: bytes, label: str) -> bytes:
 _TERMS = struct.Struct("<13d")
 _CALLER = struct.Struct("<ddB")
 _HEAD = struct.Struct("<ddd")
-_PART = struct.Struct("<5d")
+_PART = struct.Struct("<8d")
 _SUMMARY = struct.Struct("<dd")
-_SEQ = struct.Struct("<d")
+_SCORE = struct.Struct("<d")
 
 
 def pack_terms(terms: Terms) -> bytes:
@@ -156,11 +170,34 @@ def pack_splice(splice: Splice, there: Collection[int]) -> list[bytes | str | in
 
 def pack_part(part: Part) -> list[bytes | str]:
     """Pack a part of an import."""
-    held = _PART.pack(part.epoch, part.version, part.messages, part.last_seq, part.dropped)
-    ids = b"".join(pack_id(key) + _SEQ.pack(seq) for key, seq in part.ids)
+    # Where only one digit of an id's field is known, the field's name has no more.
+    short = any(len(one.key) < _NAMED for one in part.ids)
+    held = _PART.pack(
+        part.epoch,
+        part.version,
+        part.messages,
+        part.last_seq,
+        part.dropped,
+        part.anew,
+        short,
+        len(part.history),
+    )
+    ids = b"".join(_pack_remembered(one) for one in part.ids)
     opened = ",".join(f"{call}:{group}" for call, group in part.opened.items())
     records = [record.encoded() for record in part.records]
-    return [held, ids, opened, ",".join(part.answered), *records]
+    history = [_pack_departed(entry) for entry in part.history]
+    return [held, ids, opened, ",".join(part.answered), *history, *records]
+
+
+def _pack_remembered(one: Remembered) -> bytes:
+    digits = 2 * ID_BYTES
+    name, own_id = one.key[digits:].ljust(2, "0"), bytes.fromhex(one.key[:digits])
+    return name.encode() + own_id + _SCORE.pack(one.seq * DIGESTS + one.digest)
+
+
+def _pack_departed(one: Departed) -> bytes:
+    """Pack an entry as `lib/history.lua` writes it."""
+    return _JSON.encode((*one[:-1], range_text(one.ranges)))
 
 
 def is_summary(record: bytes) -> bool:

@@ -158,6 +158,7 @@ class MigratingSession(RedisSession):
             return await super().everything(terms)
 
     replace = _migrated(RedisSession.replace)
+    archive = _migrated(RedisSession.archive)
     import_part = _migrated(RedisSession.import_part)
     erase = _migrated(RedisSession.erase)
     known = _migrated(RedisSession.known)

@@ -32,26 +32,23 @@ from holdfast.errors import (
 from holdfast.store import refusals
 from holdfast.store.protocol import SessionVanished, StalePolicy
 from holdfast.store.redis.carrier import Broken, Reply
-from holdfast.store.redis.layout import ID_BYTES, LAYOUT
+from holdfast.store.redis.layout import LAYOUT
 from holdfast.values import Caller, Departed, Lease, Snapshot, Status, Stored, Terms, Usage
 
 _RECORDS = msgspec.json.Decoder(list[Stored])
 _RECORD = msgspec.json.Decoder(Stored)
 _ENTRY = msgspec.json.Decoder(tuple[int, str, int, int, int, int, int, str])
 _BY_SEQ = attrgetter("seq")
-_MALFORMED = (ValueError, IndexError, OverflowError, struct.error)
+MALFORMED = (ValueError, IndexError, OverflowError, struct.error)
 _UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)  # nested deeper than any of ours
 
 META_FIELDS = (b"k", b"s", b"l", b"h")
 _COUNTERS = struct.Struct("<8d")
-_SLOW = struct.Struct("<5B2H5d")
+SLOW = struct.Struct("<5B2H5d")
 _REVISION = struct.Struct("<d")
 _SEEN = slice(struct.calcsize("<5B2H2d"), struct.calcsize("<5B2H3d"))
 """Where the revision is."""
-_ID = struct.Struct(f"<{ID_BYTES}s7sH")
-_ID_NUMBERS = 2**16
 _MOST_HELD = 2**40  # messages, tokens or bytes of a session: so sums of them stay within 64 bits
-_DIGESTS = 2**20  # the first sequence number of an id is kept times this, plus the content's digest
 _TEXT = 32  # no layout has so high a number: the field is text, which something else wrote
 _RULES = ("", "ttl", "afterClear", "afterFlush", "maxLifetime", "lease", "buried")
 _BURIED = _RULES.index("buried")
@@ -126,8 +123,8 @@ def read_status(fields: Sequence[bytes | None], *, now: int, waiting: int = 0) -
     _require_layout(fields[1])
     try:
         return _status(fields, now, waiting)
-    except _MALFORMED as error:
-        raise _corrupt_counters() from error
+    except MALFORMED as error:
+        raise corrupt_counters() from error
 
 
 def read_expiry(slow: bytes) -> tuple[int, int]:
@@ -142,9 +139,9 @@ def read_expiry(slow: bytes) -> tuple[int, int]:
     """
     _require_layout(slow)
     try:
-        *_, expires_at, touched = map(int, _SLOW.unpack(slow))
-    except _MALFORMED as error:
-        raise _corrupt_counters() from error
+        *_, expires_at, touched = map(int, SLOW.unpack(slow))
+    except MALFORMED as error:
+        raise corrupt_counters() from error
     return expires_at, touched
 
 
@@ -163,7 +160,7 @@ def follower(terms: Terms) -> Callable[[Reply], bool]:
     def follows(fields: Reply) -> bool:
         match fields:
             case [bytes(counters), bytes(slow)] if (
-                len(slow) == _SLOW.size and len(counters) == _COUNTERS.size
+                len(slow) == SLOW.size and len(counters) == _COUNTERS.size
             ):
                 pass
             case _:
@@ -192,7 +189,7 @@ def read_holdings(counters: bytes) -> tuple[int, int, int]:
     _, tokens, messages, size, *_ = _COUNTERS.unpack(counters)
     held = (messages, tokens, size)
     if not all(0 <= one <= _MOST_HELD for one in held):  # neither is it for what is no number
-        raise _corrupt_counters()
+        raise corrupt_counters()
     return int(messages), int(tokens), int(size)
 
 
@@ -201,44 +198,23 @@ def _require_layout(slow: bytes | None) -> None:
         raise _other_layout(slow[0])
 
 
-def _corrupt_counters() -> CorruptRecord:
+def corrupt_counters() -> CorruptRecord:
+    """Say that something else wrote to what a session is known by."""
     return CorruptRecord(
         "the counters of the session do not have their form: something else wrote to the session. "
         "Remove its keys"
     )
 
 
-def read_id(
-    entries: Sequence[bytes | None], fields: Sequence[bytes | None], digest: bytes
-) -> tuple[int, int] | None:
-    """Find an id among the entries of both fields that it may be in; `lib/ids.lua` says what they are.
-
-    Returns its first sequence number and the digest of its content, or None where it is not known.
-    The counters were read before, by `read_status`.
-    """
-    slow = fields[1]
-    if fields[0] is None or slow is None:
-        return None
-    _, _, digits, _, _, following, known, *_ = map(int, _SLOW.unpack(slow))
-    try:
-        held = (entries[digits - 1] if digits else None) or b""
-        for own, score, number in _ID.iter_unpack(held):
-            if own == digest and (following - number) % _ID_NUMBERS <= known:
-                return divmod(int.from_bytes(score, "little"), _DIGESTS)
-    except _MALFORMED as error:
-        raise _corrupt_counters() from error
-    return None
-
-
 def _status(fields: Sequence[bytes | None], now: int, waiting: int) -> Status:
     counters, slow, lease, holder = fields
     exists = counters is not None
     if not exists:
-        counters, slow = bytes(_COUNTERS.size), bytes(_SLOW.size)
+        counters, slow = bytes(_COUNTERS.size), bytes(SLOW.size)
     following, tokens, messages, size, version, dropped, pinned, pinned_tokens = map(
         int, _COUNTERS.unpack(counters or b"")
     )
-    _, rule, *_, epoch, _, revision, expires_at, _ = map(int, _SLOW.unpack(slow or b""))
+    _, rule, *_, epoch, _, revision, expires_at, _ = map(int, SLOW.unpack(slow or b""))
     token, until, fence = text(lease).split("|") if lease is not None else ("", "0", "0")
     held = token != "" and int(until) > now
     return Status(
@@ -345,9 +321,9 @@ class OlderLayout(CorruptRecord):
 
 def _other_layout(layout: int) -> HoldfastError:
     if layout < LAYOUT:
-        return OlderLayout(_corrupt_counters().message)
+        return OlderLayout(corrupt_counters().message)
     if not layout < _TEXT:
-        return _corrupt_counters()
+        return corrupt_counters()
     return UnknownKeys(
         f"the session was written by a newer version (layout {layout}): upgrade holdfast"
     )

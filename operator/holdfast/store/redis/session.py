@@ -3,20 +3,22 @@
 import re
 import time
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from redis.exceptions import OutOfMemoryError
 
 from holdfast.errors import StoreUnavailable
+from holdfast.store.redis.carrier import Command
 from holdfast.store.redis.cuts import newest_of, part_of
 from holdfast.store.redis.handle import NOBODY
 from holdfast.store.redis.layout import WAKE_SUFFIX, pack_caller, pack_id, pack_splice
+from holdfast.store.redis.remembered import read_id, read_ids
 from holdfast.store.redis.replies import (
     META_FIELDS,
     accept,
     milliseconds,
     pairs_of,
     read_history,
-    read_id,
     read_snapshot,
     read_status,
     records_in_order,
@@ -27,6 +29,7 @@ from holdfast.store.redis.script import script
 from holdfast.store.refusals import conflict, unconfirmed_turn
 from holdfast.values import (
     Appended,
+    Archive,
     Batch,
     Caller,
     Changed,
@@ -124,24 +127,45 @@ class RedisSession(Rewrites):
 
     async def everything(self, terms: Terms) -> Window:
         """Return all records, of one moment. One round trip."""
-        commands: list[tuple[bytes | int, ...]] = [
+        try:
+            window, _ = await self._all(terms, [])
+        except StoreUnavailable as error:
+            return await self._when_full(error, terms)
+        return window
+
+    async def archive(self, terms: Terms) -> Archive:
+        """Return all that an export holds; see `SessionStore.archive`. One round trip."""
+        commands: list[Command] = [
+            (b"HMGET", self._keys.meta, *META_FIELDS),
+            (b"HGETALL", self._keys.ids),
+            (b"LRANGE", self._keys.hist, 0, -1),
+        ]
+        try:
+            window, replies = await self._all(terms, commands)
+        except StoreUnavailable as error:
+            window = await self._when_full(error, terms)
+            replies = await self._runner.read(commands)
+        fields, held, entries = replies
+        return Archive(window, read_ids(pairs_of(held), fields), read_history(entries))
+
+    async def _all(self, terms: Terms, more: Sequence[Command]) -> tuple[Window, list[Any]]:
+        """Return all records, and the replies to more commands, of one moment."""
+        commands: list[Command] = [
             (b"HMGET", self._keys.meta, *META_FIELDS),
             (b"LRANGE", self._keys.log, 0, -1),
             (b"LRANGE", self._keys.pin, 0, -1),
             (b"TIME",),
+            *more,
         ]
         if terms.refresh & Refresh.READ:
             touch = script("touch")
             commands.append((touch.command, touch.sha, 5, *self._state, self._pack(terms)))
-        try:
-            fields, log, pin, clock, *touched = await self._runner.read_at_once(commands)
-        except StoreUnavailable as error:
-            return await self._when_full(error, terms)
+        fields, log, pin, clock, *others = await self._runner.read_at_once(commands)
         records, corrupt = records_in_order(log, pin)
         status = read_status(fields, now=milliseconds(clock))
-        for reply in touched:
+        for reply in others[len(more) :]:
             await self._note_reader(terms, reply)
-        return Window(status, records, complete=True, corrupt=corrupt)
+        return Window(status, records, complete=True, corrupt=corrupt), others[: len(more)]
 
     async def tail(self, terms: Terms, *, tokens: int) -> Window:
         """Return the protected and the newest records; see `SessionStore.tail`. One round trip."""

@@ -47,6 +47,10 @@ from holdfast.testing.conformance.erasing import (  # noqa: E402
     TestEraseInTheStore,
     TestLabelsInTheStore,
 )
+from holdfast.testing.conformance.exact_copies import (  # noqa: E402
+    TestExactCopies,
+    TestExactHistories,
+)
 from holdfast.testing.conformance.expiry import TestClear, TestExpiry  # noqa: E402
 from holdfast.testing.conformance.explaining import TestExplain  # noqa: E402
 from holdfast.testing.conformance.flushing import TestFlusher, TestTrim  # noqa: E402
@@ -93,6 +97,8 @@ __all__ = [
     "TestClear",
     "TestErase",
     "TestEraseInTheStore",
+    "TestExactCopies",
+    "TestExactHistories",
     "TestExpiry",
     "TestExplain",
     "TestFlush",

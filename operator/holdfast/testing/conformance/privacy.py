@@ -168,7 +168,7 @@ class TestPrivacy(SessionContract):
         plain = identified("req", prepared("one"))
         hidden, other = replace(plain, digest=0), identified("req", prepared("two"))
         for first, second in ((plain, hidden), (hidden, plain), (hidden, other)):
-            fresh = f"{first.digest}{second.digest}".zfill(32)
+            fresh = f"{first.digest}{second.digest}".ljust(32, "0")
             done = await underneath.append(terms(), replace(first, key=fresh), FREE)
             again = await underneath.append(terms(), replace(second, key=fresh), FREE)
             assert (again.seq, again.duplicate) == (done.seq, True)

@@ -62,8 +62,11 @@ class TestTransfer(SessionContract):
         copy = another(connect)
         assert await copy.import_(lines) == ImportResult(9, 10, complete=True)
         assert await export(copy) == lines
+        header = json.loads(lines[0])
+        assert (len(header["ids"]), len(header["history"])) == (2, 1)
         assert await copy.read() == await session.read()
         assert await copy.read(limit=100) == await session.read(limit=100)
+        assert await copy.history() == await session.history()
         ours, theirs = await copy.health(), await session.health()
         for field in ("tokens", "messages", "pinned", "bytes", "dropped"):
             assert getattr(ours, field) == getattr(theirs, field)
@@ -80,6 +83,8 @@ class TestTransfer(SessionContract):
             "tokens": header["tokens"],
             "lastSeq": 1,
             "dropped": 0,
+            "ids": [],
+            "history": [],
         }
         named = [line async for line in session.export(name=True)]
         assert json.loads(named[0])["session"] == "any%20id"
