@@ -93,7 +93,8 @@ class Transfer(MessageLog, ABC):
 
         Raises:
             ImportRefused: with the number of the line that is no part of an export, or that the session
-                holds otherwise; nothing of this part was written.
+                holds otherwise; or the policy's privacy was changed meanwhile. Nothing of this part was
+                written.
             BudgetExceeded: the export is larger than the policy lets a session be: nothing was written,
                 since the next append would drop what is too much.
             SessionBusy: somebody holds a turn that the policy enforces.
@@ -107,6 +108,11 @@ class Transfer(MessageLog, ABC):
             window, _, history = await place.store.archive(agreed.terms)
             if window.corrupt:
                 raise corrupt_record()
+            if (
+                window.status.revision > agreed.terms.revision
+            ):  # what it redacts holds for all lines
+                await place.policies.catch_up(window.status.revision)
+                agreed = await place.agreed()
             present = deque(one.encoded() for one in window.records)
             work = _Import(agreed, window.status, present, history)
             async for number, line in _numbered(lines):
@@ -132,6 +138,11 @@ class Transfer(MessageLog, ABC):
         ledger, store = self._place.policies.ledger, self._place.store
 
         async def send(terms: Terms) -> tuple[int, int]:
+            if (await self._place.agreed()).policy.privacy != work.agreed.policy.privacy:
+                raise ImportRefused(
+                    "the policy's privacy was changed during the import, and this part was read under what "
+                    "held before; nothing of it was written: clear the session, and import it again"
+                )
             return await ledger.import_part(store, terms, part)
 
         work.written(*await self._agreed(send))

@@ -2,14 +2,14 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from holdfast.errors import StoreUnavailable
+from holdfast.errors import ImportRefused, StoreUnavailable
 from holdfast.policies import terms_of
 from holdfast.policy import load_policy
 from holdfast.store import StalePolicy
@@ -37,6 +37,8 @@ from tests.integration.world import (
 )
 
 pytestmark = [pytest.mark.redis, pytest.mark.asyncio]
+
+CARDS = {"redactPatterns": [r"(\d{4}-){3}\d{4}"]}
 
 
 class TestRollOut:
@@ -143,7 +145,7 @@ class TestRollOut:
         await session.append(user("hello"))
         async with AsyncExitStack() as stack:
             turn = await stack.enter_async_context(session.turn()) if way == "turn" else None
-            agreed = await world.apply(privacy={"redactPatterns": [r"(\d{4}-){3}\d{4}"]})
+            agreed = await world.apply(privacy=CARDS)
             await world.roll_out(agreed)
             feed = session._place.policies
             assert feed.last is not None
@@ -160,6 +162,40 @@ class TestRollOut:
         assert b"[REDACTED]" in log[-1]
         assert card.encode() not in b"".join(log)
         assert (await session.read())[-1] == user("my card is [REDACTED]")
+
+    async def test_an_import_by_a_client_with_the_old_policy_is_redacted_by_the_new_one(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for seconds in ("FOLLOW", "TRUST"):  # it learns of the edit from the session alone
+            monkeypatch.setattr(f"holdfast.policies.{seconds}", 3600.0)
+        await world.apply()
+        original, session = world.session("original"), world.session("any")
+        await original.append(user("my card is 4111-1111-1111-1111"))
+        lines = [line async for line in original.export()]
+        await session.append(user("hello"))
+        await world.roll_out(await world.apply(privacy=CARDS))
+        await world.session("any").clear()
+        assert (await session.import_(lines)).redacted == 1
+        assert await session.read() == [user("my card is [REDACTED]")]
+
+    async def test_an_import_during_which_more_is_to_be_redacted_is_refused(
+        self, world: World
+    ) -> None:
+        await world.apply()
+        original, session = world.session("original"), world.session("any")
+        await original.append(user("my card is 4111-1111-1111-1111"))
+        lines = [line async for line in original.export()]
+
+        async def slowly() -> AsyncGenerator[str]:
+            for line in lines:
+                yield line
+            agreed = await world.apply(privacy=CARDS)
+            await session._place.policies.catch_up(agreed.revision)
+
+        with pytest.raises(ImportRefused, match="privacy was changed during the import"):
+            await session.import_(slowly())
+        assert await session.read() == []
+        assert (await session.import_(lines)).redacted == 1
 
     async def test_an_older_roll_out_changes_nothing(self, world: World) -> None:
         old = await world.apply(limits={"maxMessages": 2}, retention={"ttl": "3h"})

@@ -435,7 +435,8 @@ class Session(MessageLog):
 
         Raises:
             ImportRefused: with the number of the line that is no part of an export, or that the session
-                holds otherwise; nothing of this part was written.
+                holds otherwise; or the policy's privacy was changed meanwhile. Nothing of this part was
+                written.
             BudgetExceeded: the export is larger than the policy lets a session be: nothing was written,
                 since the next append would drop what is too much.
             SessionBusy: somebody holds a turn that the policy enforces.
