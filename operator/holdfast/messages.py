@@ -10,6 +10,7 @@ from typing import cast
 
 import msgspec
 
+from holdfast.arguments import MOST, is_whole
 from holdfast.counting import OwnCounter
 from holdfast.errors import BudgetExceeded, ConfigurationError, MessageInvalid, MessageTooLarge
 from holdfast.formats import JSON, Facts, read_facts
@@ -85,16 +86,47 @@ def encode_items(items: Sequence[JSON], *, id: str | None, group: int | None) ->
     """Encode the messages of one call, whose options are checked before.
 
     Raises:
-        MessageInvalid: a message is no JSON value, the id cannot be one, or the group is no number.
+        MessageInvalid: they are no list, a message is no JSON value, the id cannot be one, or the group
+            is no number.
         BudgetExceeded: there are more than 1,000.
     """
+    require_messages(items)
     if id is not None:
         _require_id(id)
-    if group is not None and group < 1:
-        raise MessageInvalid("group is the sequence number of an earlier record: 1 or more")
+    if group is not None and not is_whole(group, 1):
+        raise MessageInvalid(
+            f"group is the sequence number of an earlier record: a whole number, 1..{MOST}"
+        )
     if len(items) > MAX_ITEMS:
         raise BudgetExceeded(f"a call takes at most {MAX_ITEMS} messages: split it")
     return [encode_item(item) for item in items]
+
+
+def require_messages(items: object) -> None:
+    """Accept messages in an order: a list, a tuple, or another sequence.
+
+    One message alone is none: it would be taken apart, and its keys or characters stored as messages.
+
+    Raises:
+        MessageInvalid: it is something else.
+    """
+    if isinstance(items, str | bytes | bytearray | memoryview) or not isinstance(items, Sequence):
+        raise MessageInvalid(
+            f"messages is a list of messages, not {type(items).__name__}: put one message in a list, "
+            "[message], and what gives one after the other through list()"
+        )
+
+
+def require_privacy(privacy: object) -> None:
+    """Accept a `Privacy`, and None.
+
+    Raises:
+        ConfigurationError: it is something else, which would protect nothing.
+    """
+    if privacy is not None and not isinstance(privacy, Privacy):
+        raise ConfigurationError(
+            f"privacy is a holdfast.Privacy, such as Privacy(persist=False), not {type(privacy).__name__}"
+        )
 
 
 def _is_too_deep(body: bytes) -> bool:
@@ -248,6 +280,7 @@ class Preparer:
             MessageInvalid, MessageTooLarge, BudgetExceeded, TokenCountFailed, ConfigurationError: before
                 anything is sent.
         """
+        require_privacy(privacy)
         bodies = encode_items(items, id=id, group=group)
         if privacy is not None and not privacy.persist:
             return Draft(Batch(()), withheld=len(items))
@@ -358,9 +391,9 @@ class Preparer:
         return tokens + MESSAGE_OVERHEAD + facts.names, exact
 
 
-def _require_id(id: str) -> None:
-    if not 0 < len(id) <= _MAX_ID:
-        raise MessageInvalid(f"an id has 1 to {_MAX_ID} characters")
+def _require_id(id: object) -> None:
+    if not isinstance(id, str) or not 0 < len(id) <= _MAX_ID:
+        raise MessageInvalid(f"an id is text of 1 to {_MAX_ID} characters")
     try:
         id.encode()
     except UnicodeEncodeError:
