@@ -74,9 +74,6 @@ def connect(
     """
     require_text(url=url, namespace=namespace, holder=holder)
     observers = _observers(observers)
-    if summarizer is not None:
-        as_summarizer(summarizer)  # what is none is said now, and not by the first flush
-    _require_durability(durability)
     address = url or os.environ.get("HOLDFAST_URL") if client is None else url
     if address and address.partition(":")[0] in _SIDECAR:
         given = {
@@ -89,6 +86,9 @@ def connect(
             "holder": holder,
         }
         return _sidecar(address, given, observers)
+    if summarizer is not None:
+        as_summarizer(summarizer)  # what is none is said now, and not by the first flush
+    _require_durability(durability)
     binding = _binding(namespace) if not address and client is None else None
     options = _options(address) if address else {}
     return Client(

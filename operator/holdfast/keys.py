@@ -196,14 +196,17 @@ def memory_address(namespace: str, name: str) -> MemoryAddress:
     Raises:
         ConfigurationError: a part could not be the name of a Kubernetes object.
     """
-    parts: tuple[tuple[str, object], ...] = (("namespace", namespace), ("memory name", name))
-    for what, text in parts:
-        if not isinstance(text, str) or not _NAME.fullmatch(text):
+    for what, text in (("namespace", namespace), ("memory name", name)):
+        if not _is_name(text):
             raise ConfigurationError(
                 f"{what} {text!r} is no Kubernetes name: at most 63 of a-z, 0-9, '-' and '.', "
                 "starting and ending with a letter or digit"
             )
     return MemoryAddress(namespace, name)
+
+
+def _is_name(text: object) -> bool:
+    return isinstance(text, str) and _NAME.fullmatch(text) is not None
 
 
 def key_prefix(prefix: str) -> str:

@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Any, TypeVar
 
-from holdfast.arguments import require_whole
+from holdfast.arguments import require_messages, require_whole
 from holdfast.errors import (
     AcknowledgedLost,
     LeaseLost,
 )
 from holdfast.formats import JSON
-from holdfast.messages import Draft, calls_of, require_messages, require_share
+from holdfast.messages import Draft, calls_of, require_share
 from holdfast.place import Place
 from holdfast.reading import Reading
 from holdfast.rewriting import Rewriting

@@ -10,7 +10,7 @@ from typing import cast
 
 import msgspec
 
-from holdfast.arguments import MOST, is_whole
+from holdfast.arguments import MOST, is_whole, require_id, require_messages, require_privacy
 from holdfast.counting import OwnCounter
 from holdfast.errors import BudgetExceeded, ConfigurationError, MessageInvalid, MessageTooLarge
 from holdfast.formats import JSON, Facts, read_facts
@@ -23,7 +23,6 @@ MAX_ITEMS = 1000
 MAX_BYTES = 8 * 1024 * 1024
 MAX_DEPTH = 256  # of lists and dicts within each other: few enough for any reader's call stack
 _LOOP_CHARACTERS = 16 * 1024  # longer texts are counted off the event loop
-_MAX_ID = 512
 _LEAD = "lead"
 _TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"')
 _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
@@ -92,7 +91,7 @@ def encode_items(items: Sequence[JSON], *, id: str | None, group: int | None) ->
     """
     require_messages(items)
     if id is not None:
-        _require_id(id)
+        require_id(id)
     if group is not None and not is_whole(group, 1):
         raise MessageInvalid(
             f"group is the sequence number of an earlier record: a whole number, 1..{MOST}"
@@ -100,33 +99,6 @@ def encode_items(items: Sequence[JSON], *, id: str | None, group: int | None) ->
     if len(items) > MAX_ITEMS:
         raise BudgetExceeded(f"a call takes at most {MAX_ITEMS} messages: split it")
     return [encode_item(item) for item in items]
-
-
-def require_messages(items: object) -> None:
-    """Accept messages in an order: a list, a tuple, or another sequence.
-
-    One message alone is none: it would be taken apart, and its keys or characters stored as messages.
-
-    Raises:
-        MessageInvalid: it is something else.
-    """
-    if isinstance(items, str | bytes | bytearray | memoryview) or not isinstance(items, Sequence):
-        raise MessageInvalid(
-            f"messages is a list of messages, not {type(items).__name__}: put one message in a list, "
-            "[message], and what gives one after the other through list()"
-        )
-
-
-def require_privacy(privacy: object) -> None:
-    """Accept a `Privacy`, and None.
-
-    Raises:
-        ConfigurationError: it is something else, which would protect nothing.
-    """
-    if privacy is not None and not isinstance(privacy, Privacy):
-        raise ConfigurationError(
-            f"privacy is a holdfast.Privacy, such as Privacy(persist=False), not {type(privacy).__name__}"
-        )
 
 
 def _is_too_deep(body: bytes) -> bool:
@@ -389,15 +361,6 @@ class Preparer:
         else:
             tokens, exact = count_texts(counter, facts.texts)
         return tokens + MESSAGE_OVERHEAD + facts.names, exact
-
-
-def _require_id(id: object) -> None:
-    if not isinstance(id, str) or not 0 < len(id) <= _MAX_ID:
-        raise MessageInvalid(f"an id is text of 1 to {_MAX_ID} characters")
-    try:
-        id.encode()
-    except UnicodeEncodeError:
-        raise MessageInvalid("an id must be valid Unicode text") from None
 
 
 def _digest(bodies: Sequence[bytes]) -> int:

@@ -5,11 +5,11 @@ from typing import Any
 
 import msgspec
 
-from holdfast.arguments import require_whole
+from holdfast.arguments import require_privacy, require_whole
 from holdfast.errors import ConfigurationError
 from holdfast.formats import JSON
 from holdfast.log import MessageLog
-from holdfast.messages import encode_items, require_privacy, require_total
+from holdfast.messages import encode_items, require_total
 from holdfast.reading import require_page, require_read
 from holdfast.remote.connections import MODEL
 from holdfast.remote.place import RemotePlace
