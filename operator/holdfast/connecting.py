@@ -1,10 +1,11 @@
 """Where a program begins: `connect` finds out where the memories are, and makes a client."""
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, cast
 from urllib.parse import parse_qs, urlsplit
 
+from holdfast.arguments import require_text
 from holdfast.client import Client
 from holdfast.errors import ConfigurationError
 from holdfast.policy import PolicySource
@@ -13,6 +14,7 @@ from holdfast.store.addresses import OPTIONS
 from holdfast.store.bindings import ROOT, Binding, find_binding
 from holdfast.store.in_memory import InMemoryStore
 from holdfast.store.refusals import unreadable_address
+from holdfast.summaries import as_summarizer
 from holdfast.telemetry import Observer
 from holdfast.tokens import TokenCounter
 from holdfast.values import Durability
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 _DEFAULT_PREFIX = "mem"
 _SIDECAR = ("http", "http+unix")
+_TOLD = ("begun", "ended", "counted", "measured")  # of an observer
 _OPTIONS = ("namespace", "prefix", "replicas", "wait", *OPTIONS)
 
 
@@ -69,6 +72,8 @@ def connect(
         ConfigurationError: nothing says where to connect to, or it cannot be used.
         PolicyInvalid: the policy breaks a rule; names file, line, field and reason.
     """
+    require_text(url=url, namespace=namespace, holder=holder)
+    observers = _observers(observers)
     address = url or os.environ.get("HOLDFAST_URL") if client is None else url
     if address and address.partition(":")[0] in _SIDECAR:
         given = {
@@ -81,10 +86,19 @@ def connect(
             "holder": holder,
         }
         return _sidecar(address, given, observers)
+    if summarizer is not None:
+        as_summarizer(summarizer)  # what is none is said now, and not by the first flush
+    _require_durability(durability)
     binding = _binding(namespace) if not address and client is None else None
     options = _options(address) if address else {}
     return Client(
-        _store(address, options, client or binding, durability=durability, observers=observers),
+        _store(
+            address,
+            options,
+            binding if client is None else client,
+            durability=durability,
+            observers=observers,
+        ),
         binding=binding,
         namespace=namespace or options.get("namespace"),
         policy=policy,
@@ -93,6 +107,33 @@ def connect(
         observers=observers,
         holder=holder,
     )
+
+
+def _observers(given: object) -> tuple[Observer, ...]:
+    """Return the observers.
+
+    Raises:
+        ConfigurationError: they are none, or not in a list.
+    """
+    if not isinstance(given, Iterable):
+        raise ConfigurationError(f"observers is a list of observers, not {type(given).__name__}")
+    observers = tuple(cast("Iterable[object]", given))
+    for one in observers:
+        missing = [name for name in _TOLD if not callable(getattr(one, name, None))]
+        if missing:
+            raise ConfigurationError(
+                f"an observer has the methods {', '.join(_TOLD)}, as holdfast.telemetry.Observer says; "
+                f"{type(one).__name__} has no {missing[0]}"
+            )
+    return cast("tuple[Observer, ...]", observers)
+
+
+def _require_durability(given: object) -> None:
+    if given is not None and not isinstance(given, Durability):
+        raise ConfigurationError(
+            f"durability is a holdfast.Durability, such as Durability(replicas=1), not "
+            f"{type(given).__name__}"
+        )
 
 
 def _sidecar(url: str, given: Mapping[str, object], observers: Sequence[Observer]) -> Client:

@@ -34,7 +34,9 @@ the session, never content or secrets. Except for `AmbiguousWrite`, `NotDurable`
 `AcknowledgedLost`, an error from a write means that nothing was written.
 """
 
-from typing import ClassVar
+from typing import ClassVar, TypeVar
+
+E = TypeVar("E", bound="HoldfastError")
 
 
 class HoldfastError(Exception):
@@ -57,6 +59,10 @@ class HoldfastError(Exception):
         self.memory = memory
         self.session = session
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle and copy with all attributes: they go between processes, as of a pool."""
+        return _again, (type(self), self.message), self.__dict__
+
     def __str__(self) -> str:
         """Return the sentence, then what it is about."""
         about = [
@@ -65,6 +71,13 @@ class HoldfastError(Exception):
             if value is not None
         ]
         return f"{self.message} ({', '.join(about)})" if about else self.message
+
+
+def _again(kind: type[E], message: str) -> E:
+    """Return an error whose other attributes follow: its own `__init__` would ask for them."""
+    error = kind.__new__(kind, message)
+    HoldfastError.__init__(error, message)
+    return error
 
 
 class ConfigurationError(HoldfastError, ValueError):

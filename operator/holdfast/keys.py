@@ -22,7 +22,9 @@ _NAME = re.compile(r"[a-z0-9]([-.a-z0-9]{0,61}[a-z0-9])?")
 _PREFIX = re.compile(r"[a-z0-9]([-a-z0-9]{0,14}[a-z0-9])?")
 
 
-def _encode(value: str, plain: frozenset[int]) -> str:
+def _encode(value: object, plain: frozenset[int]) -> str:
+    if not isinstance(value, str):
+        raise SessionKeyError(f"a session key is text, not {type(value).__name__}")
     try:
         raw = value.encode()
     except UnicodeEncodeError:
@@ -43,7 +45,7 @@ def session_key(session_id: str) -> str:
         session_id: 1..512 bytes of UTF-8.
 
     Raises:
-        SessionKeyError: empty, too long, or not Unicode.
+        SessionKeyError: no text, empty, too long, or not Unicode.
     """
     return _encode(session_id, _PLAIN | {ord(":")})
 
@@ -164,7 +166,7 @@ def label_digest(name: str, value: str) -> str:
     """
     try:
         text = f"{_encode(name, _PLAIN)}={_encode(value, _PLAIN)}"
-    except (SessionKeyError, AttributeError):
+    except SessionKeyError:
         raise ConfigurationError(
             "the name and the value of a label are texts of 1 to 512 bytes of UTF-8"
         ) from None
@@ -195,12 +197,16 @@ def memory_address(namespace: str, name: str) -> MemoryAddress:
         ConfigurationError: a part could not be the name of a Kubernetes object.
     """
     for what, text in (("namespace", namespace), ("memory name", name)):
-        if not _NAME.fullmatch(text):
+        if not _is_name(text):
             raise ConfigurationError(
                 f"{what} {text!r} is no Kubernetes name: at most 63 of a-z, 0-9, '-' and '.', "
                 "starting and ending with a letter or digit"
             )
     return MemoryAddress(namespace, name)
+
+
+def _is_name(text: object) -> bool:
+    return isinstance(text, str) and _NAME.fullmatch(text) is not None
 
 
 def key_prefix(prefix: str) -> str:

@@ -13,7 +13,7 @@ from holdfast.place import Nameable, Place
 from holdfast.policies import Agreement
 from holdfast.policy import OnBusy
 from holdfast.store import StalePolicy, lease_token
-from holdfast.store.refusals import lease_lost, turn_interrupted
+from holdfast.store.refusals import lease_lost, turn_interrupted, turn_not_entered
 from holdfast.values import Caller, Granted, Queued, Terms
 
 _RENEWALS = 3  # a lease is renewed at a third of its life
@@ -134,7 +134,7 @@ class HeldLease(Ending):
         interrupted: happens as well where somebody else took it.
         gate: calls that name the session's epoch pass it together; what changes the epoch, alone.
         token: of the lease; empty before it was asked for.
-        fence: grows with every turn of the session.
+        fence: grows with every turn of the session; 0 before it was granted.
         epoch: of the session.
     """
 
@@ -172,9 +172,11 @@ class HeldLease(Ending):
         """Refuse what comes too late.
 
         Raises:
-            LeaseLost: it is known that the lease is lost.
+            LeaseLost: it is known that the lease is lost, or it was never had.
         """
         if self.lost or time.monotonic() >= self._deadline:
+            if not self.fence:
+                raise turn_not_entered()
             self.lose()
             raise self.refusal()
 
@@ -190,13 +192,14 @@ class HeldLease(Ending):
         return Caller(self.token, self.epoch, self._place.seen)
 
     def lose(self, error: LeaseLost | None = None) -> None:
-        """The lease is lost, as the store said with `error`."""
+        """The lease is lost, as the store said with `error`; not one that was never had."""
         self._stop_timer()
-        super().lose(error)
+        if self.fence:
+            super().lose(error)
 
     async def why(self, error: LeaseLost) -> LeaseLost:
         """Return what the store says, where a read only showed that the lease is not ours."""
-        if not self.lost:
+        if self.fence and not self.lost:
             try:
                 await self.renew()
             except LeaseLost as found:

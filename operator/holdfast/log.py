@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Any, TypeVar
 
+from holdfast.arguments import require_messages, require_whole
 from holdfast.errors import (
     AcknowledgedLost,
     LeaseLost,
@@ -101,6 +102,7 @@ class MessageLog(Reading, Upkeep, Rewriting, ABC):
         Raises:
             What `append` raises.
         """
+        require_messages(messages)
         if not messages:
             status = await self._status(Call.APPEND_MANY)
             return AppendResult(
@@ -178,8 +180,10 @@ class MessageLog(Reading, Upkeep, Rewriting, ABC):
             pinned: False undoes it; system messages stay protected.
 
         Raises:
+            ConfigurationError: `seq` is no whole number, 0..2^31.
             RecordNotFound: the session holds no such message.
         """
+        require_whole(seq=seq)
 
         async def change(terms: Terms) -> None:
             await self._place.store.pin(terms, self._caller(), seq=seq, pinned=pinned)

@@ -10,6 +10,7 @@ from typing import cast
 
 import msgspec
 
+from holdfast.arguments import MOST, is_whole, require_id, require_messages, require_privacy
 from holdfast.counting import OwnCounter
 from holdfast.errors import BudgetExceeded, ConfigurationError, MessageInvalid, MessageTooLarge
 from holdfast.formats import JSON, Facts, read_facts
@@ -22,7 +23,6 @@ MAX_ITEMS = 1000
 MAX_BYTES = 8 * 1024 * 1024
 MAX_DEPTH = 256  # of lists and dicts within each other: few enough for any reader's call stack
 _LOOP_CHARACTERS = 16 * 1024  # longer texts are counted off the event loop
-_MAX_ID = 512
 _LEAD = "lead"
 _TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"')
 _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
@@ -85,13 +85,17 @@ def encode_items(items: Sequence[JSON], *, id: str | None, group: int | None) ->
     """Encode the messages of one call, whose options are checked before.
 
     Raises:
-        MessageInvalid: a message is no JSON value, the id cannot be one, or the group is no number.
+        MessageInvalid: they are no list, a message is no JSON value, the id cannot be one, or the group
+            is no number.
         BudgetExceeded: there are more than 1,000.
     """
+    require_messages(items)
     if id is not None:
-        _require_id(id)
-    if group is not None and group < 1:
-        raise MessageInvalid("group is the sequence number of an earlier record: 1 or more")
+        require_id(id)
+    if group is not None and not is_whole(group, 1):
+        raise MessageInvalid(
+            f"group is the sequence number of an earlier record: a whole number, 1..{MOST}"
+        )
     if len(items) > MAX_ITEMS:
         raise BudgetExceeded(f"a call takes at most {MAX_ITEMS} messages: split it")
     return [encode_item(item) for item in items]
@@ -248,6 +252,7 @@ class Preparer:
             MessageInvalid, MessageTooLarge, BudgetExceeded, TokenCountFailed, ConfigurationError: before
                 anything is sent.
         """
+        require_privacy(privacy)
         bodies = encode_items(items, id=id, group=group)
         if privacy is not None and not privacy.persist:
             return Draft(Batch(()), withheld=len(items))
@@ -356,15 +361,6 @@ class Preparer:
         else:
             tokens, exact = count_texts(counter, facts.texts)
         return tokens + MESSAGE_OVERHEAD + facts.names, exact
-
-
-def _require_id(id: str) -> None:
-    if not 0 < len(id) <= _MAX_ID:
-        raise MessageInvalid(f"an id has 1 to {_MAX_ID} characters")
-    try:
-        id.encode()
-    except UnicodeEncodeError:
-        raise MessageInvalid("an id must be valid Unicode text") from None
 
 
 def _digest(bodies: Sequence[bytes]) -> int:

@@ -4,8 +4,9 @@ from abc import ABC
 from collections.abc import Collection, Sequence
 from typing import TypeVar
 
+from holdfast.arguments import is_whole, require_whole
 from holdfast.copies import Question
-from holdfast.errors import AccessDenied, BudgetTooSmall, StoreUnavailable
+from holdfast.errors import AccessDenied, BudgetTooSmall, ConfigurationError, StoreUnavailable
 from holdfast.fallback import MESSAGES, PAGE, Answer, Ask, Form
 from holdfast.place import Place
 from holdfast.planning import fit_budget, is_due, order_for_model, presentable
@@ -26,7 +27,6 @@ from holdfast.values import (
 
 T = TypeVar("T")
 MAX_PAGE = 1000
-_MOST = 2**31  # more than any session holds
 
 
 class Reading(ABC):
@@ -49,19 +49,13 @@ class Reading(ABC):
             after: only those with a higher sequence number.
 
         Raises:
-            ValueError: both `limit` and `max_tokens`, or one below 0.
+            ConfigurationError: both `limit` and `max_tokens`, or one that is no whole number, 0..2^31.
             BudgetTooSmall: the protected messages and the newest group do not fit.
             StoreUnavailable: no answer; a session of which the policy says so (`failureMode`) answers with
                 a copy of what it read last, or with nothing, and `stale` is set.
             PolicyNotFound, AccessDenied, LeaseLost.
         """
-        for number in (limit, max_tokens, after):
-            if number is not None and not isinstance(number, int):  # pyright: ignore[reportUnnecessaryIsInstance] - of callers without a type checker; NaN would be asked for without end
-                raise ValueError("limit, max_tokens and after are whole numbers")
-        if limit is not None and max_tokens is not None:
-            raise ValueError("give limit or max_tokens, not both")
-        if (limit is not None and limit < 0) or (max_tokens is not None and max_tokens < 0):
-            raise ValueError("limit and max_tokens are at least 0")
+        require_read(limit, max_tokens, after)
 
         async def ask(agreed: Agreement) -> Answer[Messages]:
             status = None
@@ -92,9 +86,12 @@ class Reading(ABC):
             limit: 1..1,000.
             used: False only looks through it: where the policy keeps what is used, this is no use, and
                 no copy is kept for when the store does not answer, nor is one given.
+
+        Raises:
+            ConfigurationError: `limit` or `after` is no such number.
+            What `read` raises of the store and the turn.
         """
-        if not 0 < limit <= MAX_PAGE:
-            raise ValueError(f"limit is 1..{MAX_PAGE}")
+        require_page(after, limit)
 
         async def ask(agreed: Agreement) -> Answer[Page]:
             section = await self._place.store.page(agreed.terms, after=after or 0, limit=limit)
@@ -220,7 +217,6 @@ class Reading(ABC):
     async def _read_newest(self, agreed: Agreement, limit: int) -> Sequence[Stored]:
         if limit == 0:
             return []
-        limit = min(limit, _MOST)
         newest = await self._place.store.newest(agreed.terms, limit)
         self._note_corrupt(newest.corrupt)
         return newest
@@ -257,6 +253,28 @@ class Reading(ABC):
     def _note_corrupt(self, records: int) -> None:
         self._place.corrupt += records
         self._place.telemetry.count(Counted.CORRUPT, records)
+
+
+def require_read(limit: object, max_tokens: object, after: object) -> None:
+    """Accept the arguments of `read`.
+
+    Raises:
+        ConfigurationError: one is no whole number in its range, or two exclude each other.
+    """
+    require_whole(limit=limit, max_tokens=max_tokens, after=after)
+    if limit is not None and max_tokens is not None:
+        raise ConfigurationError("give limit or max_tokens, not both")
+
+
+def require_page(after: object, limit: object) -> None:
+    """Accept the arguments of `read_page`.
+
+    Raises:
+        ConfigurationError: one is no whole number in its range.
+    """
+    require_whole(after=after)
+    if not is_whole(limit, 1, MAX_PAGE):
+        raise ConfigurationError(f"limit is a whole number, 1..{MAX_PAGE}")
 
 
 def _record(stored: Stored) -> Record:

@@ -16,7 +16,10 @@ from holdfast.values import Caller
 
 T = TypeVar("T")
 
-_SHORTEST_LEASE = 3000  # ms
+_SHORTEST_LEASE = 3000  # ms, as of the policy's `locking.leaseTTL`
+_LONGEST_LEASE = (
+    3_600_000  # ms, likewise: so long a session lives beyond its expiry, and nobody else gets it
+)
 _LONGEST_WAIT = 86_400_000  # ms
 
 
@@ -46,7 +49,7 @@ class Session(Erasure, Transfer):
         Args:
             wait: how long to wait in line, such as `"30s"`, at most `"24h"`; `timedelta(0)` does not wait;
                 None is the policy's `locking.waitTimeout`.
-            ttl: how long the turn stays reserved should this process fall silent, at least 3 s; None
+            ttl: how long the turn stays reserved should this process fall silent, 3 s to 1 h; None
                 is the policy's `locking.leaseTTL`.
             on_interrupt: what becomes of the body where the policy lets others take the turn
                 (`locking.onBusy: Interrupt`; then nobody waits) and somebody did: `"cancel"` cancels
@@ -96,8 +99,8 @@ def asked_turn(
     if on_interrupt not in (None, "cancel"):
         raise ConfigurationError("on_interrupt is 'cancel' or None")
     life = None if ttl is None else _milliseconds(ttl)
-    if life is not None and life < _SHORTEST_LEASE:
-        raise ConfigurationError("a turn's ttl is at least 3s")
+    if life is not None and not _SHORTEST_LEASE <= life <= _LONGEST_LEASE:
+        raise ConfigurationError("a turn's ttl is at least 3s and at most 1h")
     patience = None if wait is None else _milliseconds(wait)
     if patience is not None and patience > _LONGEST_WAIT:
         raise ConfigurationError("a turn is waited for at most 24h")

@@ -5,6 +5,7 @@ from abc import ABC
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
+from holdfast.arguments import require_text, require_whole
 from holdfast.errors import ConfigurationError
 from holdfast.flush_steps import LIMIT, strategy_of
 from holdfast.messages import id_key
@@ -100,10 +101,9 @@ class Upkeep(ABC):
             seq: its sequence number, instead.
 
         Raises:
-            ConfigurationError: neither is given, or both.
+            ConfigurationError: neither is given, or both, or one that is none.
         """
-        if (id is None) == (seq is None):
-            raise ConfigurationError("explain() takes an id or a seq")
+        require_explained(id, seq)
         with self._place.naming(Call.EXPLAIN):
             self._guard()
             await self._place.agreed()
@@ -145,6 +145,18 @@ class Upkeep(ABC):
 
     def _guard(self) -> None:
         """Refuse a call that is known to come too late."""
+
+
+def require_explained(id: object, seq: object) -> None:
+    """Accept the arguments of `explain`.
+
+    Raises:
+        ConfigurationError: not exactly one is given, or it is no text or no sequence number.
+    """
+    if (id is None) == (seq is None):
+        raise ConfigurationError("explain() takes an id or a seq")
+    require_text(id=id)
+    require_whole(seq=seq)
 
 
 def last_flush(departed: Iterable[Departed]) -> int | None:

@@ -107,7 +107,7 @@ class TurnBody(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, f
 
     Attributes:
         wait: how long to wait in line, at most 24h; `0s` does not wait; None is the policy's.
-        ttl: how long the turn lives between renewals, at least 3s; None is the policy's.
+        ttl: how long the turn lives between renewals, at least 3s and at most 1h; None is the policy's.
     """
 
     wait: _Wait | None = None

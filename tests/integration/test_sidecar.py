@@ -256,6 +256,7 @@ async def test_what_a_request_gets_wrong_is_told_in_its_own_problem(
         ("PUT", f"{session}/turns/none", 423, "LeaseLost", {}),
         ("POST", f"{session}/turns", 400, "RequestInvalid", {"json": {"ttl": "30"}}),
         ("POST", f"{session}/turns", 400, "ConfigurationError", {"json": {"ttl": "1s"}}),
+        ("POST", f"{session}/turns", 400, "ConfigurationError", {"json": {"ttl": "3601s"}}),
         ("POST", f"{session}/flush", 400, "ConfigurationError", {"json": {"strategy": "x"}}),
         ("DELETE", session, 400, "RequestInvalid", {"headers": {"holdfast-turn": "none"}}),
         (

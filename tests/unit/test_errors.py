@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import pytest
+import redis
 from redis.asyncio.connection import ConnectionPool
 from redis.exceptions import (
     AuthenticationError,
@@ -499,6 +500,33 @@ def connecting_cases() -> Iterator[Case]:
         "all of them: leave it out, and set it where the sidecar is started",
         lambda: connect("http://127.0.0.1:7070", policy={}),
     )
+    yield Case("no url", error, "url is text, not int", lambda: connect(cast("Any", 5)))
+    yield Case(
+        "another client",
+        error,
+        "client is a redis.asyncio.Redis or a redis.asyncio.RedisCluster, not redis.client.Redis: make one "
+        "of those, or give a url instead",
+        lambda: connect(client=cast("Any", redis.Redis(password=SECRET))),
+    )
+    yield Case(
+        "no list of observers",
+        error,
+        "observers is a list of observers, not int",
+        lambda: connect("memory://", observers=cast("Any", 5)),
+    )
+    yield Case(
+        "no observer",
+        error,
+        "an observer has the methods begun, ended, counted, measured, as holdfast.telemetry.Observer says; "
+        "object has no begun",
+        lambda: connect("memory://", observers=cast("Any", [object()])),
+    )
+    yield Case(
+        "no durability",
+        error,
+        "durability is a holdfast.Durability, such as Durability(replicas=1), not str",
+        lambda: connect("redis://host", durability=cast("Any", SECRET)),
+    )
     yield Case(
         "no primary named",
         error,
@@ -623,6 +651,12 @@ def naming_cases() -> Iterator[Case]:
         "field 'user_id': a session key may have at most 512 bytes of UTF-8, this one has 600",
         lambda: template_key("user:{user_id}", {"user_id": SECRET * 100}),
     )
+    yield Case(
+        "no text",
+        error,
+        "a session key is text, not int" + MEMORY,
+        lambda: client().memory("support").session(cast("Any", 5)),
+    )
     yield Case("empty", error, "a session key must not be empty", lambda: session_key(""))
     yield Case(
         "too long",
@@ -671,8 +705,45 @@ def message_cases() -> Iterator[Case]:
     yield Case(
         "no id",
         errors.MessageInvalid,
-        "an id has 1 to 512 characters" + SESSION,
+        "an id is text of 1 to 512 characters" + SESSION,
         lambda: session().append(user("hi"), id=""),
+    )
+    yield Case(
+        "one message alone",
+        errors.MessageInvalid,
+        "messages is a list of messages, not dict: put one message in a list, [message], and what gives "
+        "one after the other through list()" + SESSION,
+        lambda: session().replace(cast("Any", user(SECRET))),
+    )
+    yield Case(
+        "no privacy",
+        errors.ConfigurationError,
+        "privacy is a holdfast.Privacy, such as Privacy(persist=False), not str" + SESSION,
+        lambda: session().append(user(SECRET), privacy=cast("Any", SECRET)),
+    )
+    yield Case(
+        "no number",
+        errors.ConfigurationError,
+        "after is a whole number, 0..2147483648",
+        lambda: session().read(after=cast("Any", SECRET)),
+    )
+    yield Case(
+        "no number of records",
+        errors.ConfigurationError,
+        "limit is a whole number, 1..1000",
+        lambda: session().read_page(limit=cast("Any", SECRET)),
+    )
+    yield Case(
+        "two ways to read",
+        errors.ConfigurationError,
+        "give limit or max_tokens, not both",
+        lambda: session().read(limit=1, max_tokens=1),
+    )
+    yield Case(
+        "no text",
+        errors.ConfigurationError,
+        "id is text, not int",
+        lambda: session().explain(id=cast("Any", 5)),
     )
     yield Case(
         "an id that is no Unicode",
@@ -683,7 +754,8 @@ def message_cases() -> Iterator[Case]:
     yield Case(
         "a group that cannot be",
         errors.MessageInvalid,
-        "group is the sequence number of an earlier record: 1 or more" + SESSION,
+        "group is the sequence number of an earlier record: a whole number, 1..2147483648"
+        + SESSION,
         lambda: session().append(user(SECRET), group=0),
     )
     yield Case(
@@ -805,7 +877,17 @@ def turn_cases() -> Iterator[Case]:
     """What a turn and a read refuse."""
     error = errors.ConfigurationError
     yield Case(
-        "a short turn", error, "a turn's ttl is at least 3s", lambda: session().turn(ttl="2999ms")
+        "a short turn",
+        error,
+        "a turn's ttl is at least 3s and at most 1h",
+        lambda: session().turn(ttl="2999ms"),
+    )
+    yield Case(
+        "a turn that was not entered",
+        errors.LeaseLost,
+        "the turn was not entered, so it is not held: make calls under it within `async with "
+        "session.turn() as turn` (holdfast.sync: `with`). This call wrote nothing" + SESSION,
+        lambda: session().turn().append(user(SECRET)),
     )
     yield Case(
         "a long wait",

@@ -439,7 +439,7 @@ async def test_an_id_is_valid_unicode(id: str) -> None:
 @pytest.mark.asyncio
 @pytest.mark.parametrize("id", ["", "x" * 513])
 async def test_an_id_is_neither_empty_nor_endless(id: str) -> None:
-    with pytest.raises(ValueError, match="an id has 1 to 512 characters"):
+    with pytest.raises(ValueError, match="an id is text of 1 to 512 characters"):
         await prepare(USER, id=id)
 
 

@@ -268,11 +268,18 @@ class BodyError(Exception):
 # --- what may be asked for
 
 
-@pytest.mark.parametrize("ttl", ["2999ms", "1ms", "2s", timedelta(seconds=2.999), timedelta(0)])
-def test_a_turn_is_reserved_for_three_seconds_at_least(
+@pytest.mark.parametrize(
+    "ttl",
+    [
+        *("2999ms", "1ms", "2s", timedelta(seconds=2.999), timedelta(0)),
+        *("3600001ms", "3601s", "1000d", timedelta(hours=1, milliseconds=1), timedelta.max),
+    ],
+)
+def test_a_turn_is_reserved_for_three_seconds_to_an_hour(
     session: Session, ttl: str | timedelta
 ) -> None:
-    with pytest.raises(ConfigurationError, match="a turn's ttl is at least 3s"):
+    """As the policy's own: beyond that, a session of a process that died would never expire."""
+    with pytest.raises(ConfigurationError, match="a turn's ttl is at least 3s and at most 1h"):
         session.turn(ttl=ttl)
 
 
@@ -286,6 +293,7 @@ def test_a_turn_is_reserved_for_three_seconds_at_least(
         (timedelta(seconds=3), 3_000),
         ("2m", 120_000),
         (timedelta(minutes=1, milliseconds=1), 60_001),
+        ("1h", 3_600_000),
     ],
 )
 async def test_the_ttl_of_a_turn(

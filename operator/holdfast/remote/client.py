@@ -9,7 +9,7 @@ from holdfast.background import Background
 from holdfast.breaker import Breaker
 from holdfast.client import Client, Memory
 from holdfast.errors import ConfigurationError, SessionKeyError
-from holdfast.keys import label_digests
+from holdfast.keys import label_digests, session_key
 from holdfast.remote.addresses import read_sidecar_address
 from holdfast.remote.connections import MODEL
 from holdfast.remote.place import MemoryPath, RemotePlace, query_of
@@ -123,6 +123,8 @@ class RemoteMemory(Memory):
                 raise SessionKeyError(
                     "name the session: by its id, or by the fields of the key template"
                 )
+            if id is not None:
+                session_key(id)  # whatever else it may be is no session
             session = id if id is not None else fields
             place = RemotePlace(self._at, session, _labels(labels or {}))
             label_digests(fields, labels)

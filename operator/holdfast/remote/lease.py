@@ -15,7 +15,7 @@ from holdfast.lease import Ending
 from holdfast.remote.events import Event, Events
 from holdfast.remote.place import RemotePlace
 from holdfast.session import AskedTurn
-from holdfast.store.refusals import lease_lost, turn_interrupted
+from holdfast.store.refusals import lease_lost, turn_interrupted, turn_not_entered
 from holdfast.wire import EVENT_STREAM, TurnBody, TurnGrant
 
 SILENCE: Final = 60.0
@@ -69,8 +69,10 @@ class StreamLease(Ending):
         """Refuse what comes too late.
 
         Raises:
-            LeaseLost: it is known that the lease is lost.
+            LeaseLost: it is known that the lease is lost, or it was never had.
         """
+        if not self.token:
+            raise turn_not_entered()
         if self.lost or self._over:
             self.lose()
             raise self.refusal()

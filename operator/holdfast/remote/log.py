@@ -5,15 +5,17 @@ from typing import Any
 
 import msgspec
 
+from holdfast.arguments import require_privacy, require_whole
 from holdfast.errors import ConfigurationError
 from holdfast.formats import JSON
 from holdfast.log import MessageLog
 from holdfast.messages import encode_items, require_total
-from holdfast.reading import MAX_PAGE
+from holdfast.reading import require_page, require_read
 from holdfast.remote.connections import MODEL
 from holdfast.remote.place import RemotePlace
 from holdfast.remote.transport import Request
 from holdfast.telemetry import Call
+from holdfast.upkeep import require_explained
 from holdfast.values import (
     AppendResult,
     FlushResult,
@@ -138,10 +140,7 @@ class RemoteLog(MessageLog):
         self, *, limit: int | None = None, max_tokens: int | None = None, after: int | None = None
     ) -> Messages:
         """Return messages as they were appended; see `MessageLog.read`."""
-        if limit is not None and max_tokens is not None:
-            raise ValueError("give limit or max_tokens, not both")
-        if (limit is not None and limit < 0) or (max_tokens is not None and max_tokens < 0):
-            raise ValueError("limit and max_tokens are at least 0")
+        require_read(limit, max_tokens, after)
         query = (("limit", limit), ("max_tokens", max_tokens), ("after", after))
         answer = _READ.decode(await self._ask(Call.READ, "GET", "/messages", query))
         return Messages(answer.messages, stale=answer.stale)
@@ -150,8 +149,7 @@ class RemoteLog(MessageLog):
         self, *, after: int | None = None, limit: int = 100, used: bool = True
     ) -> Page:
         """Return a part of exactly what is stored; see `MessageLog.read_page`."""
-        if not 0 < limit <= MAX_PAGE:
-            raise ValueError(f"limit is 1..{MAX_PAGE}")
+        require_page(after, limit)
         query = (("after", after), ("limit", limit), ("used", None if used else "false"))
         return _PAGE.decode(await self._ask(Call.READ_PAGE, "GET", "/records", query))
 
@@ -168,7 +166,8 @@ class RemoteLog(MessageLog):
 
     async def pin(self, seq: int, pinned: bool = True) -> None:
         """Never evict a message, or allow it again; see `MessageLog.pin`."""
-        await self._ask(Call.PIN, "PUT" if pinned else "DELETE", f"/records/{seq:d}/pin")
+        require_whole(seq=seq)
+        await self._ask(Call.PIN, "PUT" if pinned else "DELETE", f"/records/{seq}/pin")
 
     async def length(self) -> int:
         """Return the number of messages."""
@@ -210,8 +209,7 @@ class RemoteLog(MessageLog):
 
     async def explain(self, *, id: str | None = None, seq: int | None = None) -> str:
         """Say in one sentence what became of a message; see `MessageLog.explain`."""
-        if (id is None) == (seq is None):
-            raise ConfigurationError("explain() takes an id or a seq")
+        require_explained(id, seq)
         query = (("id", id), ("seq", seq))
         return _EXPLAINED.decode(await self._ask(Call.EXPLAIN, "GET", "/explain", query)).sentence
 
@@ -254,6 +252,7 @@ def _encoded(messages: Sequence[JSON], *, id: str | None, group: int | None = No
 
 
 def _privacy(privacy: Privacy | None) -> PrivacyBody | None:
+    require_privacy(privacy)
     if privacy is None:
         return None
     return PrivacyBody(privacy.persist, privacy.level, privacy.sensitive, privacy.redacted)

@@ -34,6 +34,14 @@ def lease_lost() -> LeaseLost:
     )
 
 
+def turn_not_entered() -> LeaseLost:
+    """Nobody has asked for the turn yet, or it was not given."""
+    return LeaseLost(
+        "the turn was not entered, so it is not held: make calls under it within `async with "
+        "session.turn() as turn` (holdfast.sync: `with`). This call wrote nothing"
+    )
+
+
 def turn_interrupted() -> TurnInterrupted:
     """Somebody else took the turn."""
     return TurnInterrupted(

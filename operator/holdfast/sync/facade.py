@@ -157,6 +157,7 @@ class MessageLog:
             pinned: False undoes it; system messages stay protected.
 
         Raises:
+            ConfigurationError: `seq` is no whole number, 0..2^31.
             RecordNotFound: the session holds no such message.
         """
         self._portal.run(self._log.pin, seq, pinned)
@@ -176,7 +177,7 @@ class MessageLog:
             after: only those with a higher sequence number.
 
         Raises:
-            ValueError: both `limit` and `max_tokens`, or one below 0.
+            ConfigurationError: both `limit` and `max_tokens`, or one that is no whole number, 0..2^31.
             BudgetTooSmall: the protected messages and the newest group do not fit.
             StoreUnavailable: no answer; a session of which the policy says so (`failureMode`) answers with
                 a copy of what it read last, or with nothing, and `stale` is set.
@@ -192,6 +193,10 @@ class MessageLog:
             limit: 1..1,000.
             used: False only looks through it: where the policy keeps what is used, this is no use, and
                 no copy is kept for when the store does not answer, nor is one given.
+
+        Raises:
+            ConfigurationError: `limit` or `after` is no such number.
+            What `read` raises of the store and the turn.
         """
         return self._portal.run(self._log.read_page, after=after, limit=limit, used=used)
 
@@ -250,7 +255,7 @@ class MessageLog:
             seq: its sequence number, instead.
 
         Raises:
-            ConfigurationError: neither is given, or both.
+            ConfigurationError: neither is given, or both, or one that is none.
         """
         return self._portal.run(self._log.explain, id=id, seq=seq)
 
@@ -362,7 +367,7 @@ class Session(MessageLog):
         Args:
             wait: how long to wait in line, such as `"30s"`, at most `"24h"`; `timedelta(0)` does not wait;
                 None is the policy's `locking.waitTimeout`.
-            ttl: how long the turn stays reserved should this process fall silent, at least 3 s; None
+            ttl: how long the turn stays reserved should this process fall silent, 3 s to 1 h; None
                 is the policy's `locking.leaseTTL`.
             on_interrupt: what becomes of the body where the policy lets others take the turn
                 (`locking.onBusy: Interrupt`; then nobody waits) and somebody did: nothing can

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any, cast
 
 from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.client import Pipeline
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.connection import Connection, SSLConnection
 from redis.asyncio.retry import Retry
@@ -12,6 +13,7 @@ from redis.asyncio.sentinel import SentinelConnectionPool, SentinelManagedSSLCon
 from redis.backoff import NoBackoff
 
 from holdfast.breaker import Breakers
+from holdfast.errors import ConfigurationError
 from holdfast.store.addresses import Address, Login, Mode, Node
 from holdfast.store.redis.breaking import BreakingCarrier
 from holdfast.store.redis.carrier import Carrier, PoolCarrier
@@ -76,7 +78,11 @@ def carrier_over(client: Redis | RedisCluster, *, breakers: Breakers | None = No
     Only its settings or its connections are used: its own retries would store a message twice. A plain
     client lends connections of its pool. One of a Cluster has none to lend, and one made by a `Sentinel`
     hides what a demoted primary says; there we make our own, with the same settings.
+
+    Raises:
+        ConfigurationError: it is another kind of client.
     """
+    _require_client(client)
     if isinstance(client, RedisCluster):
         nodes = [(str(node.host), int(node.port)) for node in client.startup_nodes]
         # Its own preparation of a connection is for reading from replicas, which may lag behind.
@@ -99,6 +105,17 @@ def carrier_over(client: Redis | RedisCluster, *, breakers: Breakers | None = No
     connect = partial(_like, settings, breakers)
     reach = partial(_like, settings | {"redis_connect_func": None}, breakers)
     return SentinelCarrier(sentinels, cast("Any", pool).service_name, connect, reach)
+
+
+def _require_client(client: object) -> None:
+    # A pipeline is a client to redis-py, and keeps what it is sent for later.
+    if isinstance(client, Redis | RedisCluster) and not isinstance(client, Pipeline):
+        return
+    kind = f"{type(client).__module__}.{type(client).__qualname__}".removeprefix("builtins.")
+    raise ConfigurationError(
+        f"client is a redis.asyncio.Redis or a redis.asyncio.RedisCluster, not {kind}: make one of those, "
+        "or give a url instead"
+    )
 
 
 def _over(pool: ConnectionPool, *, owned: bool, breakers: Breakers | None) -> PoolCarrier:

@@ -75,6 +75,23 @@ class TestMessages(SessionContract):
         (message,) = await session.read()
         assert [repr(number) for number in message["numbers"]] == list(map(repr, numbers))
 
+    @pytest.mark.parametrize(
+        "one",
+        [user("oops"), {}, "oops", "", b"oops", bytearray(b"oops"), None, 5, iter([user("a")])],
+        ids=lambda one: type(one).__name__,
+    )
+    async def test_one_message_is_no_list_of_messages(self, session: Session, one: Any) -> None:
+        """Its keys or its characters would be stored, and take the place of a conversation."""
+        await session.append(user("kept"))
+        before = await session.read_page()
+        with pytest.raises(MessageInvalid, match="put one message in a list"):
+            await session.append_many(one)
+        with pytest.raises(MessageInvalid, match="put one message in a list"):
+            await session.replace(one)
+        assert await session.read_page() == before
+        await session.append_many(({"role": "user"}, [], "text"))
+        assert await session.read(limit=3) == [{"role": "user"}, [], "text"]
+
     async def test_the_caller_s_own_value_is_not_changed(self, session: Session) -> None:
         message = call("c1") | {"extra": {"kept": [1, 2]}}
         before = json.dumps(message)

@@ -1,6 +1,8 @@
 """What others may do while somebody holds the turn, and what they see."""
 # ruff: noqa: D102 - the name of a test is its sentence
 
+from datetime import timedelta
+
 import pytest
 
 from holdfast.errors import LeaseLost, SessionBusy
@@ -21,6 +23,37 @@ ENFORCED = {"mode": "Enforced"}
 @pytest.mark.asyncio
 class TestTurnAndOthers(SessionContract):
     """What others may do while somebody holds the turn, and what they see."""
+
+    async def test_a_turn_that_was_not_entered_says_so_and_writes_nothing(
+        self, session: Session
+    ) -> None:
+        await session.append(user("kept"))
+        turn = session.turn()
+        for attempt in (
+            turn.append(user("late")),
+            turn.append_many([user("late")]),
+            turn.replace([]),
+            turn.pin(1),
+            turn.pop(),
+            turn.clear(),
+            turn.read(),
+            turn.read_page(),
+            turn.length(),
+            turn.health(),
+            turn.check(),
+        ):
+            with pytest.raises(LeaseLost, match="the turn was not entered"):
+                await attempt
+        assert not turn.lost
+        async with session.turn():
+            refused = session.turn(wait=timedelta(0))
+            with pytest.raises(SessionBusy):
+                await refused.__aenter__()
+            with pytest.raises(LeaseLost, match="the turn was not entered"):
+                await refused.append(user("late"))
+        async with turn:
+            await turn.append(user("now"))
+        assert await session.read() == [user("kept"), user("now")]
 
     async def test_an_advisory_turn_lets_others_append(self, connect: Connect) -> None:
         mine, yours = (open_session(connect()) for _ in range(2))

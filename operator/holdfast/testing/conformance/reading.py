@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from holdfast.errors import BudgetTooSmall
+from holdfast.errors import BudgetTooSmall, ConfigurationError, MessageInvalid, RecordNotFound
 from holdfast.planning import fit_budget, order_for_model, presentable
 from holdfast.session import Session
 from holdfast.store import SessionStore
@@ -244,6 +244,36 @@ class TestPages(SessionContract):
             user(text) for text in "abcd"
         ]
         assert (rest.total, rest.next) == (4, None)
+
+    @pytest.mark.parametrize("failure_mode", ["Strict", "ReadEmpty"])
+    async def test_sequence_numbers_are_whole(self, connect: Connect, failure_mode: str) -> None:
+        """What is none is refused before any store is asked: alike everywhere, and never as its outage."""
+        session = open_session(connect(failureMode=failure_mode))
+        await session.append(user("a"))
+        before = await session.read_page()
+        for odd in ("1", "x", 1.0, 1.5, True, -1, 2**31 + 1, 10**30, float("nan"), [1], b"1"):
+            number: Any = odd
+            for name in ("after", "limit", "max_tokens"):
+                with pytest.raises(ConfigurationError, match=rf"^{name} is a whole number, 0\.\."):
+                    await session.read(**{name: number})
+            with pytest.raises(ConfigurationError, match=r"^after is a whole number, 0\.\."):
+                await session.read_page(after=number)
+            with pytest.raises(ConfigurationError, match=r"^limit is a whole number, 1\.\.1000"):
+                await session.read_page(limit=number)
+            with pytest.raises(ConfigurationError, match=r"^seq is a whole number, 0\.\."):
+                await session.pin(number)
+            with pytest.raises(ConfigurationError, match=r"^seq is a whole number, 0\.\."):
+                await session.explain(seq=number)
+            with pytest.raises(MessageInvalid, match=r"^group is .* a whole number, 1\.\."):
+                await session.append(user("b"), group=number)
+        assert await session.read_page() == before
+        assert (before.total, before.stale) == (1, False)
+        top = 2**31
+        assert await session.read(limit=top) == await session.read(max_tokens=top) == [user("a")]
+        assert (await session.read_page(after=top)).records == ()
+        assert await session.read(after=top) == []
+        with pytest.raises(RecordNotFound):
+            await session.pin(top)
 
     async def test_a_record_tells_its_group(self, session: Session) -> None:
         await _tell(session, user("a"), call("c1"), user("aside"), result("c1"))
