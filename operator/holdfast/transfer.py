@@ -13,7 +13,7 @@ from holdfast.formats import Facts
 from holdfast.log import MessageLog
 from holdfast.messages import MAX_BYTES, MAX_ITEMS, Preparer, calls_of, encode_item, id_key
 from holdfast.policies import Agreement
-from holdfast.store.refusals import corrupt_record
+from holdfast.store.refusals import corrupt_record, import_redacted_otherwise
 from holdfast.telemetry import Call
 from holdfast.transfer_lines import (
     WITHHELD,
@@ -139,10 +139,7 @@ class Transfer(MessageLog, ABC):
 
         async def send(terms: Terms) -> tuple[int, int]:
             if (await self._place.agreed()).policy.privacy != work.agreed.policy.privacy:
-                raise ImportRefused(
-                    "the policy's privacy was changed during the import, and this part was read under what "
-                    "held before; nothing of it was written: clear the session, and import it again"
-                )
+                raise import_redacted_otherwise()
             return await ledger.import_part(store, terms, part)
 
         work.written(*await self._agreed(send))

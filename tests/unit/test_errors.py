@@ -985,6 +985,13 @@ def whole_session_cases() -> Iterator[Case]:
         lambda: raised(refusals.import_overtaken()),
     )
     yield Case(
+        "import redacted otherwise",
+        errors.ImportRefused,
+        "the policy's privacy was changed during the import, and this part was read under what held "
+        "before; nothing of it was written: clear the session, and import it again",
+        lambda: raised(refusals.import_redacted_otherwise()),
+    )
+    yield Case(
         "no export",
         errors.ImportRefused,
         "line 1 is no header of an export (DecodeError); nothing of this part was written"

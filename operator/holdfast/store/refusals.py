@@ -119,6 +119,14 @@ def import_overtaken() -> ImportRefused:
     )
 
 
+def import_redacted_otherwise() -> ImportRefused:
+    """The policy's privacy was changed while an import was under way."""
+    return ImportRefused(
+        "the policy's privacy was changed during the import, and this part was read under what held "
+        "before; nothing of it was written: clear the session, and import it again"
+    )
+
+
 def full(messages: int, tokens: int) -> BudgetExceeded:
     """A session whose policy refuses instead of evicting."""
     return BudgetExceeded(
