@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Iterator
 
 from tests.verify.case import IN_DOUBT, REMOVES, Case, Kind, Violation
-from tests.verify.history import Call, Op
+from tests.verify.history import Call
 
 _NOT_DROPPED = frozenset({"pop", "clear", "erase", "HybridSummary", "fold"})
 
@@ -48,7 +48,8 @@ def _cleared(case: Case, marker: str, clears: Iterable[Call], moment: int | None
     told = case.acknowledged[marker][1].end or 0
     for clear in clears:
         between = told < clear.begin and (moment is None or (clear.end or 0) < moment)
-        for_good = clear.begun.op is Op.CLEAR or _was_over(case.by_marker[marker], clear.begin)
+        # A clear keeps the ids, unless the session is erased as well.
+        for_good = not case.erased or _was_over(case.by_marker[marker], clear.begin)
         if between and for_good:
             return clear
     return None

@@ -32,6 +32,7 @@ _EVERYTHING = {
     "lru": 2,
     "summary": 3,
     "forgetting": 2,
+    "withdrawing": 2,
 }
 _KEEPING = {name: often for name, often in _EVERYTHING.items() if PROFILES[name].keeps}
 """Where acknowledged writes may get lost, only of what keeps everything can one tell which."""

@@ -367,6 +367,14 @@ class TestCameBack:
         assert kinds(self.rule, A, erase, append("a", 1, 50, id="i"), image=stored) == []
         assert kinds(self.rule, A, erase, image=stored) == [Kind.CAME_BACK]
 
+    def test_after_a_clear_and_an_erasure_it_is_a_new_message(self) -> None:
+        """A clear keeps the ids, and the erasure after it forgets them."""
+        erase = call(Op.ERASE, 10, 11, process="w1")
+        again = append("a", 1, 50, id="i")
+        stored = image(entry(1, "a"))
+        assert kinds(self.rule, A, self.CLEAR, erase, again, image=stored) == []
+        assert kinds(self.rule, A, self.CLEAR, erase, image=stored) == [Kind.CAME_BACK]
+
     def test_written_beside_the_clear(self) -> None:
         assert kinds(self.rule, append("a", 1, 4, 7), self.CLEAR, image=image(entry(1, "a"))) == []
 
