@@ -19,9 +19,10 @@ NAME = "memory"
 """What the sentinels call the primary."""
 
 _FAILOVER = 5000  # ms for a failover, and half of what lies between two attempts
-# In ms; the defaults would make each test wait some ten seconds. Not shorter: the sentinel that fails over asks the new
-# primary only once a second what it is, and the others, who see a replica that calls itself a primary beside one that
-# is well, make it a replica again after four times the period of publishing, unless they were told by then.
+# In ms; the defaults would make each test wait some ten seconds. No shorter period of publishing: the
+# sentinel that fails over asks the new primary only once a second what it is. The others, who see a replica
+# that calls itself a primary beside one that is well, make it a replica again after four times that period,
+# unless they have been told by then.
 _PERIODS = ("PUBLISH-PERIOD", 500, "INFO-PERIOD", 300, "ELECTION-TIMEOUT", 2000)
 
 
@@ -78,12 +79,14 @@ class Sentinels:
             return set(named) == {primary.port} and await _role(primary) == "master"
 
         try:
-            await until(agreed, "the sentinels agree on the primary, and it is one", deadline=deadline)
+            await until(
+                agreed, "the sentinels agree on the primary, and it is one", deadline=deadline
+            )
         except AssertionError as error:
             raise AssertionError(f"{error}; {await self._standing(primary)}") from None
 
     async def _standing(self, wanted: Server) -> str:
-        """How things stand, for people: what the servers are, whom each sentinel names, and what it did last."""
+        """Say what the servers are, whom each sentinel names, and what it did last."""
         assert self._processes is not None
         roles = [f"{server.port} is {await _role(server)}" for server in self.servers]
         lines = [f"{wanted.port} should be the primary; {', '.join(roles)}"]

@@ -157,7 +157,7 @@ MUTANTS: Final = {
         witness=Op.CLEAR,
     ),
     "summaries outlive erasures": Mutant(
-        "a summary asks neither for the epoch nor who flushes, and is put into the session after an erased one",
+        "a summary asks for neither epoch nor flusher, and is put into what follows an erased session",
         frozenset({Kind.CAME_BACK}),
         {"withdrawing": 1},
         scripts={

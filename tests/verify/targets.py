@@ -232,7 +232,9 @@ async def running_target(name: TargetName, directory: Path) -> AsyncGenerator[Ta
                 proxy = await running.enter_async_context(CuttingProxy(server.port))
                 yield Standalone(server, proxy)
             case TargetName.SENTINEL:
-                yield SentinelSet(await running.enter_async_context(Sentinels(directory)))
+                # They change places where they are told to: what is lost otherwise nobody would excuse.
+                own = Sentinels(directory, down_after=1500)
+                yield SentinelSet(await running.enter_async_context(own))
             case TargetName.CLUSTER:
                 cluster = ClusterOfServers(directory, persist=True)
                 yield ClusterTarget(await running.enter_async_context(cluster))

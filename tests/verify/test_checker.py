@@ -257,6 +257,11 @@ class TestLostLease:
         clear = call(Op.CLEAR, 3, 4, process="w1")
         assert kinds(self.rule, self.OLD, clear, append("a", 1, 5, turn=1)) == [Kind.LOST_LEASE]
 
+    def test_a_clear_that_a_failover_may_have_lost(self) -> None:
+        clear, write = call(Op.CLEAR, 10, 11, process="w1"), append("a", 1, 40, turn=1)
+        assert kinds(self.rule, self.OLD, clear, write) == [Kind.LOST_LEASE]
+        assert kinds(self.rule, self.OLD, clear, write, faults=[FAILOVER]) == []
+
     def test_a_clear_at_the_same_time_or_of_its_own(self) -> None:
         beside = call(Op.CLEAR, 3, 6, process="w1")
         assert kinds(self.rule, self.OLD, beside, append("a", 1, 5, turn=1)) == []
@@ -378,6 +383,28 @@ class TestCameBack:
     def test_written_beside_the_clear(self) -> None:
         assert kinds(self.rule, append("a", 1, 4, 7), self.CLEAR, image=image(entry(1, "a"))) == []
 
+    def test_a_failover_may_lose_a_clear_or_an_id(self) -> None:
+        stored = image(entry(1, "a"))
+        early = append("a", 1, 0, id="i")
+        lost_clear = call(Op.CLEAR, 10, 11, process="w1")
+        assert kinds(self.rule, early, lost_clear, image=stored) == [Kind.CAME_BACK]
+        assert kinds(self.rule, early, lost_clear, image=stored, faults=[FAILOVER]) == []
+        late, after = append("a", 1, 6, id="i"), call(Op.CLEAR, 40, 41, process="w1")
+        assert kinds(self.rule, late, after, image=stored, faults=[FAILOVER]) == []
+        cut = append("a", 1, 29, None, id="i", process="w2")
+        assert kinds(self.rule, early, cut, after, image=stored, faults=[FAILOVER]) == []
+
+    def test_but_none_from_before_or_after_it(self) -> None:
+        early, after = append("a", 1, 0), call(Op.CLEAR, 40, 41, process="w1")
+        facts = {"faults": [FAILOVER]}
+        assert kinds(self.rule, early, after, page(50, {1: "a"}), **facts) == [Kind.CAME_BACK]
+        before = call(Op.CLEAR, 3, 4, process="w1")
+        stored = image(entry(1, "a"))
+        assert kinds(self.rule, early, before, image=stored, **facts) == [Kind.CAME_BACK]
+        assert (
+            kinds(self.rule, early, before, page(20, {1: "a"}), **facts) == []
+        )  # of the old primary
+
     def test_nobody_knows_whether_it_was_cleared(self) -> None:
         doubt = call(Op.CLEAR, 5, 6, process="w1", outcome="AmbiguousWrite")
         assert kinds(self.rule, A, doubt, image=image(entry(1, "a"))) == []
@@ -495,4 +522,15 @@ def test_every_rule_is_applied_to_every_session() -> None:
     found, lost = checker.check(History([A]), {"plain/a": stored}, lambda _: Rules())
     assert {one.kind for one in found} == {Kind.DUPLICATED, Kind.REORDERED}
     assert lost == 0
+
+
+def test_only_of_what_is_kept_a_failover_is_known_to_have_lost_it() -> None:
+    history = History([A, B], faults=[FAILOVER])
+    stored = {"plain/a": image(entry(1, "a"))}
+    assert checker.check(history, stored, lambda _: KEEPS) == ([], 1)
+    assert checker.check(history, stored, lambda _: Rules()) == ([], 0)
+
+
+def test_what_there_was_to_judge_is_counted() -> None:
+    stored = image(entry(1, "a"), entry(2, "a"))
     assert checker.evidence(History([A]), [stored])["records recounted"] == 2
