@@ -25,7 +25,7 @@ class Mutant:
 
     Attributes:
         what: in a few words.
-        found_as: what the checker may call it.
+        found_as: what the checker has to call it, all of it.
         profiles: sessions in which it shows.
         faults: what has to be done to processes and connections for it to show, by how often.
         scripts: script -> what is replaced -> by what.
@@ -183,7 +183,7 @@ MUTANTS: Final = {
     "trim outside": Mutant(
         "sessions are cut to their length by a second call",
         frozenset({Kind.COUNTERS, Kind.VANISHED, Kind.LOST}),
-        {"fifo": 1},
+        {"fifo": 1, "plain": 1},
         patch=_trim_from_outside,
     ),
     "expiry forgotten": Mutant(
