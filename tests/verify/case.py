@@ -161,9 +161,14 @@ class Case:
         if call.begun.op is not Op.APPEND or not self.within_loss(call):
             return False
         return any(
-            self.places.get(marker) != call.result.seq + at
+            self.places.get(marker) != call.result.seq + at or self._stored_later(marker, call)
             for at, marker in enumerate(call.begun.markers)
         )
+
+    def _stored_later(self, marker: str, call: Call) -> bool:
+        """Whether it was stored once more after this: also a number that was lost may be the next again."""
+        later = (other for other in self.by_marker[marker] if other.begin > call.begin)
+        return any(other.ok and not other.result.duplicate for other in later)
 
     @cached_property
     def shown(self) -> list[tuple[str, Call | None]]:

@@ -126,6 +126,12 @@ class TestReordered:
         again = append("a", 1, 50, id="i", duplicate=True)
         assert kinds(self.rule, append("a", 1, 0, id="i"), B, again) == []
 
+    def test_what_a_failover_lost_may_get_the_same_number_again(self) -> None:
+        lost, again = append("b", 2, 10, id="i"), append("b", 2, 40, id="i")
+        stored = image(entry(1, "a"), entry(2, "b"))
+        assert kinds(self.rule, A, lost, again, image=stored, faults=[FAILOVER]) == []
+        assert kinds(self.rule, A, lost, again, image=stored) == [Kind.REORDERED]
+
     def test_a_batch_counts_to_its_last(self) -> None:
         batch = append("a b c", 1, 0)
         assert kinds(self.rule, batch, append("d", 3, 10)) == [Kind.REORDERED]
