@@ -21,6 +21,10 @@ from tests.verify.targets import TargetName
 _SHARES = {TargetName.STANDALONE: 0.7, TargetName.SENTINEL: 0.15, TargetName.CLUSTER: 0.15}
 """Of the time, where all targets have their turn."""
 _SHOWN = 5  # violations of each kind
+DURATION = 900.0
+"""Seconds of a whole run."""
+OPERATIONS, FAULTS = 200_000, 500
+"""How many calls and faults a whole run has at least: a smaller one has not looked hard enough."""
 
 
 def plans(target: str, seconds: float, seed: int) -> list[Plan]:
@@ -60,6 +64,20 @@ def table(reports: Sequence[Report]) -> str:
     found = Counter(one.kind for report in reports for one in report.violations)
     lines += [f"  {found[kind]:6} {kind}" for kind in Kind]
     return "\n".join(lines)
+
+
+def shortage(target: str, seconds: float, reports: Sequence[Report]) -> str | None:
+    """Say what a whole run has too few of; None: nothing, or it was not a whole one."""
+    if target != "all" or seconds < DURATION:
+        return None
+    operations = sum(sum(report.operations.values()) for report in reports)
+    faults = sum(sum(report.faults.values()) for report in reports)
+    if operations >= OPERATIONS and faults >= FAULTS:
+        return None
+    return (
+        f"too small to say anything: {operations:,} operations and {faults:,} faults, and a whole run has at "
+        f"least {OPERATIONS:,} and {FAULTS:,}"
+    )
 
 
 def findings(reports: Sequence[Report]) -> str:
@@ -115,8 +133,13 @@ async def run_until_told(plan: Plan, directory: Path) -> Report:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run; return 1 when something is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m tests.verify", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=900.0, help="how long workers work")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.verify",
+        description=__doc__,
+        epilog=f"A whole run ({DURATION:.0f} s or more on all targets) also ends with 1 if it has fewer than "
+        f"{OPERATIONS:,} operations or {FAULTS:,} faults; of other runs the size is not judged.",
+    )
+    parser.add_argument("--seconds", type=float, default=DURATION, help="how long workers work")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of what is random")
     parser.add_argument("--target", choices=[*TargetName, "all"], default="all")
     parser.add_argument("--report", type=Path, help="a file for all of it, as JSON")
@@ -147,7 +170,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(findings(reports))
     if broken:
         print("not every target could be run: see above")
-    return int(wrong or broken)
+    short = shortage(given.target, given.seconds, reports)
+    if short is not None:
+        print(short)
+    return int(wrong or broken or short is not None)
 
 
 if __name__ == "__main__":

@@ -91,6 +91,11 @@ class Case:
         return [call for call in self.calls if call.begun.op is Op.APPEND]
 
     @cached_property
+    def removals(self) -> list[Call]:
+        """The clears and erasures that were carried out, in the order in which they began."""
+        return [call for call in self.calls if call.begun.op in REMOVES and call.ok]
+
+    @cached_property
     def by_marker(self) -> Mapping[str, Sequence[Call]]:
         """The appends that sent a marker."""
         found: defaultdict[str, list[Call]] = defaultdict(list)
@@ -119,11 +124,15 @@ class Case:
         """When the first fault began that may lose what was acknowledged; None: there was none."""
         return min((fault.begin for fault in self.faults if fault.loses), default=None)
 
+    @cached_property
+    def _losses(self) -> list[Fault]:
+        return [fault for fault in self.faults if fault.loses]
+
     def within_loss(self, call: Call) -> bool:
         """Whether it was acknowledged in a failover. What was before that, the replica had."""
         return any(
-            fault.loses and (call.end or 0) >= fault.begin and call.begin <= fault.end
-            for fault in self.faults
+            (call.end is None or call.end >= fault.begin) and call.begin <= fault.end
+            for fault in self._losses
         )
 
     @cached_property
@@ -152,9 +161,14 @@ class Case:
         if call.begun.op is not Op.APPEND or not self.within_loss(call):
             return False
         return any(
-            self.places.get(marker) != call.result.seq + at
+            self.places.get(marker) != call.result.seq + at or self._stored_later(marker, call)
             for at, marker in enumerate(call.begun.markers)
         )
+
+    def _stored_later(self, marker: str, call: Call) -> bool:
+        """Whether it was stored once more after this: also a number that was lost may be the next again."""
+        later = (other for other in self.by_marker[marker] if other.begin > call.begin)
+        return any(other.ok and not other.result.duplicate for other in later)
 
     @cached_property
     def shown(self) -> list[tuple[str, Call | None]]:

@@ -2,8 +2,8 @@
 
 from collections.abc import Collection, Iterable, Iterator
 
-from tests.verify.case import IN_DOUBT, REMOVES, Case, Kind, Violation
-from tests.verify.history import Call, Op
+from tests.verify.case import IN_DOUBT, Case, Kind, Violation
+from tests.verify.history import Call
 
 _NOT_DROPPED = frozenset({"pop", "clear", "erase", "HybridSummary", "fold"})
 
@@ -11,13 +11,18 @@ _NOT_DROPPED = frozenset({"pop", "clear", "erase", "HybridSummary", "fold"})
 
 
 def what_came_back(case: Case) -> Iterator[Violation]:
-    """What was acknowledged before a clear is not shown to reads after it, nor in any summary."""
-    clears = [call for call in case.calls if call.begun.op in REMOVES and call.ok]
+    """What was acknowledged before a clear is not shown to reads after it, nor in any summary.
+
+    A failover may lose a clear, and the id of an append; a read in it may be of a primary that is none.
+    """
+    clears = [call for call in case.removals if not case.within_loss(call)]
     if not clears:
         return
     accused: set[str] = set()
     for marker, read in [*case.shown, *_shown_in_summaries(case)]:
         if marker in accused or marker not in case.acknowledged:
+            continue
+        if any(map(case.within_loss, [*case.by_marker[marker], *([read] if read else [])])):
             continue
         moment = read.begin if read is not None else None
         clear = _cleared(case, marker, clears, moment)
@@ -48,7 +53,8 @@ def _cleared(case: Case, marker: str, clears: Iterable[Call], moment: int | None
     told = case.acknowledged[marker][1].end or 0
     for clear in clears:
         between = told < clear.begin and (moment is None or (clear.end or 0) < moment)
-        for_good = clear.begun.op is Op.CLEAR or _was_over(case.by_marker[marker], clear.begin)
+        # A clear keeps the ids, unless the session is erased as well.
+        for_good = not case.erased or _was_over(case.by_marker[marker], clear.begin)
         if between and for_good:
             return clear
     return None

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from hashlib import sha1
 from typing import Any, Final
 
+from holdfast.errors import AmbiguousWrite, StoreUnavailable
 from holdfast.store.redis.migrating import MigratingSession
 from holdfast.store.redis.runner import Runner
 from holdfast.store.redis.script import script
 from holdfast.values import Appended, Batch, Caller, Terms
 from tests.verify.case import Kind
+from tests.verify.history import Op
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +25,13 @@ class Mutant:
 
     Attributes:
         what: in a few words.
-        found_as: what the checker may call it.
+        found_as: what the checker has to call it, all of it.
         profiles: sessions in which it shows.
         faults: what has to be done to processes and connections for it to show, by how often.
         scripts: script -> what is replaced -> by what.
         patch: a change of the library's Python, where it is no change of a script.
         options: of the worker.
+        witness: a call of this kind has to be among the events that accuse it; None: any will do.
     """
 
     what: str
@@ -38,6 +41,7 @@ class Mutant:
     scripts: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
     patch: Callable[[], None] | None = None
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    witness: Op | None = None
 
     def plant(self) -> None:
         """Change the library of this process.
@@ -65,6 +69,19 @@ def _repeat_everything() -> None:
         return await patient(self, commands, **{**options, "repeatable": True})
 
     setattr(Runner, "_repeat", repeat)  # noqa: B010 - a type checker would rightly refuse it
+
+
+def _deny_doubt() -> None:
+    """What a client does that takes a connection which broke for a server that was never reached."""
+    honest = Runner._repeat
+
+    async def repeat(self: Runner, commands: Any, **options: Any) -> Any:
+        try:
+            return await honest(self, commands, **options)
+        except AmbiguousWrite as error:
+            raise StoreUnavailable("the server does not answer in time") from error
+
+    setattr(Runner, "_repeat", repeat)  # noqa: B010 - as above
 
 
 def _trim_from_outside() -> None:
@@ -100,6 +117,9 @@ _EPOCH: Final = """    if not known then
     end
 """
 _SPLICE_EPOCH: Final = "if not state.exists or tonumber(ARGV[3]) ~= state.epoch then"
+_SPLICE_FLUSHER: Final = "if owner ~= ARGV[2] or tonumber(till) <= now then"
+_FIRST_IN_LINE: Final = "call('ZRANGE', QUEUE, 0, 0, 'WITHSCORES')"
+_LAST_IN_LINE: Final = "call('ZREVRANGE', QUEUE, 0, 0, 'WITHSCORES')"
 _COVERED: Final = """    if not covered[record.seq] then
       joined[record.group] = true
     else
@@ -128,6 +148,24 @@ MUTANTS: Final = {
         scripts={"append": {_EPOCH: ""}, "splice": {_SPLICE_EPOCH: "if not state.exists then"}},
         options={"sessions": 1},
     ),
+    "no epoch check of summaries": Mutant(
+        "a summary is put into a session that was cleared meanwhile",
+        frozenset({Kind.CAME_BACK}),
+        {"withdrawing": 1},
+        scripts={"splice": {_SPLICE_EPOCH: "if not state.exists then"}},
+        options={"sessions": 1},
+        witness=Op.CLEAR,
+    ),
+    "summaries outlive erasures": Mutant(
+        "a summary asks for neither epoch nor flusher, and is put into what follows an erased session",
+        frozenset({Kind.CAME_BACK}),
+        {"withdrawing": 1},
+        scripts={
+            "splice": {_SPLICE_EPOCH: "if not state.exists then", _SPLICE_FLUSHER: "if false then"}
+        },
+        options={"sessions": 1},
+        witness=Op.ERASE,
+    ),
     "head instead of digest": Mutant(
         "a splice compares the oldest record only, and takes as many as were summarised",
         frozenset({Kind.VANISHED}),
@@ -145,7 +183,7 @@ MUTANTS: Final = {
     "trim outside": Mutant(
         "sessions are cut to their length by a second call",
         frozenset({Kind.COUNTERS, Kind.VANISHED, Kind.LOST}),
-        {"fifo": 1},
+        {"fifo": 1, "plain": 1},
         patch=_trim_from_outside,
     ),
     "expiry forgotten": Mutant(
@@ -165,6 +203,27 @@ MUTANTS: Final = {
         {"plain": 1},
         faults={"reply lost": 1},
         patch=_repeat_everything,
+    ),
+    "newest at the head": Mutant(
+        "an append puts its records in front of the others",
+        frozenset({Kind.REORDERED}),
+        {"plain": 1},
+        scripts={"append": {"call('RPUSH', LOG, unpack": "call('LPUSH', LOG, unpack"}},
+        options={"sessions": 1},
+    ),
+    "last come, first served": Mutant(
+        "a turn is handed to whoever stands in line for the shortest time",
+        frozenset({Kind.WAITERS}),
+        {"enforced": 1},
+        scripts={name: {_FIRST_IN_LINE: _LAST_IN_LINE} for name in ("acquire", "release")},
+        options={"sessions": 1, "actors": 3},
+    ),
+    "doubt is denied": Mutant(
+        "a call whose reply was lost says that nothing was written",
+        frozenset({Kind.UNSENT}),
+        {"plain": 1},
+        faults={"reply lost": 1},
+        patch=_deny_doubt,
     ),
 }
 """By name."""

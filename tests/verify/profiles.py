@@ -141,5 +141,21 @@ PROFILES: Final = {
             ),
             _WRITES | _READS | {Step.FLUSH: 3, Step.CLEAR: 1, Step.TURN: 2},
         ),
+        # A summary takes longer than a session is left alone: many land when it is another one.
+        Profile(
+            "withdrawing",
+            _spec(
+                {"maxTokens": 6_000},
+                flushing={
+                    "strategy": "HybridSummary",
+                    "thresholdPercent": 5,
+                    "targetPercent": 1,
+                    "summary": {"oldestPercent": 80, "maxTokens": 100},
+                },
+            ),
+            _WRITES
+            | _READS
+            | {Step.FLUSH: 8, Step.CLEAR: 1, Step.ERASE: 1, Step.TURN: 2, Step.LATE_RETRY: 4},
+        ),
     )
 }

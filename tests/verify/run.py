@@ -32,9 +32,13 @@ _EVERYTHING = {
     "lru": 2,
     "summary": 3,
     "forgetting": 2,
+    "withdrawing": 2,
 }
-_KEEPING = {name: often for name, often in _EVERYTHING.items() if PROFILES[name].keeps}
-"""Where acknowledged writes may get lost, only of what keeps everything can one tell which."""
+_REMOVING = {"clearing", "erasing", "withdrawing"}
+_WHERE_WRITES_GET_LOST = {
+    name: often for name, often in _EVERYTHING.items() if PROFILES[name].keeps or name in _REMOVING
+}
+"""Of what keeps everything one can tell what was lost; and what was removed outside failovers stays away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,23 @@ class Report:
     evidence: Counter[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What there is to be judged.
+
+    Attributes:
+        records: the directory of the history.
+        probes: what was stored at moments in between.
+        images: by session, what is stored in the end.
+        immortal: keys that never expire.
+    """
+
+    records: Path
+    probes: Sequence[Image]
+    images: Mapping[str, Image]
+    immortal: Sequence[str]
+
+
 async def run(plan: Plan, directory: Path) -> Report:
     """Do what the plan says; whatever was started has ended when this returns.
 
@@ -99,16 +120,26 @@ async def run(plan: Plan, directory: Path) -> Report:
     Raises:
         WorkerFailed: a worker did not end in order.
     """
+    async with running_target(plan.target, directory / "servers") as target:
+        observed = await observe(plan, target, directory)
+    # A history of many calls takes a while, in which the servers need not run.
+    return judge(plan, observed)
+
+
+async def observe(plan: Plan, target: Target, directory: Path) -> Observed:
+    """Let workers work on servers that run, and look at what is stored; see `run`."""
     records = directory / "history"
     records.mkdir(parents=True)
-    began = time.monotonic()
     namespace = f"verify-{plan.seed}"
-    async with running_target(plan.target, directory / "servers") as target:
-        probes = await _work(plan, target, directory, namespace, began)
-        images, keys = await _what_is_left(target, namespace)
-    # A history of many calls takes a while, in which the servers need not run.
-    history = read_history(records)
-    violations, lost = check(history, images, _rules, probes)
+    probes = await _work(plan, target, directory, namespace, time.monotonic())
+    images, keys = await _what_is_left(target, namespace)
+    return Observed(records, probes, images, keys)
+
+
+def judge(plan: Plan, observed: Observed) -> Report:
+    """Apply every rule to what was observed."""
+    history, images = read_history(observed.records), observed.images
+    violations, lost = check(history, images, _rules, observed.probes)
     return Report(
         plan.target,
         plan.seed,
@@ -116,9 +147,9 @@ async def run(plan: Plan, directory: Path) -> Report:
         Counter((call.begun.op.value, call.outcome) for call in history.calls),
         _struck(history),
         len(images),
-        [*violations, *immortal(keys)],
+        [*violations, *immortal(observed.immortal)],
         lost,
-        evidence(history, [*probes, *images.values()]),
+        evidence(history, [*observed.probes, *images.values()]),
     )
 
 
@@ -129,7 +160,7 @@ async def _work(
     chance = random.Random(plan.seed)
     chosen = plan.profiles
     if chosen is None:
-        chosen = _KEEPING if target.loses else _EVERYTHING
+        chosen = _WHERE_WRITES_GET_LOST if target.loses else _EVERYTHING
     settings = {
         "namespace": namespace,
         "directory": str(directory / "history"),

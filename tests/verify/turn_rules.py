@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
-from tests.verify.case import REMOVES, UNDER_LEASE, Case, Kind, Violation
+from tests.verify.case import UNDER_LEASE, Case, Kind, Violation
 from tests.verify.history import Call, Op
 
 
@@ -36,7 +36,7 @@ def lost_leases(case: Case) -> Iterator[Violation]:
             )
         elif newest is None or turn.result.fence > newest[0].result.fence:
             newest = turn, call
-    clears = [call for call in case.calls if call.begun.op in REMOVES and call.ok]
+    clears = [call for call in case.removals if not case.within_loss(call)]
     for call in case.calls:
         turn = entered.get(call.turn) if call.begun.op in UNDER_LEASE and call.ok else None
         if turn is None or call.result.duplicate:
