@@ -12,6 +12,7 @@ from holdfast.copies import Copies, Question
 from holdfast.errors import HoldfastError, StoreUnavailable
 from holdfast.policies import Agreement, PolicyFeed
 from holdfast.policy import FailureMode
+from holdfast.store.pool_in_use import PoolInUse
 from holdfast.values import MemoryAddress, Messages, Page
 
 _log = logging.getLogger("holdfast")
@@ -168,8 +169,11 @@ class Fallback:
             error: why the store did not.
 
         Raises:
-            StoreUnavailable: `error`, where the policy wants it or there is no copy.
+            StoreUnavailable: `error`, where the policy wants it or there is no copy; or where it is the
+                program's own pool, which is to be mended rather than made up for.
         """
+        if isinstance(error, PoolInUse):
+            raise error
         mode = self.mode
         if mode is FailureMode.READ_EMPTY:
             self.empty += 1

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Final, TypeVar
 
-from holdfast.errors import HoldfastError, SessionBusy
+from holdfast.errors import HoldfastError, SessionBusy, StoreUnavailable
 from holdfast.flush_privacy import Redacting, shown_of
 from holdfast.flush_steps import (
     LIMIT,
@@ -54,6 +54,7 @@ from holdfast.values import (
     Notes,
     Prepared,
     Snapshot,
+    Status,
     Stored,
 )
 
@@ -233,6 +234,8 @@ class Flusher:
         else:
             before = await place.store.status()
             done = await place.store.trim(agreed.terms, tokens=tokens, messages=messages)
+            if done.repeated:
+                done = done._replace(evicted=await _dropped_since(place, before, done.evicted))
             self._left(place, agreed, done.tokens, done.length, gave=done.evicted > 0)
         return FlushResult(
             strategy=FlushingStrategy.FIFO.value,
@@ -403,6 +406,15 @@ async def _claimed(place: Place, token: str) -> AsyncGenerator[None]:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def _dropped_since(place: Place, before: Status, known: int) -> int:
+    """Return what a trim dropped that was sent again: the lost answer knew, the last one may not."""
+    try:
+        now = await place.store.status()
+    except StoreUnavailable:
+        return known  # the trim itself is done, and must not be denied
+    return max(known, now.dropped - before.dropped if now.epoch == before.epoch else 0)
 
 
 async def _give_up(place: Place, token: str) -> None:

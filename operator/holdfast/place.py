@@ -13,6 +13,7 @@ from holdfast.messages import Preparer
 from holdfast.policies import Agreement, PolicyFeed
 from holdfast.policy import FailureMode, FlushingStrategy
 from holdfast.store import SessionStore
+from holdfast.store.pool_in_use import PoolInUse
 from holdfast.store.refusals import session_vanished
 from holdfast.telemetry import Call, Telemetry, Watch
 from holdfast.values import FlushResult, MemoryAddress, Prepared
@@ -159,9 +160,10 @@ class Place:
         """Return the agreement in force; or the last one, where reads go on without the store."""
         try:
             return await self.agreed()
-        except StoreUnavailable:
+        except StoreUnavailable as error:
             last = self.policies.last
-            if last is None or self.fallback.mode is FailureMode.STRICT:
+            strict = isinstance(error, PoolInUse) or self.fallback.mode is FailureMode.STRICT
+            if last is None or strict:
                 raise
             self._find(last)
             return last

@@ -15,7 +15,8 @@ from holdfast.errors import NotDurable, SessionBusy
 from holdfast.store.bindings import ROOT
 from holdfast.values import Durability
 from tests.harness.binding_files import BindingFiles, entry
-from tests.harness.cluster_of_servers import ClusterOfServers
+from tests.harness.cluster_of_servers import ClusterOfServers, slot_of
+from tests.harness.parts import need_server
 from tests.harness.proxy import Cut, CuttingProxy
 from tests.harness.servers import Product, Server
 from tests.harness.waiting import until
@@ -169,6 +170,38 @@ class TestAppend:
             memory = client.memory(work.MEMORY)
             for number in range(4):  # which have no replicas at all
                 assert not (await memory.session(str(number)).append(user("x"))).durable
+
+    async def test_in_a_cluster_with_replicas_the_right_node_is_asked(
+        self, namespace: str, tmp_path: Path
+    ) -> None:
+        """Of two nodes one has a replica: each answers for what is written to it, and for nothing else."""
+        need_server(Product.VALKEY)
+        async with (
+            ClusterOfServers(tmp_path, count=2, replicas=1) as cluster,
+            connect(f"{cluster.url}?replicas=1&wait={WAIT}", namespace) as patient,
+            connect(f"{cluster.url}?replicas=1&wait=50ms", namespace) as quick,
+        ):
+            followed, alone = cluster.nodes
+            names: dict[Server, list[str]] = {followed: [], alone: []}
+            for number in range(30):
+                owner = await cluster.owner(slot_of(work.key_of(namespace, "meta", str(number))))
+                names[owner].append(str(number))
+            here, there = names[followed], names[alone]
+
+            async def append(client: Client, name: str) -> bool:
+                return (await client.memory(work.MEMORY).session(name).append(user("x"))).durable
+
+            assert all(await asyncio.gather(*(append(patient, name) for name in here)))
+            both = await asyncio.gather(*(append(quick, name) for name in there + here))
+            assert not any(both[: len(there)])
+
+            moves, returns = there[0], here[0]
+            await cluster.move_slot(slot_of(work.key_of(namespace, "meta", moves)), followed)
+            assert await append(patient, moves), "by the node that a MOVED points to"
+            assert await append(patient, moves), "by the node that has it now"
+            await cluster.move_slot(slot_of(work.key_of(namespace, "meta", returns)), alone)
+            assert not await append(quick, returns)
+            assert not await append(quick, returns)
 
 
 class TestTurn:

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from prometheus_client import CollectorRegistry
 
 import holdfast
 from holdfast.client import Client
 from holdfast.errors import HoldfastError, SessionBusy
+from holdfast.metrics import PrometheusObserver
 from holdfast.session import Session
 from holdfast.store.redis.script import script
 from holdfast.summaries import SummaryRequest
@@ -182,7 +184,10 @@ class TestCutConnections:
     ) -> None:
         await fill(direct)
         plain = work.policy(limits=LIMITS, flushing={"strategy": "FIFO"})
-        async with holdfast.connect(proxy.url, namespace=namespace, policy=plain) as client:
+        registry = CollectorRegistry()
+        async with holdfast.connect(
+            proxy.url, namespace=namespace, policy=plain, observers=[PrometheusObserver(registry)]
+        ) as client:
             session = client.memory(work.MEMORY).session(work.SHARED)
             await session.length()
             fault = proxy.arm(cut, script("trim").sha)
@@ -190,7 +195,11 @@ class TestCutConnections:
         assert fault.fired == 1
         assert done.reached
         assert done.tokens == await direct.token_count()
-        assert len(await direct.history()) == 1
+        (left,) = await direct.history()
+        assert (done.dropped, done.rules) == (left.messages, {"FIFO": left.messages})
+        labels = {"memory": f"{namespace}/{work.MEMORY}", "rule": "FIFO"}
+        told = registry.get_sample_value("holdfast_messages_evicted_total", labels)
+        assert told == left.messages
         await accounted(direct, 55)
 
     async def test_a_server_that_stays_away_changes_nothing(

@@ -54,6 +54,7 @@ from holdfast.session import Session
 from holdfast.store import refusals
 from holdfast.store.bindings import Binding, find_binding
 from holdfast.store.in_memory import InMemoryStore
+from holdfast.store.pool_in_use import PoolInUse
 from holdfast.store.redis import RedisStore
 from holdfast.store.redis.carrier import Broken, Carrier, Command, PoolCarrier
 from holdfast.store.redis.cluster import ClusterCarrier
@@ -413,6 +414,12 @@ def away() -> Breaker:
 
 def connecting(reason: Exception) -> Awaitable[object]:
     return PoolCarrier(Refusing(reason), owned=False).exchange([(b"PING",)])
+
+
+def with_a_pool_in_use() -> Awaitable[object]:
+    pool = ConnectionPool(max_connections=1)  # pyright: ignore[reportUnknownMemberType]
+    pool.get_available_connection()
+    return PoolCarrier(pool, owned=False, timeout=0.01).exchange([(b"PING",)])
 
 
 class Shelf:
@@ -1243,6 +1250,13 @@ def server_cases() -> Iterator[Case]:
         errors.StoreUnavailable,
         "the server was silent to the call before: nothing was sent",
         behind_a_silent_exchange,
+    )
+    yield Case(
+        "a pool of the program's own that is in use",
+        PoolInUse,
+        "all 1 connections of the pool of the program's own redis client were in use, and none came free "
+        "in time: nothing was sent. Give that pool more (max_connections), or hold fewer for long",
+        with_a_pool_in_use,
     )
     yield Case(
         "no scripts",

@@ -365,11 +365,19 @@ class Spliced(NamedTuple):
 
 
 class Trimmed(NamedTuple):
-    """A store's answer to a trim: records evicted; tokens and records of the session afterwards."""
+    """A store's answer to a trim.
+
+    Attributes:
+        evicted: records that the answer knows of.
+        tokens: of the session afterwards.
+        length: records of the session afterwards.
+        repeated: an answer was lost before, and may have known of more.
+    """
 
     evicted: int
     tokens: int
     length: int
+    repeated: bool = False
 
 
 class Granted(NamedTuple):

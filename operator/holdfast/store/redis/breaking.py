@@ -8,6 +8,7 @@ from redis.asyncio.connection import ConnectionPool
 
 from holdfast.breaker import PROBE, Breaker, Breakers
 from holdfast.errors import AccessDenied, HoldfastError, StoreUnavailable
+from holdfast.store.pool_in_use import PoolInUse, pool_in_use
 from holdfast.store.redis.carrier import Broken, Command, PoolCarrier, Reply
 
 _SILENCE = 0.9  # seconds after which a caller that gave up says something of the server
@@ -18,6 +19,9 @@ class BreakingCarrier(PoolCarrier):
 
     Before the first command after a pause the server is asked with a PING: no caller's write is put in
     doubt only to find out whether the server is back.
+
+    A caller's pool without a free connection says nothing of the server, and is not held against it: neither
+    the failure nor the time that was waited.
 
     Somebody waits for each of its answers, so the event loop is kept awake for them; see `Polling`.
 
@@ -43,12 +47,13 @@ class BreakingCarrier(PoolCarrier):
         try:
             replies = await super().exchange(commands, near=near)
         except HoldfastError as error:
-            self._note(error)
+            self._note(error, asked)
             raise
         except asyncio.CancelledError:
             # Callers with little patience of their own must not keep a silent server unknown. One that
             # waits for replicas is silent as long as it was told to be.
-            if time.monotonic() - asked > _SILENCE and commands[-1][0] != b"WAIT":
+            silence = 0.0 if self._lacked_since(asked) else time.monotonic() - asked
+            if silence > _SILENCE and commands[-1][0] != b"WAIT":
                 self._breaker.failed("a call got no answer until it was cancelled")
             raise
         self._breaker.succeeded()
@@ -58,10 +63,11 @@ class BreakingCarrier(PoolCarrier):
         """Send a command that blocks; see `Carrier`."""
         if self._breaker.admit():
             await self._probe()
+        asked = time.monotonic()
         try:
             reply = await super().block(command, seconds)
         except HoldfastError as error:
-            self._note(error)
+            self._note(error, asked)
             raise
         if reply is not None:  # None may also mean that there was no connection to ask on
             self._breaker.succeeded()
@@ -77,9 +83,20 @@ class BreakingCarrier(PoolCarrier):
         self._breakers.remove(self._breaker)
         await super().aclose()
 
-    def _note(self, error: HoldfastError) -> None:
-        if isinstance(error, (Broken, StoreUnavailable)):
+    def _lacked_since(self, moment: float) -> bool:
+        return self._lender is not None and self._lender.lacked_since(moment)
+
+    def _note(self, error: HoldfastError, asked: float) -> None:
+        if isinstance(error, PoolInUse):
+            if self._breaker.away:
+                # The server was silent to the last call, as it may be to the program's own, which then hold
+                # every connection: that is an outage, as far as anybody can tell.
+                raise StoreUnavailable(error.message) from error
+        elif isinstance(error, Broken):
             self._breaker.failed(error.message)
+        elif isinstance(error, StoreUnavailable):
+            if not self._lacked_since(asked):
+                self._breaker.failed(error.message)
         elif isinstance(error, AccessDenied):
             self._breaker.succeeded()  # it answered
 
@@ -94,20 +111,29 @@ class BreakingCarrier(PoolCarrier):
         try:
             async with asyncio.timeout(PROBE):
                 await super().exchange([(b"PING",)])
+        except PoolInUse as error:
+            raise self._not_asked() from error
         except (Broken, StoreUnavailable) as error:
             raise self._breaker.still_away(error.message) from error
         except TimeoutError as error:
+            if self._lacked_since(asked):
+                raise self._not_asked() from error
             raise self._breaker.still_away("it did not answer a PING in time") from error
         except AccessDenied:
             self._breaker.succeeded()
             raise
         except BaseException:
-            if time.monotonic() - asked > _SILENCE:
+            if time.monotonic() - asked > _SILENCE and not self._lacked_since(asked):
                 self._breaker.still_away("it did not answer a PING until the call was cancelled")
             else:
                 self._breaker.left()
             raise
         self._breaker.succeeded()
+
+    def _not_asked(self) -> StoreUnavailable:
+        """There was no connection to ask on; the server was away before, so this is no `PoolInUse`."""
+        self._breaker.left()
+        return StoreUnavailable(pool_in_use(self._pool.max_connections).message)
 
 
 def _name(pool: ConnectionPool) -> str:

@@ -22,7 +22,9 @@ from redis.exceptions import (
 )
 
 from holdfast.errors import AccessDenied, HoldfastError, StoreUnavailable
+from holdfast.store.pool_in_use import PoolInUse
 from holdfast.store.redis.lanes import Lanes
+from holdfast.store.redis.lending import Lender
 from holdfast.store.redis.lines import LentLine, Line, OwnLine
 from holdfast.store.redis.polling import Polling
 
@@ -87,7 +89,7 @@ class Carrier(Protocol):
             near: for commands without any key: the server that has this one.
 
         Raises:
-            StoreUnavailable: nothing was sent.
+            StoreUnavailable: nothing was sent; `PoolInUse` where that is not the server's fault.
             AccessDenied: the server refused the credentials; nothing was sent.
             Broken: the connection broke after sending.
         """
@@ -157,12 +159,13 @@ class PoolCarrier:
         self._pool = pool
         self._largest, self._lost = largest, lost
         self._owned = owned
+        self._lender = None if owned else Lender(pool, timeout)
         self._timeout = timeout
         self._retired = False
         # The pool's own book-keeping costs a quarter of an append, so connections that are ours
         # alone wait here; a caller's go back to the caller.
         self._idle: list[OwnLine] = []
-        blocking = max(1, min(_BLOCKING, pool.max_connections // 3))
+        blocking = min(_BLOCKING, pool.max_connections // 3)  # of one or two: none
         self._places = asyncio.Semaphore(max(1, min(_TALKING, pool.max_connections - blocking)))
         self._blocking = asyncio.Semaphore(blocking)
         self._lanes = Lanes(self._send, polling=Polling() if polling else None)
@@ -178,7 +181,7 @@ class PoolCarrier:
 
     async def block(self, command: Command, seconds: float) -> Reply | None:
         """Send a command that blocks; see `Carrier`."""
-        if self._blocking.locked():
+        if self._blocking.locked() or not (self._lender is None or self._lender.free):
             await asyncio.sleep(min(seconds, _CROWDED))
             return None
         patience = seconds + self._timeout
@@ -258,9 +261,13 @@ class PoolCarrier:
 
     async def _connect(self) -> AbstractConnection:
         try:
+            if self._lender is not None:
+                return await self._lender.take()
             # The pool's own time-out, if it has one, ends before the handshake.
             async with asyncio.timeout(self._timeout):
                 return await self._pool.get_connection()
+        except PoolInUse:  # which is an OSError, too
+            raise
         except (AuthenticationError, AuthorizationError) as error:
             raise AccessDenied(
                 "the server refused the credentials: check user name and password"

@@ -23,6 +23,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 from holdfast.errors import HoldfastError, StoreUnavailable
+from holdfast.store.pool_in_use import PoolInUse
 from holdfast.store.redis.polling import Polling
 
 Replies: TypeAlias = list[Any]
@@ -86,7 +87,8 @@ class Lanes:
             count: how many commands these are.
 
         Raises:
-            StoreUnavailable: the exchange in front found the server silent. Nothing was sent.
+            StoreUnavailable: the exchange in front found the server silent, or the pool in use. Nothing was
+                sent.
         """
         lane, others = None, 0
         for each in self._lanes:
@@ -104,8 +106,8 @@ class Lanes:
         looking = 0.0 if self._polling is None else self._polling.begin()
         try:
             return await self._send(packed, count)
-        except HoldfastError:
-            self._refuse_after(began)
+        except HoldfastError as error:
+            self._refuse_after(began, error)
             raise
         finally:
             if self._polling is not None:
@@ -161,7 +163,7 @@ class Lanes:
             for _, _, future in batch:
                 if not future.done():
                     future.set_exception(_own(error))
-            self._refuse_after(began)
+            self._refuse_after(began, error)
             return
         except Exception as error:  # noqa: BLE001 - a fault of ours: whoever called shall see it
             for _, _, future in batch:
@@ -178,16 +180,16 @@ class Lanes:
                 future.set_result(replies[at : at + count])
             at += count
 
-    def _refuse_after(self, began: float) -> None:
+    def _refuse_after(self, began: float, error: HoldfastError) -> None:
         """Let nobody wait behind an exchange that failed by a time-out: the next one would as well."""
         if self._clock() - began < _SILENCE:
             return
+        if not isinstance(error, PoolInUse):
+            error = StoreUnavailable("the server was silent to the call before: nothing was sent")
         while self._waiting:
             future = self._waiting.popleft()[2]
             if not future.done():
-                future.set_exception(
-                    StoreUnavailable("the server was silent to the call before: nothing was sent")
-                )
+                future.set_exception(_own(error))
 
 
 def _own(error: HoldfastError) -> HoldfastError:

@@ -17,6 +17,7 @@ from holdfast.errors import (
     StoreUnavailable,
 )
 from holdfast.policy.units import Duration
+from holdfast.store.pool_in_use import PoolInUse
 from holdfast.store.redis.carrier import Argument, Broken, Carrier, Command, Reply, key_of
 from holdfast.store.redis.replies import concerns_keys, passes, raise_for, refuses_command
 from holdfast.store.redis.script import Script, all_scripts
@@ -216,6 +217,7 @@ class Runner:
         repeating: Callable[[], object] | None = None,
         again: Callable[[], Sequence[Command]] | None = None,
     ) -> list[Reply]:
+        began = time.monotonic()
         deadline: float | None = None
         pause = _FIRST_PAUSE
         in_doubt = False
@@ -235,7 +237,9 @@ class Runner:
                 if deadline is None and is_away(failure):
                     raise failure  # only what was under way before is still repeated
                 now = time.monotonic()
-                deadline = deadline or now + self._patience
+                # A connection of the caller's pool was waited for, by this call or by one before it.
+                first = began if isinstance(failure, PoolInUse) else now
+                deadline = deadline or first + self._patience
                 if now + pause > deadline:
                     self._give_up(failure)
             except HoldfastError as error:

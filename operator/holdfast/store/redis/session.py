@@ -210,11 +210,17 @@ class RedisSession(Rewrites):
 
     async def trim(self, terms: Terms, *, tokens: int, messages: int) -> Trimmed:
         """Drop the oldest groups; see `SessionStore.trim`. One round trip."""
-        arguments = [self._pack(terms), tokens, messages]
-        reply = await self._runner.run(script("trim"), self._state, arguments, repeatable=True)
+        lost: list[None] = []
+        reply = await self._runner.run(
+            script("trim"),
+            self._state,
+            [self._pack(terms), tokens, messages],
+            repeatable=True,
+            repeating=lambda: lost.append(None),
+        )
         if accept(reply, NOBODY) == "GONE":
             return Trimmed(0, 0, 0)
-        return Trimmed(*reply[1:])
+        return Trimmed(*reply[1:], repeated=bool(lost))
 
     async def splice(self, terms: Terms, splice: Splice) -> Spliced:
         """Take planned records out; see `SessionStore.splice`. A round trip for each change meanwhile."""
