@@ -1,4 +1,4 @@
-"""How a Cluster's nodes and a watched primary are found: what they say of each other, and what they refuse."""
+"""How nodes of a Cluster and a watched primary are found: what they say of each other, and what they refuse."""
 
 import asyncio
 from collections.abc import Sequence
@@ -68,7 +68,9 @@ class TestCluster:
             assert sorted(names(one) + names(two)) == [b"GET", b"PING", b"TIME"]
             await carrier.aclose()
 
-    async def test_who_was_sent_elsewhere_looks_at_the_map_and_first_where_it_was_sent(self) -> None:
+    async def test_who_was_sent_elsewhere_looks_at_the_map_and_first_where_it_was_sent(
+        self,
+    ) -> None:
         async with Listener() as one, Listener({b"GET": HI}) as two:
             carrier = cluster_of(one, two)
             one.answers[b"GET"] = moved(3300, two)

@@ -433,9 +433,7 @@ async def test_a_memory_without_a_name_is_the_only_one_and_asked_for_once() -> N
     assert sidecar.requests.count("GET /v1/memories") == 1
 
 
-@pytest.mark.parametrize(
-    ("names", "says"), [([], "serves none"), (["a", "b"], "serves 'a', 'b'")]
-)
+@pytest.mark.parametrize(("names", "says"), [([], "serves none"), (["a", "b"], "serves 'a', 'b'")])
 async def test_nobody_guesses_which_of_several_memories_is_meant(
     names: list[str], says: str
 ) -> None:
