@@ -158,7 +158,14 @@ async def test_options_in_the_address(
 @pytest.mark.parametrize(
     "options",
     [
-        *("replicas=", "replicas=-1", "replicas=0", "replicas=101", "replicas=one", "replicas=\u0663"),
+        *(
+            "replicas=",
+            "replicas=-1",
+            "replicas=0",
+            "replicas=101",
+            "replicas=one",
+            "replicas=\u0663",
+        ),
         *("replicas=1&wait=soon", "replicas=1&wait=11s"),
     ],
 )
