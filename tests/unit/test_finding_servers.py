@@ -1,4 +1,4 @@
-"""How nodes of a Cluster and a watched primary are found: what they say of each other, and what they refuse."""
+"""How nodes of a Cluster and a watched primary are found: what they say of each other, what they refuse."""
 
 import asyncio
 from collections.abc import Sequence

@@ -53,10 +53,15 @@ async def test_a_client_flushes_eight_sessions_at_a_time() -> None:
     await client.aclose()
 
 
-async def test_a_session_that_never_was_has_nothing_to_flush() -> None:
+async def test_where_nothing_is_there_is_nothing_to_flush() -> None:
     client = Client(InMemoryStore(), policy=policy(limits=LIMITS))
-    done = await client.memory("support").session("a").flush()
-    assert (done.dropped, done.length, done.reached) == (0, 0, True)
+    session = client.memory("support").session("a")
+    never = await session.flush()
+    await session.append(user("hi"))
+    await session.clear()
+    cleared = await session.flush()
+    for done in (never, cleared):
+        assert (done.dropped, done.length, done.reached) == (0, 0, True)
 
 
 async def test_what_went_into_a_summary_that_left_is_told_so() -> None:

@@ -1011,6 +1011,20 @@ async def test_a_carrier_that_is_retired_answers_what_is_under_way_and_closes() 
 
 
 @pytest.mark.asyncio
+async def test_more_than_anybody_may_answer_ends_the_connection() -> None:
+    large = b"$1000\r\n%b\r\n" % (b"x" * 1000)
+    async with Listener({b"GET": large, b"INCR": b":1\r\n"}) as listener:
+        pool = ConnectionPool(host="127.0.0.1", port=listener.port, retry=Retry(NoBackoff(), 0))
+        carrying = PoolCarrier(pool, owned=True, largest=900)
+        assert await carrying.exchange([(b"INCR", b"a")] * 3) == [1, 1, 1]
+        with pytest.raises(Broken):
+            await carrying.exchange([(b"GET", b"a")])
+        await until(lambda: listener.open == 0, "the connection was closed")
+        assert await carrying.exchange([(b"INCR", b"a")]) == [1]
+        await carrying.aclose()
+
+
+@pytest.mark.asyncio
 async def test_a_connection_that_breaks_is_not_used_again() -> None:
     async with Listener({b"SET": b""}) as listener:
         carrying = carrier(listener.port)

@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 from redis.exceptions import NoPermissionError, ResponseError
 
-from holdfast.errors import AccessDenied, StoreUnavailable
+from holdfast.errors import AccessDenied, ServerTooOld, StoreUnavailable
 from holdfast.store.access import AccessUser, Grant, password_hash
 from holdfast.store.addresses import Login
 from holdfast.store.redis.access import RedisAccess
 from holdfast.store.redis.carrier import Broken, Carrier, Command
+from holdfast.store.redis.fleet import Fleet as Servers
 from holdfast.store.redis.replies import raise_for
 from holdfast.store.redis.surveying import Surveyor, Task
 from holdfast.store.redis.trial import NO_MAP
@@ -40,7 +41,7 @@ class Node:
     def _reply(self, command: Command) -> Any:
         name = command[0]
         assert isinstance(name, bytes)
-        key = b" ".join([name, *(one for one in command[1:2] if name == b"ACL")])  # pyright: ignore[reportArgumentType]
+        key = b" ".join([name, *(one for one in command[1:2] if isinstance(one, bytes))])
         return self.replies.get(key, self.replies.get(name, b"OK"))
 
     async def block(self, command: Command, seconds: float) -> None:
@@ -174,3 +175,56 @@ class TestSurvey:
         fleet.members = fleet.members[:1]
         over = await survey(fleet).step(following, 10)
         assert (over.cursor, over.seen) == (0, 0)
+
+
+def server(version: str, *more: bytes, keeps: bytes = b"") -> Node:
+    """A Redis that says no more than it has to."""
+    facts = b"\r\n".join([f"redis_version:{version}".encode(), *more])
+    return Node(
+        {
+            b"INFO": facts,
+            b"CONFIG GET": [b"save", keeps],
+            b"COMMAND": [None],
+            b"ACL": [b"flags", b""],
+        }
+    )
+
+
+class TestInfo:
+    async def test_one_that_is_too_old_is_named_though_others_are_not(self) -> None:
+        for fine in ("7.0.15", "8.2.1"):
+            assert (await Servers(Fleet(server(fine)), patience=0).info()).version == fine
+        with pytest.raises(ServerTooOld, match=r"redis 6\.2\.14"):
+            await Servers(Fleet(server("7.0.15"), server("6.2.14")), patience=0).info()
+
+    async def test_one_that_has_no_command_for_users_keeps_none(self) -> None:
+        fleet = Fleet(server("7.0.15"))
+        assert (await Servers(fleet, patience=0).info()).manages_users is False
+        assert all(b"DRYRUN" not in command for command in fleet.members[0].heard)
+
+    async def test_what_is_written_by_either_way_persists(self) -> None:
+        ways = {
+            "a file of commands": server("7.0.15", b"aof_enabled:1"),
+            "snapshots": server("7.0.15", b"aof_enabled:0", keeps=b"3600 1"),
+            "nothing": server("7.0.15", b"aof_enabled:0"),
+            "it does not say": server("7.0.15"),
+        }
+        said = {
+            way: (await Servers(Fleet(node), patience=0).info()).persists
+            for way, node in ways.items()
+        }
+        assert list(said.values()) == [True, True, False, None]
+
+    @pytest.mark.parametrize(
+        "more", [(b"run_id:" + b"x" * 65,), (b"used_memory:much",), (b"role:king",)]
+    )
+    async def test_what_no_redis_says_of_itself_is_not_believed(
+        self, more: Sequence[bytes]
+    ) -> None:
+        with pytest.raises(StoreUnavailable, match="neither a Redis nor a Valkey server"):
+            await Servers(Fleet(server("7.0.15", *more)), patience=0).info()
+
+    async def test_what_does_not_say_its_version_is_no_redis(self) -> None:
+        strange = Node({b"INFO": b"used_memory:1", b"CONFIG": [], b"COMMAND": [None]})
+        with pytest.raises(StoreUnavailable, match="neither a Redis nor a Valkey server"):
+            await Servers(Fleet(strange), patience=0).info()
