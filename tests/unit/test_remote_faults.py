@@ -224,6 +224,20 @@ async def test_a_connection_that_was_closed_unseen_is_not_used() -> None:
     assert len(sidecar.requests) == sidecar.connections == 3
 
 
+async def test_what_is_left_in_the_middle_leaves_no_half_read_connection() -> None:
+    """An export that nobody reads to its end, and one whose last line has no end."""
+    begun = b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ncontent-length: 9\r\n\r\n"
+    half = Reply(begun + b"1\n2\n", rest=b"3\n4\n5")
+    with ScriptedSidecar(half, begun + b"1\n2\n3\n4\n5", COUNTS) as sidecar:
+        async with _client(sidecar) as client:
+            lines = _session(client).export()
+            assert await anext(lines) == "1"
+            await lines.aclose()  # pyright: ignore[reportAttributeAccessIssue]
+            half.later.set()
+            assert [line async for line in _session(client).export()] == list("12345")
+            assert await _session(client).length() == 3
+
+
 async def test_a_cancelled_call_leaves_no_half_read_connection() -> None:
     half = Reply(COUNTS[:-5], rest=COUNTS[-5:])
     with ScriptedSidecar(half, answer({"messages": 9, "tokens": 9})) as sidecar:
