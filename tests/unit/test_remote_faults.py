@@ -468,8 +468,8 @@ async def test_what_cannot_be_meant_is_refused_without_asking() -> None:
             session = _session(client)
             with pytest.raises(ValueError, match="not both"):
                 await session.read(limit=1, max_tokens=1)
-            with pytest.raises(ValueError, match="at least 0"):
+            with pytest.raises(ValueError, match="limit"):
                 await session.read(limit=-1)
-            with pytest.raises(ValueError, match=r"limit is 1\.\.1000"):
+            with pytest.raises(ValueError, match="limit"):
                 await session.read_page(limit=0)
     assert sidecar.requests == []
