@@ -1,6 +1,6 @@
 """Of the branches of the library, how many its tests took: reads what `coverage json` writes.
 
-`coverage report` counts lines and branches as one figure, in which lines outweigh branches by five to
+`coverage report` counts lines and branches as one figure, in which lines outweigh branches by four to
 one. What is promised is about branches alone.
 """
 
