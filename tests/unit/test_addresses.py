@@ -62,6 +62,8 @@ def test_what_it_says(url: str, address: Address) -> None:
         (f"redis://u:{SECRET}@h/one", "cannot be read"),
         (f"redis://u:{SECRET}@h:0", "cannot be read"),
         (f"redis+cluster://u:{SECRET}@a,,b", "cannot be read"),
+        (f"redis+cluster://u:{SECRET}@a@b", "cannot be read"),
+        (f"redis+sentinel://u:[{SECRET}@a/n", "cannot be read"),
         (f"redis+cluster://u:{SECRET}@", "cannot be read"),
         (f"redis+cluster://u:{SECRET}@a:99999", "cannot be read"),
         (f"redis+cluster://u:{SECRET}@a/1", "one database only"),

@@ -176,6 +176,19 @@ def test_an_answer_to_a_call_from_before_closes_it(breaker: Breaker, clock: Cloc
     assert breaker.admit() is False
 
 
+def test_who_asked_and_hears_late_changes_nothing(breaker: Breaker, clock: Clock) -> None:
+    """Another call was answered meanwhile: the server is there."""
+    open_it(breaker, clock)
+    clock.now += FIRST_PAUSE
+    assert breaker.admit() is True
+    breaker.succeeded()
+    breaker.left()
+    assert breaker.state is CLOSED
+    assert "no connection" in breaker.still_away("no connection").message
+    assert breaker.state is CLOSED
+    assert breaker.admit() is False
+
+
 def test_pauses_differ_between_clients(clock: Clock) -> None:
     pauses: set[float | None] = set()
     for _ in range(20):

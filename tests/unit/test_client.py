@@ -155,6 +155,30 @@ async def test_options_in_the_address(
     assert [command[1] for command in listener.named(b"SELECT")] == [b"3"]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        *(
+            "replicas=",
+            "replicas=-1",
+            "replicas=0",
+            "replicas=101",
+            "replicas=one",
+            "replicas=\u0663",
+        ),
+        *("replicas=1&wait=soon", "replicas=1&wait=11s"),
+    ],
+)
+def test_a_durability_that_cannot_be(options: str) -> None:
+    with pytest.raises(ConfigurationError, match="the durability cannot be"):
+        connect(f"redis://localhost?{options}")
+
+
+def test_a_durability_in_the_address() -> None:
+    connect("redis://localhost?replicas=1")
+    connect("redis://localhost?replicas=100&wait=10s")
+
+
 @pytest.mark.asyncio
 async def test_credentials_in_the_address(listener: Listener) -> None:
     client = connect(f"redis://agent:p%40ss%2F%3F%23@127.0.0.1:{listener.port}")

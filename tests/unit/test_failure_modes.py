@@ -614,3 +614,15 @@ def test_a_memory_is_forgotten_with_what_is_being_read(clock: Clock) -> None:
     assert found(copies, "1") is None
     assert copies.find((MEMORY, "2"), question) is None
     assert copies.find((other, "1"), question) == b"b"
+
+
+def test_two_who_read_a_session_at_once_both_keep_what_they_read(clock: Clock) -> None:
+    copies = Copies(clock=clock)
+    with copies.reading((MEMORY, "1")) as one:
+        with copies.reading((MEMORY, "1")) as two:
+            copies.keep(two, (2,), b"two", life=3600.0)
+        copies.keep(one, (1,), b"one", life=3600.0)
+        assert (found(copies, "1", 1), found(copies, "1", 2)) == (b"one", b"two")
+        copies.forget((MEMORY, "1"))
+        copies.keep(one, (1,), b"late", life=3600.0)
+    assert found(copies, "1", 1) is None, "what was forgotten meanwhile is not kept"

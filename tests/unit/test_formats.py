@@ -883,3 +883,51 @@ def test_matching_never_raises_and_decides_what_is_read(item):
         assert len({candidate.facts(item) for candidate in shared}) <= 1
     else:
         assert (facts.kind, facts.recognised) == (Kind.OTHER, False)
+
+
+# --- what the shapes with parts make of what is none of theirs
+
+
+@pytest.mark.parametrize(
+    ("item", "format_name"),
+    [
+        ({"role": "model", "parts": [{"functionCall": "tide"}]}, "gemini"),
+        ({"role": "user", "parts": [{"functionResponse": {"willContinue": True}}]}, "gemini"),
+        (
+            {"role": "user", "content": [{"type": "image", "source": "here"}, {"type": "text"}]},
+            "anthropic",
+        ),
+    ],
+)
+def test_a_part_of_another_form_is_charged_as_json(item, format_name):
+    facts = read_facts(item, format=format_name)
+    assert not facts.recognised
+    assert (facts.opens, facts.closes, facts.texts) == ((), (), (compact(item),))
+
+
+def test_a_result_given_twice_in_the_message_of_its_call_answers_it_once():
+    result = {"type": "mcp_tool_result", "tool_use_id": "c1", "content": "high"}
+    call = {"type": "mcp_tool_use", "id": "c1", "name": "tide", "server_name": "sea", "input": {}}
+    facts = read_facts({"role": "assistant", "content": [call, result, result]})
+    assert (facts.opens, facts.closes) == ((), ())
+    assert facts.recognised
+
+
+def test_a_call_that_is_among_the_calls_is_charged_once_and_another_too():
+    block = {"type": "tool_call", "name": "tide", "args": {}}
+    item = {
+        "type": "ai",
+        "data": {
+            "content": [{**block, "id": "c1"}, {**block, "id": "c2"}],
+            "tool_calls": [{"name": "tide", "args": {}, "id": "c1"}],
+        },
+    }
+    facts = read_facts(item)
+    assert facts.opens == ("c2", "c1")
+    assert facts.texts == ("tide", "{}") * 2
+
+
+def test_a_result_of_the_responses_api_in_the_content_closes_its_call():
+    output = {"type": "function_call_output", "call_id": "c1", "output": "high"}
+    facts = read_facts({"type": "ai", "data": {"content": [output]}})
+    assert (facts.closes, facts.texts) == (("c1",), ("high",))

@@ -344,3 +344,57 @@ class TestFailures:
             assert sum(wire.sizes) == 5
 
         run(loop, test())
+
+    def test_of_any_kind_pass_by_a_sharer_who_was_cancelled(self, loop: Loop) -> None:
+        async def test() -> None:
+            for fault in (StoreUnavailable("gone"), RuntimeError("a fault")):
+                wire = Wire()
+                calls = [
+                    asyncio.create_task(wire.lanes.exchange(bytes([at]), 1)) for at in range(7)
+                ]
+                await wire.settle()
+                await both_at_once(wire)
+                calls[2].cancel()
+                await wire.settle()
+                wire.fail(fault)
+                await both_at_once(wire)
+                told = await asyncio.gather(*calls, return_exceptions=True)
+                kinds = [type(one) for one in told[2:5]]
+                assert kinds == [asyncio.CancelledError, type(fault), type(fault)]
+                assert [one for one in told if isinstance(one, list)] == [[0], [1], [5], [6]]
+
+        run(loop, test())
+
+    def test_of_a_silent_server_pass_by_a_waiter_who_was_cancelled(self, loop: Loop) -> None:
+        async def test() -> None:
+            wire = Wire()
+            calls = [asyncio.create_task(wire.lanes.exchange(b"a", 1)) for _ in range(4)]
+            await wire.settle()
+            calls[2].cancel()
+            await wire.settle()
+            wire.now += 5
+            wire.fail(StoreUnavailable("silent"))
+            await wire.settle()
+            await one_by_one(wire)
+            told = [type(one) for one in await asyncio.gather(*calls, return_exceptions=True)]
+            assert told == [StoreUnavailable, list, asyncio.CancelledError, StoreUnavailable]
+
+        run(loop, test())
+
+    def test_of_the_loop_itself_keep_nobody_waiting(self, loop: Loop) -> None:
+        """Whoever ends a loop cancels its tasks: those that serve others may be the first."""
+
+        async def test() -> None:
+            wire = Wire()
+            calls = [asyncio.create_task(wire.lanes.exchange(b"a", 1)) for _ in range(200)]
+            await wire.settle()
+            await one_by_one(wire)  # a task serves a part of those who wait
+            [pump] = asyncio.all_tasks() - {*calls} - {asyncio.current_task()}
+            pump.cancel()
+            await wire.settle()
+            wire.answer()
+            told = [type(one) for one in await asyncio.gather(*calls, return_exceptions=True)]
+            assert told.count(list) == 2
+            assert told.count(asyncio.CancelledError) == 198
+
+        run(loop, test())

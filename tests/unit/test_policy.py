@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from holdfast.errors import ConfigurationError, PolicyInvalid
 from holdfast.policy import (
+    Cause,
     Duration,
     Flushing,
     FlushingStrategy,
@@ -23,7 +24,9 @@ from holdfast.policy import (
     differences_not_in_force,
     load_policy,
     template_fields,
+    transition_fault,
 )
+from holdfast.policy.manifest import Manifest
 from tests.fixtures.cases import Case, case_name, invalid_cases, valid_cases
 
 RESOURCES = [case for case in valid_cases() if case.kind == "MemoryResource"]
@@ -556,3 +559,53 @@ def test_what_is_no_document_is_refused(document: str | bytes) -> None:
 )
 def test_fields_not_carried_out_are_listed(fields: dict[str, Any], listed: list[str]) -> None:
     assert differences_not_in_force(policy(**fields)) == listed
+
+
+# --- what may change of an object
+
+
+def manifest(**spec: Any) -> Manifest:
+    body = {"backendRef": {"name": "redis"}, **MINIMAL, **spec}
+    return Manifest.model_validate(
+        {
+            "apiVersion": "holdfast.dev/v1alpha1",
+            "kind": "MemoryResource",
+            "metadata": {"name": "support"},
+            "spec": body,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "path"),
+    [
+        ({"keyTemplate": "{user}"}, "spec.keyTemplate"),
+        ({"backendRef": {"name": "other"}}, "spec.backendRef"),
+        ({"limits": {"maxTokens": 5}}, None),
+    ],
+)
+def test_what_would_lose_sessions_may_not_change(changed: dict[str, Any], path: str | None) -> None:
+    fault = transition_fault(manifest(**changed), manifest())
+    assert (fault and fault.path) == path
+    assert fault is None or fault.cause is Cause.FORBIDDEN
+
+
+# --- values of another type
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [(True, "boolean"), (5, "integer"), (1.5, "number"), ([1], "array"), ({"a": 1}, "object")],
+)
+def test_a_value_of_another_type_is_named_by_its_own(value: Any, kind: str) -> None:
+    with pytest.raises(PolicyInvalid) as refused:
+        policy(model={"tokenizer": value})
+    assert refused.value.path == "spec.model.tokenizer"
+    assert refused.value.message == f'must be of type string: "{kind}"'
+
+
+def test_a_size_is_text_or_a_whole_number() -> None:
+    assert policy(limits={"maxMessageSize": Quantity("1Ki")}).limits.max_message_size.bytes == 1024
+    for value in (1.5, True, [1]):
+        with pytest.raises(PolicyInvalid, match="must be of type integer,string"):
+            policy(limits={"maxMessageSize": value})

@@ -414,6 +414,16 @@ def test_a_stub_keeps_what_a_model_needs() -> None:
     }
 
 
+def test_a_stub_of_what_is_no_text_has_a_text_or_nothing() -> None:
+    result = {"role": "tool", "tool_call_id": "c1", "content": 4111, "score": 0.5, "ok": None}
+    assert screen(result, kinds=("tool",)).item == {
+        "role": "tool",
+        "tool_call_id": "c1",
+        "content": GONE,
+        "ok": None,
+    }
+
+
 def test_a_part_of_a_content_becomes_a_text() -> None:
     for kind, text in (("input_image", "input_text"), ("image_url", "text")):
         item: Any = {

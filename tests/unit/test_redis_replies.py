@@ -17,6 +17,7 @@ from redis.asyncio import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
+    AuthenticationError,
     BusyLoadingError,
     ClusterDownError,
     DataError,
@@ -63,6 +64,8 @@ from holdfast.store.redis.replies import (
     REFUSALS,
     accept,
     milliseconds,
+    named,
+    pairs_of,
     raise_for,
     read_expiry,
     read_status,
@@ -305,6 +308,12 @@ def test_the_counters_of_a_session() -> None:
     }
 
 
+def test_maps_are_read_in_either_protocol() -> None:
+    pairs = [b"name", b"one", b"port", 1]
+    assert named(pairs) == named({b"name": b"one", b"port": 1}) == {"name": b"one", "port": 1}
+    assert pairs_of(pairs[:2]) == pairs_of({b"name": b"one"}) == {b"name": b"one"}
+
+
 def test_a_session_that_never_was() -> None:
     status = read_status([None] * 4, now=NOW)
     assert not status.exists
@@ -474,6 +483,7 @@ def test_an_answer_is_returned(reply: list[Any]) -> None:
 ERRORS: list[tuple[Exception, type[Exception], str]] = [
     (NoPermissionError("this user has no permissions"), AccessDenied, "do not allow this call"),
     (ResponseError("ACL failure in script: ..."), AccessDenied, "do not allow this call"),
+    (AuthenticationError("NOAUTH Authentication required."), AccessDenied, "wants a user name"),
     (OutOfMemoryError("command not allowed"), StoreUnavailable, "out of memory"),
     (ReadOnlyError("You can't write"), StoreUnavailable, "read-only replica"),
     (BusyLoadingError("loading"), StoreUnavailable, "cannot serve now"),
@@ -964,6 +974,54 @@ async def test_commands_go_in_one_piece_and_errors_stand_among_the_replies() -> 
         assert listener.connections == 1
         await carrying.aclose()
         await until(lambda: listener.open == 0, "the connection was closed")
+
+
+@pytest.mark.asyncio
+async def test_connections_to_what_is_no_primary_any_more_are_left() -> None:
+    """The same address may lead to the next primary, and only a new connection goes there."""
+    async with Listener() as listener:
+        carrying = carrier(listener.port)
+        listener.hold.clear()
+        calls = [asyncio.create_task(carrying.exchange([(b"GET", b"a")])) for _ in range(2)]
+        await until(lambda: listener.connections == 2, "there are two connections")
+        listener.hold.set()
+        await asyncio.gather(*calls)
+        listener.answers[b"SET"] = b"-READONLY You can't write against a read only replica.\r\n"
+        [refusal] = await carrying.exchange([(b"SET", b"a", 1)])
+        assert isinstance(refusal, ReadOnlyError)
+        await until(lambda: listener.open == 0, "both were closed")
+        assert await carrying.exchange([(b"GET", b"a")]) == [b"OK"]
+        assert listener.connections == 3
+        await carrying.aclose()
+
+
+@pytest.mark.asyncio
+async def test_a_carrier_that_is_retired_answers_what_is_under_way_and_closes() -> None:
+    async with Listener() as listener:
+        carrying = carrier(listener.port)
+        await carrying.exchange([(b"PING",)])
+        listener.hold.clear()
+        call = asyncio.create_task(carrying.exchange([(b"GET", b"a")]))
+        await until(lambda: len(listener.named(b"GET")) == 1, "it was sent")
+        await carrying.retire()
+        listener.hold.set()
+        assert await call == [b"OK"]
+        await until(lambda: listener.open == 0, "the connection was closed")
+        await carrying.aclose()
+
+
+@pytest.mark.asyncio
+async def test_more_than_anybody_may_answer_ends_the_connection() -> None:
+    large = b"$1000\r\n%b\r\n" % (b"x" * 1000)
+    async with Listener({b"GET": large, b"INCR": b":1\r\n"}) as listener:
+        pool = ConnectionPool(host="127.0.0.1", port=listener.port, retry=Retry(NoBackoff(), 0))
+        carrying = PoolCarrier(pool, owned=True, largest=900)
+        assert await carrying.exchange([(b"INCR", b"a")] * 3) == [1, 1, 1]
+        with pytest.raises(Broken):
+            await carrying.exchange([(b"GET", b"a")])
+        await until(lambda: listener.open == 0, "the connection was closed")
+        assert await carrying.exchange([(b"INCR", b"a")]) == [1]
+        await carrying.aclose()
 
 
 @pytest.mark.asyncio

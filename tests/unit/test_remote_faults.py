@@ -13,11 +13,13 @@ from holdfast.errors import (
     ConfigurationError,
     HoldfastError,
     LeaseLost,
+    MemoryNotFound,
     QuotaExceeded,
     StoreUnavailable,
 )
 from holdfast.remote import RemoteClient, lease
 from holdfast.session import Session
+from holdfast.wire import MemoryInfo
 from tests.harness.scripted_sidecar import (
     APPENDED,
     LOST,
@@ -222,6 +224,20 @@ async def test_a_connection_that_was_closed_unseen_is_not_used() -> None:
     assert len(sidecar.requests) == sidecar.connections == 3
 
 
+async def test_what_is_left_in_the_middle_leaves_no_half_read_connection() -> None:
+    """An export that nobody reads to its end, and one whose last line has no end."""
+    begun = b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ncontent-length: 9\r\n\r\n"
+    half = Reply(begun + b"1\n2\n", rest=b"3\n4\n5")
+    with ScriptedSidecar(half, begun + b"1\n2\n3\n4\n5", COUNTS) as sidecar:
+        async with _client(sidecar) as client:
+            lines = _session(client).export()
+            assert await anext(lines) == "1"
+            await lines.aclose()  # pyright: ignore[reportAttributeAccessIssue]
+            half.later.set()
+            assert [line async for line in _session(client).export()] == list("12345")
+            assert await _session(client).length() == 3
+
+
 async def test_a_cancelled_call_leaves_no_half_read_connection() -> None:
     half = Reply(COUNTS[:-5], rest=COUNTS[-5:])
     with ScriptedSidecar(half, answer({"messages": 9, "tokens": 9})) as sidecar:
@@ -384,3 +400,76 @@ async def test_a_sidecar_that_starts_again_is_asked_for_the_turn_again() -> None
     with ScriptedSidecar(LOST, Reply(GRANTED, rest=b":\n\n"), LOST) as sidecar:
         async with _client(sidecar) as client, _session(client).turn() as turn:
             assert turn.fence == 7
+
+
+async def test_a_turn_that_a_repeated_call_finds_ended_is_lost_and_the_call_in_doubt() -> None:
+    ended = problem("LeaseLost", 409)
+    with ScriptedSidecar(Reply(GRANTED, rest=b":\n\n"), LOST, ended) as sidecar:
+        async with _client(sidecar) as client, _session(client).turn() as turn:
+            with pytest.raises(AmbiguousWrite):
+                await turn.append("perhaps", id="i")
+            assert turn.lost
+            with pytest.raises(LeaseLost):
+                await turn.append("late")
+    assert len(sidecar.requests) == 3, "what is lost is known without asking"
+
+
+async def test_a_refusal_says_nothing_of_the_turn() -> None:
+    refusal = problem("QuotaExceeded", 429, quota="bytes", used=2, hard=1)
+    with ScriptedSidecar(Reply(GRANTED, rest=b":\n\n"), refusal, LOST) as sidecar:
+        async with _client(sidecar) as client, _session(client).turn() as turn:
+            with pytest.raises(QuotaExceeded):
+                await turn.append("a")
+            assert not turn.lost
+
+
+async def test_a_turn_is_entered_once() -> None:
+    with ScriptedSidecar(Reply(GRANTED, rest=b":\n\n"), LOST) as sidecar:
+        async with _client(sidecar) as client, _session(client).turn() as turn:
+            with pytest.raises(RuntimeError, match="entered once"):
+                await turn.__aenter__()
+    assert [one.partition(" ")[0] for one in sidecar.requests[:2]] == ["POST", "DELETE"]
+
+
+# --- whose memory
+
+
+def _memory(name: str) -> MemoryInfo:
+    return MemoryInfo(name, access="ReadWrite", template=None, fields=[], fixed=[])
+
+
+async def test_a_memory_without_a_name_is_the_only_one_and_asked_for_once() -> None:
+    there = answer({"memories": [_memory("support")]})
+    with ScriptedSidecar(there, COUNTS) as sidecar:
+        async with _client(sidecar) as client:
+            session = client.memory().session("a")
+            assert await asyncio.gather(session.length(), session.length()) == [3, 3]
+    assert sidecar.requests.count("GET /v1/memories") == 1
+
+
+@pytest.mark.parametrize(("names", "says"), [([], "serves none"), (["a", "b"], "serves 'a', 'b'")])
+async def test_nobody_guesses_which_of_several_memories_is_meant(
+    names: list[str], says: str
+) -> None:
+    there = answer({"memories": [_memory(name) for name in names]})
+    with ScriptedSidecar(there) as sidecar:
+        async with _client(sidecar) as client:
+            with pytest.raises(MemoryNotFound, match=says):
+                await client.memory().session("a").append("x")
+    assert sidecar.requests == ["GET /v1/memories"]
+
+
+# --- what cannot be asked
+
+
+async def test_what_cannot_be_meant_is_refused_without_asking() -> None:
+    with ScriptedSidecar(COUNTS) as sidecar:
+        async with _client(sidecar) as client:
+            session = _session(client)
+            with pytest.raises(ValueError, match="not both"):
+                await session.read(limit=1, max_tokens=1)
+            with pytest.raises(ValueError, match="limit"):
+                await session.read(limit=-1)
+            with pytest.raises(ValueError, match="limit"):
+                await session.read_page(limit=0)
+    assert sidecar.requests == []

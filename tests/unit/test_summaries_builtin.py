@@ -242,3 +242,9 @@ def test_time_grows_with_the_length_alone(piece: str) -> None:
     small = min(seconds(piece * (100_000 // len(piece))) for _ in range(3))
     large = seconds(piece * (800_000 // len(piece)))
     assert large < 8 * 6 * max(small, 0.02), "eight times the length, and a slow moment"
+
+
+def test_a_long_run_of_blanks_is_no_sentence() -> None:
+    text = "We leave for Norway on" + " " * 1000 + "the 20th of March"
+    said = extract(request((("user", text),), 100))
+    assert said == "user: We leave for Norway on the 20th of March"

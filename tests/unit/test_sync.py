@@ -641,6 +641,27 @@ def test_an_iterator_is_followed_to_its_end(portal: Portal) -> None:
     assert log == ["closed"]
 
 
+class _Lines:
+    """An iterator that has nothing to close."""
+
+    def __init__(self) -> None:
+        self.left = 3
+
+    def __aiter__(self) -> "_Lines":
+        return self
+
+    async def __anext__(self) -> int:
+        if not self.left:
+            raise StopAsyncIteration
+        self.left -= 1
+        return self.left
+
+
+def test_an_iterator_without_an_end_of_its_own_is_followed_as_well(portal: Portal) -> None:
+    assert list(portal.iterate(_Lines)) == [2, 1, 0]
+    assert next(iter(portal.iterate(_Lines))) == 2
+
+
 def test_a_session_is_copied_line_by_line(client: sync.Client) -> None:
     old, new = (client.memory().session(name) for name in ("old", "new"))
     old.append_many(list(range(250)))

@@ -273,3 +273,11 @@ def test_words_that_are_gone_are_missed(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(generate, "WORDS", {"connect": (("no such words", ""),)})
     with pytest.raises(GenerationError, match="no longer says 'no such words'"):
         generate.facade_text()
+
+
+def test_what_the_library_has_not_cannot_be_generated() -> None:
+    source = reading.Source("holdfast.turn")
+    with pytest.raises(GenerationError, match="has no function nothing"):
+        source.function("nothing")
+    with pytest.raises(GenerationError, match="has no class Nothing"):
+        source.class_docstring("Nothing")

@@ -313,6 +313,14 @@ def test_what_is_no_duration(session: Session, name: str, value: str) -> None:
         session.turn(**{name: value})
 
 
+def test_what_no_turn_can_do(session: Session) -> None:
+    with pytest.raises(ConfigurationError, match="waited for at most 24h"):
+        session.turn(wait=timedelta(hours=24, milliseconds=1))
+    session.turn(wait="24h")
+    with pytest.raises(ConfigurationError, match="on_interrupt is 'cancel' or None"):
+        session.turn(on_interrupt="stop")  # pyright: ignore[reportArgumentType]
+
+
 @pytest.mark.parametrize("name", ["wait", "ttl"])
 def test_a_duration_is_not_negative_and_no_bare_number(session: Session, name: str) -> None:
     negative: dict[str, Any] = {name: timedelta(microseconds=-1)}
@@ -569,6 +577,30 @@ async def test_a_cleared_session_ends_the_turn_of_another(session: Session) -> N
             await turn.append(user("late"))
         assert turn.lost
     assert await session.length() == 0
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda turn: turn.pin(1),
+        lambda turn: turn.clear(),
+        lambda turn: turn.check(),
+    ],
+    ids=["pin", "clear", "check"],
+)
+async def test_a_turn_ends_with_its_session_whatever_is_called_next(
+    call: Callable[[Turn], Awaitable[object]],
+) -> None:
+    async with Client(InMemoryStore(), policy=SPEC) as client:
+        session = client.memory("support").session("42")
+        async with session.turn() as turn:
+            await turn.append(user("hi"))
+            await session.erase(force=True)
+            with pytest.raises(LeaseLost):
+                await call(turn)
+            assert turn.lost
+        assert await session.length() == 0
 
 
 @pytest.mark.asyncio

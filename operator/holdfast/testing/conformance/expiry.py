@@ -108,7 +108,9 @@ class TestExpiry(StoreContract):
         before = (await handle.status()).expires_at
         assert before == (await stored(handle))[0].ts + LONG
         await advance(0.1)
-        await write(handle, prepared(), terms_=agreed)
+        [last] = await write(handle, prepared(), terms_=agreed)
+        await handle.pin(agreed, FREE, seq=1, pinned=True)
+        await handle.pop(agreed, FREE, expected=last, opens=(), closes=())
         assert (await handle.status()).expires_at == before
 
     async def test_a_reader_with_an_older_policy_does_not_shorten_the_life(

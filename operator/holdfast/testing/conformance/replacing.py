@@ -124,6 +124,16 @@ class TestReplaceInTheStore(StoreContract):
         (entry,) = await handle.departed()
         assert (entry.rule, entry.ranges, entry.tokens) == ("replace", ((1, 2),), 5)
 
+    async def test_history_names_nothing_where_there_was_nothing(
+        self, handle: SessionStore
+    ) -> None:
+        await write(handle, prepared("a"))
+        await handle.clear(terms(), FREE, force=False)
+        before = await handle.departed()
+        await handle.replace(terms(), batch(prepared("b")), FREE)
+        assert await handle.departed() == before
+        assert await items(handle) == ["b"]
+
     async def test_an_older_policy_and_other_holders_are_refused(
         self, handle: SessionStore
     ) -> None:
