@@ -45,8 +45,8 @@ HANDS := $(patsubst %,tests/integration/test_%.py,access deletion discovery embe
 
 # What shows no branch of the library that others do not show: being traced would double what it takes.
 UNTRACED := $(patsubst %,tests/conformance/test_%.py,cluster redis sentinel sync tenant) \
-	$(patsubst %,tests/unit/test_%.py,certificates crds dev_manifests dev_watching docs image* imports injection leadership \
-		monitoring operator_* planning scripts sidecar* tokens webhook*)
+	$(patsubst %,tests/unit/test_%.py,certificates crds dev_manifests dev_watching docs image* imports injection \
+		leadership monitoring operator_* planning* scripts sidecar* summaries_builtin tokens webhook*)
 
 # What the command line does for people stands with the operator, which it has inside: that part is the shortest.
 LOCAL := $(patsubst %,tests/integration/test_%.py,demo dev readme)
