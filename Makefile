@@ -43,7 +43,7 @@ demo-cluster: $(READY) ## the same on a real Kubernetes API server (KUBECONFIG_C
 HANDS := $(patsubst %,tests/integration/test_%.py,access deletion discovery embedded fleet hidden index layouts lines maintenance \
 	roll_out sweep)
 
-# What shows no branch of the library that others do not show: being traced would double what it takes.
+# Not traced, which would double what it takes: what shows few branches of the library that others do not show.
 UNTRACED := $(patsubst %,tests/conformance/test_%.py,cluster redis sentinel sync tenant) \
 	$(patsubst %,tests/unit/test_%.py,certificates crds dev_manifests dev_watching docs image* imports injection \
 		leadership monitoring operator_* planning* scripts sidecar* summaries_builtin tokens webhook*)
