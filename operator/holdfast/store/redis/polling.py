@@ -3,10 +3,13 @@
 An event loop with nothing to do lets its thread sleep, and a processor with nothing to do goes to sleep as
 well. To wake both takes longer, on a virtual machine, than a server on the same machine takes to answer.
 So for a moment after a caller's commands were sent the loop is kept turning, and looks for the answer in
-each turn. Whatever else is ready has its turn as always; nothing is read behind the loop's back.
+each turn. Whatever else is ready has its turn as always, in this process and in others; nothing is read
+behind the loop's back.
 """
 
 import asyncio
+import os
+import sys
 import time
 from collections.abc import Callable
 from typing import Final
@@ -64,6 +67,8 @@ class Polling:
 
     def _turn(self) -> None:
         if self._clock() < self._until:
+            if sys.platform != "win32":
+                os.sched_yield()  # to the server, or to whoever was answered, where processors are few
             asyncio.get_running_loop().call_soon(self._turn)
         else:
             self._awake = False
