@@ -5,8 +5,11 @@ import selectors
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import pytest
+
 from holdfast import connect
 from holdfast.store.addresses import read_address
+from holdfast.store.redis import polling
 from holdfast.store.redis.maintenance import RedisMaintenance
 from tests.harness.servers import Server
 
@@ -16,7 +19,6 @@ POLICY = {
     "model": {"tokenizer": "approximate"},
 }
 CALLS = 50
-_TRIES = 20
 
 
 class Sleeps(selectors.DefaultSelector):
@@ -37,21 +39,21 @@ def run(test: Callable[[Sleeps], Coroutine[Any, Any, None]]) -> None:
         runner.run(test(sleeps))
 
 
-def test_a_client_alone_is_answered_by_a_near_server_without_a_sleep(
-    valkey_server: Server, namespace: str
-) -> None:
+@pytest.fixture(autouse=True)
+def every_server_is_near(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine no server is; what is near is tried under a clock of the test, by the unit tests."""
+    monkeypatch.setattr(polling, "_NEAR", 60.0)
+
+
+def test_a_client_alone_is_answered_without_a_sleep(valkey_server: Server, namespace: str) -> None:
     async def test(sleeps: Sleeps) -> None:
-        found: list[int] = []
-        # A busy machine is not near; each client looks anew until it has found that out.
-        while len(found) < _TRIES and (not found or found[-1] > CALLS // 2):
-            async with connect(valkey_server.url, namespace=namespace, policy=POLICY) as client:
-                session = client.memory("m").session("s")
-                await session.append("connects")
-                before = sleeps.count
-                for _ in range(CALLS):
-                    await session.append("hi")
-                found.append(sleeps.count - before)
-        assert found[-1] <= CALLS // 2, found
+        async with connect(valkey_server.url, namespace=namespace, policy=POLICY) as client:
+            session = client.memory("m").session("s")
+            await session.append("connects")
+            before = sleeps.count
+            for _ in range(CALLS):
+                await session.append("hi")
+            assert sleeps.count - before <= CALLS // 10  # the policy is looked at now and then
 
     run(test)
 
