@@ -232,9 +232,9 @@ class TestEmbeddedServer:
                 return not (await client.info("persistence"))["aof_rewrite_in_progress"]
 
             await until(rewritten, "every key is loaded by itself")
-        slowly = ["--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024"]
+        slowly = ["--key-load-delay", "4000", "--loading-process-events-interval-bytes", "1024"]
         server = EmbeddedServer(tmp_path, persist=True, arguments=slowly)
-        await server.start(deadline=0.3)
+        await server.start(deadline=1.5)
         async with redis_client(server.port) as client:
             assert await client.dbsize() == 600
         await server.stop()
