@@ -58,7 +58,7 @@ def connect(
             mapping in its form, or a `Policy`.
         client: your own redis-py client, of a server, of a Cluster, or made by a `Sentinel`; it is
             never closed. For the last two, connections of our own are made with its settings.
-        durability: how many replicas confirm appends and turns; instead of the URL's
+        durability: how many replicas confirm appends, turns and erasures; instead of the URL's
             `replicas=1&wait=100ms`, else none is asked.
         counter: your own token counter, for all memories and whatever their policies say. It is asked
             on a thread of its own, 30 s for each message.

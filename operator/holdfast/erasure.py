@@ -36,7 +36,8 @@ class Erasure(MessageLog, ABC):
         appends that the library repeats after a lost answer from putting a message back. They raise
         `AmbiguousWrite`. Still open: an append that was sent before and comes in only now, or that its
         caller repeats by itself, begins a new conversation with that message. Replicas follow within
-        their lag; backups, append-only files and snapshots of the server are beyond this call.
+        their lag: with `durability` they are waited for, and the receipt says whether they were in time.
+        Backups, append-only files and snapshots of the server are beyond this call.
 
         Args:
             force: even while somebody holds a turn that the policy enforces.
@@ -142,7 +143,12 @@ class LabelledErasure:
 
 def receipt(erased: Iterable[tuple[str, Erased]], *, dry_run: bool = False) -> Receipt:
     """Make the receipt of an erasure, from sessions by their names among all; some may not exist."""
-    facts = sorted((name, *one[1:]) for name, one in erased if one.existed)
+    erased = list(erased)
+    facts = sorted(
+        (name, one.epoch, one.last_seq, one.messages, one.bytes)
+        for name, one in erased
+        if one.existed
+    )
     return Receipt(
         sessions=len({name for name, *_ in facts}),
         messages=sum(messages for *_, messages, _ in facts),
@@ -150,4 +156,5 @@ def receipt(erased: Iterable[tuple[str, Erased]], *, dry_run: bool = False) -> R
         digest=hashlib.sha256(msgspec.json.encode(facts)).hexdigest(),
         completed_at=time.time_ns() // 1_000_000,
         dry_run=dry_run,
+        durable=all(one.durable for _, one in erased),
     )

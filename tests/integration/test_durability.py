@@ -1,4 +1,4 @@
-"""Appends and turns that replicas confirm, or that say that they did not."""
+"""Appends, turns and erasures that replicas confirm, or that say that they did not."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ import holdfast
 from holdfast.client import Client
 from holdfast.errors import NotDurable, SessionBusy
 from holdfast.store.bindings import ROOT
-from holdfast.values import Durability
+from holdfast.values import Durability, Receipt
 from tests.harness.binding_files import BindingFiles, entry
 from tests.harness.cluster_of_servers import ClusterOfServers, slot_of
 from tests.harness.parts import need_server
@@ -226,3 +226,83 @@ class TestTurn:
             await in_step(primary)
             async with session.turn():
                 pass
+
+
+class TestErasure:
+    async def test_one_that_a_replica_has_is_durable(
+        self, pair: tuple[Server, Server], namespace: str
+    ) -> None:
+        primary, replica = pair
+        async with connect(f"{primary.url}?replicas=1&wait=10s", namespace) as client:
+            session = client.memory(work.MEMORY).session(work.SHARED)
+            await session.append(user("first"))
+            receipt = await session.erase()
+            assert (receipt.messages, receipt.durable) == (1, True)
+            async with replica.client() as raw:
+                assert not await raw.exists(work.key_of(namespace, "log"))
+
+    async def test_one_that_no_replica_has_says_so_until_it_is_repeated(
+        self, pair: tuple[Server, Server], namespace: str
+    ) -> None:
+        """Whoever repeats it, and however little is left: the mark of the erasure before, or nothing."""
+        primary, replica = pair
+        wait = Durability(replicas=1, timeout=WAIT, strict=True)
+
+        async def erase() -> tuple[int, bool]:
+            async with connect(primary.url, namespace, durability=wait) as client:
+                receipt = await client.memory(work.MEMORY).session(work.SHARED).erase()
+            return receipt.messages, receipt.durable
+
+        async with connect(primary.url, namespace, durability=wait) as client:
+            await client.memory(work.MEMORY).session(work.SHARED).append(user("first"))
+        replica.pause()
+        assert await erase() == (1, False)
+        assert await erase() == (0, False)
+        async with primary.client() as raw:
+            await raw.unlink(work.key_of(namespace, "meta"))
+        assert await erase() == (0, False)
+        replica.resume()
+        await in_step(primary)
+        assert await erase() == (0, True)
+        assert await erase() == (0, True)
+
+    async def test_all_of_a_label_are_asked_for(
+        self, pair: tuple[Server, Server], namespace: str
+    ) -> None:
+        primary, replica = pair
+        wait = Durability(replicas=1, timeout=WAIT)
+        async with connect(primary.url, namespace, durability=wait) as client:
+            memory = client.memory(work.MEMORY)
+
+            async def erased(*, behind: bool) -> Receipt:
+                for name in "ab":
+                    await memory.session(name, labels={"user": "42"}).append(user("first"))
+                if behind:
+                    replica.pause()
+                receipt = await memory.erase(labels={"user": "42"})
+                replica.resume()
+                await in_step(primary)
+                return receipt
+
+            for behind in (True, False):
+                receipt = await erased(behind=behind)
+                assert (receipt.sessions, receipt.durable) == (2, not behind)
+
+    @pytest.mark.parametrize("cut", [Cut.AFTER_REQUEST, Cut.HALF_REPLY])
+    async def test_a_lost_reply_is_asked_for_again(
+        self, pair: tuple[Server, Server], namespace: str, cut: Cut
+    ) -> None:
+        primary, replica = pair
+        async with CuttingProxy(primary.port) as proxy:
+            url = f"{proxy.url}?replicas=1&wait={WAIT}"
+            async with connect(url, namespace) as client:
+                session = client.memory(work.MEMORY).session(work.SHARED)
+                await session.append(user("first"))
+                replica.pause()
+                if cut is Cut.AFTER_REQUEST:
+                    proxy.cut_after_request(b"WAIT", times=1)
+                else:
+                    proxy.half_reply(b"WAIT", 5, times=1)
+                receipt = await session.erase()
+                assert (receipt.messages, receipt.durable) == (1, False)
+                replica.resume()

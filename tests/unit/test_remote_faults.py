@@ -310,6 +310,29 @@ async def test_what_is_no_sidecar_is_called_so(strange: bytes) -> None:
     assert len(sidecar.requests) == 1
 
 
+@pytest.mark.parametrize("strange", [b"<html>", b"[]", b'{"ok": true}', b'{"seq": "1"}', b"\xff"])
+async def test_what_answers_something_else_is_called_no_sidecar(strange: bytes) -> None:
+    with ScriptedSidecar(answer(strange)) as sidecar:
+        async with _client(sidecar) as client:
+            session = _session(client)
+            calls: list[Any] = [
+                session.append("a"),
+                session.read(),
+                session.pop(),
+                session.length(),
+                session.health(),
+                session.erase(),
+                session.import_([]),
+                client.memory("support").erase(labels={"user": "42"}),
+            ]
+            for call in calls:
+                with pytest.raises(
+                    ConfigurationError, match="is no sidecar of Holdfast, or one of"
+                ):
+                    await call
+    assert sidecar.requests.count(f"POST {SESSION}/messages?by=id") == 1
+
+
 async def test_a_code_of_a_later_version_is_an_error_of_its_status() -> None:
     for status, retryable, kind in (
         (503, True, StoreUnavailable),

@@ -3,14 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-import msgspec
-
 from holdfast.background import Background
 from holdfast.breaker import Breaker
 from holdfast.client import Client, Memory
 from holdfast.errors import ConfigurationError, SessionKeyError
 from holdfast.keys import label_digests, session_key
 from holdfast.remote.addresses import read_sidecar_address
+from holdfast.remote.answers import Answer
 from holdfast.remote.connections import MODEL
 from holdfast.remote.place import MemoryPath, RemotePlace, query_of
 from holdfast.remote.session import RemoteSession
@@ -20,7 +19,7 @@ from holdfast.values import MemoryAddress, Receipt
 
 _CLOSING: Final = 2.0  # seconds that closing waits for turns that are being given back
 
-_RECEIPT = msgspec.json.Decoder(Receipt)
+_RECEIPT = Answer(Receipt)
 
 
 class RemoteClient(Client):
@@ -107,7 +106,7 @@ class RemoteMemory(Memory):
             query = (*_labels(labels), ("dry_run", dry_run), ("force", force))
             path = f"{await self._at.find()}/sessions{query_of(query)}"
             request = Request("DELETE", path, silence=MODEL)
-            return _RECEIPT.decode(await self._at.transport.call(request))
+            return _RECEIPT.read(await self._at.transport.call(request))
 
     def session(
         self,

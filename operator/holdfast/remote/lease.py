@@ -12,6 +12,7 @@ from holdfast import problems
 from holdfast.background import Background
 from holdfast.errors import HoldfastError, LeaseLost, StoreUnavailable
 from holdfast.lease import Ending
+from holdfast.remote.answers import Answer
 from holdfast.remote.events import Event, Events
 from holdfast.remote.place import RemotePlace
 from holdfast.session import AskedTurn
@@ -24,7 +25,7 @@ SILENCE: Final = 60.0
 _WITHDRAW: Final = 1.0  # seconds that giving back the turn may keep a caller waiting
 _MOST: Final = 9_999_999  # of one unit in a duration
 
-_GRANT = msgspec.json.Decoder(TurnGrant)
+_GRANT = Answer(TurnGrant)
 _PROBLEM = msgspec.json.Decoder(problems.Problem)
 
 
@@ -96,7 +97,7 @@ class StreamLease(Ending):
             first = await events.next()
             if first is None or first.name != "granted":
                 raise _loss(first) or StoreUnavailable("the sidecar ended before it gave the turn")
-            grant = _GRANT.decode(first.data)
+            grant = _GRANT.read(first.data)
             self.token, self.fence = grant.token, grant.fence
             self._connection = connection.pop_all()
         self._watch = asyncio.create_task(self._follow(events))

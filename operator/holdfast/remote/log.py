@@ -11,6 +11,7 @@ from holdfast.formats import JSON
 from holdfast.log import MessageLog
 from holdfast.messages import encode_items, require_total
 from holdfast.reading import require_page, require_read
+from holdfast.remote.answers import Answer
 from holdfast.remote.connections import MODEL
 from holdfast.remote.place import RemotePlace
 from holdfast.remote.transport import Request
@@ -42,17 +43,17 @@ from holdfast.wire import (
 )
 
 _ENCODER = msgspec.json.Encoder()
-_APPENDED = msgspec.json.Decoder(AppendResult)
-_READ = msgspec.json.Decoder(ReadAnswer)
-_PAGE = msgspec.json.Decoder(Page)
-_POPPED = msgspec.json.Decoder(PopAnswer)
-_REMOVED = msgspec.json.Decoder(RemovedAnswer)
-_COUNTS = msgspec.json.Decoder(CountsAnswer)
-_HEALTH = msgspec.json.Decoder(Health)
-_FLUSHED = msgspec.json.Decoder(FlushResult)
-_SUMMARIES = msgspec.json.Decoder(SummariesAnswer)
-_HISTORY = msgspec.json.Decoder(HistoryAnswer)
-_EXPLAINED = msgspec.json.Decoder(ExplainAnswer)
+_APPENDED = Answer(AppendResult)
+_READ = Answer(ReadAnswer)
+_PAGE = Answer(Page)
+_POPPED = Answer(PopAnswer)
+_REMOVED = Answer(RemovedAnswer)
+_COUNTS = Answer(CountsAnswer)
+_HEALTH = Answer(Health)
+_FLUSHED = Answer(FlushResult)
+_SUMMARIES = Answer(SummariesAnswer)
+_HISTORY = Answer(HistoryAnswer)
+_EXPLAINED = Answer(ExplainAnswer)
 
 
 class RemoteLog(MessageLog):
@@ -142,7 +143,7 @@ class RemoteLog(MessageLog):
         """Return messages as they were appended; see `MessageLog.read`."""
         require_read(limit, max_tokens, after)
         query = (("limit", limit), ("max_tokens", max_tokens), ("after", after))
-        answer = _READ.decode(await self._ask(Call.READ, "GET", "/messages", query))
+        answer = _READ.read(await self._ask(Call.READ, "GET", "/messages", query))
         return Messages(answer.messages, stale=answer.stale)
 
     async def read_page(
@@ -151,18 +152,18 @@ class RemoteLog(MessageLog):
         """Return a part of exactly what is stored; see `MessageLog.read_page`."""
         require_page(after, limit)
         query = (("after", after), ("limit", limit), ("used", None if used else "false"))
-        return _PAGE.decode(await self._ask(Call.READ_PAGE, "GET", "/records", query))
+        return _PAGE.read(await self._ask(Call.READ_PAGE, "GET", "/records", query))
 
     async def pop(self) -> Any | None:
         """Take the newest message out; see `MessageLog.pop`."""
-        answer = _POPPED.decode(await self._ask(Call.POP, "POST", "/pop", repeatable=False))
+        answer = _POPPED.read(await self._ask(Call.POP, "POST", "/pop", repeatable=False))
         return answer.message if answer.found else None
 
     async def clear(self, *, force: bool = False) -> int:
         """Remove all messages; see `MessageLog.clear`."""
         query = (("force", force),)
         answer = await self._ask(Call.CLEAR, "DELETE", "/messages", query, repeatable=False)
-        return _REMOVED.decode(answer).removed
+        return _REMOVED.read(answer).removed
 
     async def pin(self, seq: int, pinned: bool = True) -> None:
         """Never evict a message, or allow it again; see `MessageLog.pin`."""
@@ -171,15 +172,15 @@ class RemoteLog(MessageLog):
 
     async def length(self) -> int:
         """Return the number of messages."""
-        return _COUNTS.decode(await self._ask(Call.LENGTH, "GET", "/counts")).messages
+        return _COUNTS.read(await self._ask(Call.LENGTH, "GET", "/counts")).messages
 
     async def token_count(self) -> int:
         """Return the tokens of all messages, counted when they were appended."""
-        return _COUNTS.decode(await self._ask(Call.TOKEN_COUNT, "GET", "/counts")).tokens
+        return _COUNTS.read(await self._ask(Call.TOKEN_COUNT, "GET", "/counts")).tokens
 
     async def health(self) -> Health:
         """Return the state of the session; `in this process` in its description is the sidecar's."""
-        return _HEALTH.decode(await self._ask(Call.HEALTH, "GET"))
+        return _HEALTH.read(await self._ask(Call.HEALTH, "GET"))
 
     async def status(self) -> Status:
         """Refuse: these counters are the store's own, which a sidecar does not show.
@@ -197,21 +198,21 @@ class RemoteLog(MessageLog):
         answer = await self._ask(
             Call.FLUSH, "POST", "/flush", body=body, repeatable=dry_run, silence=MODEL
         )
-        return _FLUSHED.decode(answer)
+        return _FLUSHED.read(answer)
 
     async def summaries(self) -> list[Summary]:
         """Return the summaries that stand for what left; see `MessageLog.summaries`."""
-        return _SUMMARIES.decode(await self._ask(Call.SUMMARIES, "GET", "/summaries")).summaries
+        return _SUMMARIES.read(await self._ask(Call.SUMMARIES, "GET", "/summaries")).summaries
 
     async def history(self) -> list[HistoryEntry]:
         """Return what left the session; see `MessageLog.history`."""
-        return _HISTORY.decode(await self._ask(Call.HISTORY, "GET", "/history")).entries
+        return _HISTORY.read(await self._ask(Call.HISTORY, "GET", "/history")).entries
 
     async def explain(self, *, id: str | None = None, seq: int | None = None) -> str:
         """Say in one sentence what became of a message; see `MessageLog.explain`."""
         require_explained(id, seq)
         query = (("id", id), ("seq", seq))
-        return _EXPLAINED.decode(await self._ask(Call.EXPLAIN, "GET", "/explain", query)).sentence
+        return _EXPLAINED.read(await self._ask(Call.EXPLAIN, "GET", "/explain", query)).sentence
 
     async def _store(self, method: str, body: AppendBody | ReplaceBody) -> AppendResult:
         text = _ENCODER.encode(body)
@@ -219,7 +220,7 @@ class RemoteLog(MessageLog):
         request = await self._request(
             method, "/messages", body=text, repeatable=repeatable, stores=True
         )
-        return _APPENDED.decode(await self._make(request))
+        return _APPENDED.read(await self._make(request))
 
     async def _ask(
         self,

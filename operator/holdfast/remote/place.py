@@ -7,11 +7,11 @@ from typing import Any, Final
 from urllib.parse import quote
 
 import aiohttp
-import msgspec
 
 from holdfast.errors import HoldfastError, MemoryNotFound
 from holdfast.keys import memory_address, session_key
 from holdfast.place import Naming
+from holdfast.remote.answers import Answer
 from holdfast.remote.connections import ANSWER
 from holdfast.remote.transport import Request, Transport
 from holdfast.telemetry import Call, Observer, Telemetry
@@ -23,7 +23,7 @@ NAMESPACE: Final = "sidecar"
 MEMORIES: Final = "/v1/memories"
 
 _UNNAMED = MemoryAddress(NAMESPACE, "-")
-_MEMORIES = msgspec.json.Decoder(MemoriesAnswer)
+_MEMORIES = Answer(MemoriesAnswer)
 
 
 def query_of(parameters: Sequence[tuple[str, object]], mark: str = "?") -> str:
@@ -97,7 +97,7 @@ class MemoryPath:
         return self._path
 
     async def _only(self) -> str:
-        answer = _MEMORIES.decode(await self.transport.call(Request("GET", MEMORIES)))
+        answer = _MEMORIES.read(await self.transport.call(Request("GET", MEMORIES)))
         names = [one.name for one in answer.memories]
         if len(names) == 1:
             return names[0]

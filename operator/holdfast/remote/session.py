@@ -5,10 +5,9 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Final, Literal
 
-import msgspec
-
 from holdfast.background import Background
 from holdfast.errors import ImportRefused
+from holdfast.remote.answers import Answer
 from holdfast.remote.connections import MODEL
 from holdfast.remote.log import RemoteLog
 from holdfast.remote.place import RemotePlace
@@ -21,8 +20,8 @@ from holdfast.wire import JSON_LINES
 
 _PIECE: Final = 64 * 1024  # bytes of lines that are sent together
 
-_RECEIPT = msgspec.json.Decoder(Receipt)
-_IMPORTED = msgspec.json.Decoder(ImportResult)
+_RECEIPT = Answer(Receipt)
+_IMPORTED = Answer(ImportResult)
 
 
 class RemoteSession(RemoteLog, Session):
@@ -51,7 +50,7 @@ class RemoteSession(RemoteLog, Session):
     async def erase(self, *, force: bool = False) -> Receipt:
         """Remove all that is kept of the session; see `Session.erase`."""
         query = (("force", force),)
-        return _RECEIPT.decode(await self._ask(Call.ERASE, "DELETE", "", query, silence=MODEL))
+        return _RECEIPT.read(await self._ask(Call.ERASE, "DELETE", "", query, silence=MODEL))
 
     async def export(self, *, name: bool = False) -> AsyncIterator[str]:
         """Give the session as lines of JSON; see `Session.export`.
@@ -89,7 +88,7 @@ class RemoteSession(RemoteLog, Session):
             answer = await self._at.call(request)
             if body.failure is not None:
                 raise body.failure
-            return _IMPORTED.decode(answer)
+            return _IMPORTED.read(answer)
 
 
 class _LinesBody:

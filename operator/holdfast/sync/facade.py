@@ -390,7 +390,8 @@ class Session(MessageLog):
         appends that the library repeats after a lost answer from putting a message back. They raise
         `AmbiguousWrite`. Still open: an append that was sent before and comes in only now, or that its
         caller repeats by itself, begins a new conversation with that message. Replicas follow within
-        their lag; backups, append-only files and snapshots of the server are beyond this call.
+        their lag: with `durability` they are waited for, and the receipt says whether they were in time.
+        Backups, append-only files and snapshots of the server are beyond this call.
 
         Args:
             force: even while somebody holds a turn that the policy enforces.
@@ -595,7 +596,7 @@ def connect(
         client: your own redis-py client, of a server, of a Cluster, or made by a `Sentinel`; it is
             never closed. For the last two, connections of our own are made with its settings.
             It is one of `redis.asyncio`, for this client alone.
-        durability: how many replicas confirm appends and turns; instead of the URL's
+        durability: how many replicas confirm appends, turns and erasures; instead of the URL's
             `replicas=1&wait=100ms`, else none is asked.
         counter: your own token counter, for all memories and whatever their policies say. It is asked
             on a thread of its own, 30 s for each message.

@@ -191,13 +191,17 @@ class Changed(NamedTuple):
 
 
 class Erased(NamedTuple):
-    """A store's answer to an erasure: whether there was a session, and what its counters said."""
+    """A store's answer to an erasure: whether there was a session, and what its counters said.
+
+    `durable` says that as many replicas know of it as were asked to.
+    """
 
     existed: bool
     epoch: int = 0
     last_seq: int = 0
     messages: int = 0
     bytes: int = 0
+    durable: bool = True
 
 
 class Part(NamedTuple):

@@ -58,7 +58,7 @@ def _are_paths(value: object) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Durability:
-    """How many replicas confirm an append or a turn before it counts as done.
+    """How many replicas confirm an append, a turn or an erasure before it counts as done.
 
     It makes the loss in a failover smaller, and does not exclude it: what is confirmed may be lost where
     another replica takes over.
@@ -66,7 +66,8 @@ class Durability:
     Attributes:
         replicas: how many, 1..100.
         timeout: how long to wait for them: text such as `100ms`, or a `timedelta`; at most 10 s.
-        strict: an append that is not confirmed in time raises `NotDurable`, instead of saying so.
+        strict: an append that is not confirmed in time raises `NotDurable`, instead of saying so. The
+            receipt of an erasure always says so.
     """
 
     replicas: int = 1

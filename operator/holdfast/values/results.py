@@ -142,6 +142,8 @@ class Receipt:
             session in order: two receipts over the same have the same.
         completed_at: milliseconds since 1970, by this process's clock.
         dry_run: nothing was removed.
+        durable: as many replicas know of it as were asked to; False says that a failover may bring the
+            sessions back, so erase them again. True where nobody asked.
     """
 
     sessions: int
@@ -150,6 +152,7 @@ class Receipt:
     digest: str
     completed_at: int
     dry_run: bool = False
+    durable: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,16 +28,17 @@ class Rewrites(Handle):
         erased, labels = Erased(existed=False), set(self._labels)
         lists = [key for key in self._keys if key != self._keys.meta]
         for _ in range(_LOOKS):
-            reply = await self._runner.run(
+            reply, durable = await self._runner.run_confirmed(
                 script("erase"),
                 self._keys,
                 [self._pack(terms), _REPEATING, int(force), secrets.token_hex(4)],
                 repeatable=True,
             )
             accept(reply, NOBODY)
-            existed, *counters = map(int, text(reply[1]).split("|"))
+            existed, epoch, last_seq, messages, size = map(int, text(reply[1]).split("|"))
             if existed and not erased.existed:
-                erased = Erased(True, *counters)
+                erased = Erased(True, epoch, last_seq, messages, size)
+            erased = erased._replace(durable=durable)
             labels |= set(filter(None, text(reply[2]).split(",")))
             again, left = await self._runner.read(
                 [(b"HEXISTS", self._keys.meta, b"k"), (b"EXISTS", *lists)]

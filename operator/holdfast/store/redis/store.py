@@ -37,7 +37,7 @@ class RedisStore:
         carrier: brings commands to the server.
         prefix: first part of every key, `spec.keyPrefix` of the MemoryBackend.
         patience: seconds a call is repeated while the server cannot serve and nothing was written.
-        durability: how many replicas confirm appends and turns; None: none is asked.
+        durability: how many replicas confirm appends, turns and erasures; None: none is asked.
         observers: are told of repetitions.
         breakers: of the servers that the carrier talks to.
         migration: brings sessions to this version's layout; None: with the steps that there are.
@@ -78,7 +78,7 @@ class RedisStore:
             url: as `read_address` takes it; options of other readers are left alone.
             prefix: first part of every key.
             timeout: seconds for a connection, for an exchange, and for repeating what wrote nothing.
-            durability: how many replicas confirm appends and turns.
+            durability: how many replicas confirm appends, turns and erasures.
             observers: are told of repetitions.
 
         Raises:

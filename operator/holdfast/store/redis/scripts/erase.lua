@@ -27,6 +27,7 @@ for at = 1, #fields, 2 do
   end
 end
 if answer and not state.exists then
+  call('PEXPIREAT', META, mark) -- without effect: replicas confirm a write, and this connection may have made none
   return { 'OK', answer, '' }
 end
 if state.layout > LAYOUT then
@@ -55,5 +56,9 @@ end
 if mark then
   call('HSET', META, 'e', mark, 'r', ARGV[4] .. '|' .. answer)
   call('PEXPIREAT', META, mark)
+else
+  -- A replica may have what is gone here. It confirms a write of this connection, so there has to be one.
+  call('HSET', META, 'e', '0')
+  call('UNLINK', META)
 end
 return { 'OK', answer, table.concat(labels, ',') }
