@@ -175,6 +175,19 @@ class TestFailover:
         reader = client.memory(work.MEMORY).session(work.SHARED)
         assert await reader.read() == [user("before"), user("meanwhile"), user("after")]
 
+    async def test_a_primary_that_is_back_and_was_not_told_yet_is_not_believed(
+        self, own_sentinels: Sentinels, session: Session, namespace: str
+    ) -> None:
+        """It says that it is a primary, and takes writes that it loses as it becomes a replica."""
+        await session.append(user("kept"))
+        await own_sentinels.in_step()
+        former = await own_sentinels.primary()
+        survivor = await survive(own_sentinels)
+        await former.start()
+        await session.append(user("after"))
+        async with survivor.client() as raw:
+            assert await raw.llen(work.key_of(namespace, "log")) == 2
+
     async def test_a_primary_that_is_demoted_wrote_nothing(
         self, own_sentinels: Sentinels, session: Session
     ) -> None:

@@ -1,6 +1,7 @@
 """How nodes of a Cluster and a watched primary are found: what they say of each other, what they refuse."""
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from holdfast.store.addresses import Node
 from holdfast.store.redis.carrier import Broken, Command, PoolCarrier
 from holdfast.store.redis.cluster import ClusterCarrier
 from holdfast.store.redis.cluster_map import members_in, replicas_in
-from holdfast.store.redis.sentinel import SentinelCarrier, require_primary
+from holdfast.store.redis.sentinel import Prepare, SentinelCarrier
 from tests.harness.listener import Listener
 from tests.harness.waiting import until
 
@@ -175,6 +176,31 @@ class Hand:
     async def aclose(self) -> None: ...
 
 
+PRIMARY, REPLICA = b"*1\r\n$6\r\nmaster\r\n", b"*1\r\n$5\r\nslave\r\n"
+
+
+def address_of(server: Listener, *, host: bytes = b"127.0.0.1") -> bytes:
+    """Return what a sentinel answers that names it."""
+    port = b"%d" % server.port
+    return b"*2\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(host), host, len(port), port)
+
+
+def watching(*sentinels: Listener) -> SentinelCarrier:
+    """Return a carrier to what these name."""
+
+    def server(node: Node, on_connect: Prepare | None = None) -> PoolCarrier:
+        return connect(node, redis_connect_func=on_connect)
+
+    asked = [connect(("127.0.0.1", sentinel.port)) for sentinel in sentinels]
+    return SentinelCarrier(asked, "main", server, server)
+
+
+async def away(server: Listener) -> None:
+    """Close every connection, as a server that ends and is back at once."""
+    server.hang_up()
+    await until(lambda: server.open == 0, "nobody is connected")
+
+
 class Watched:
     """Primaries that one sentinel watches."""
 
@@ -182,9 +208,9 @@ class Watched:
         self.sentinel = Hand()
         self.servers: dict[Any, Hand] = {}
         sentinel: Any = self.sentinel
-        self.carrier = SentinelCarrier([sentinel], "main", self._connect)
+        self.carrier = SentinelCarrier([sentinel], "main", self._connect, self._connect)
 
-    def _connect(self, node: Node) -> Any:
+    def _connect(self, node: Node, on_connect: Any = None) -> Any:
         return self.servers.setdefault(node, Hand(node))
 
     def get(self) -> asyncio.Task[list[Any]]:
@@ -262,12 +288,67 @@ class TestSentinel:
             await call
 
     async def test_a_server_that_is_named_and_is_no_primary_is_refused(self) -> None:
-        async with Listener({b"ROLE": b"*1\r\n$5\r\nslave\r\n"}) as listener:
-            node = ("127.0.0.1", listener.port)
-            carrier = connect(node, redis_connect_func=require_primary)
+        async with Listener({b"ROLE": REPLICA}) as server, Listener() as sentinel:
+            sentinel.answers[b"SENTINEL"] = address_of(server)
+            carrier = watching(sentinel)
             with pytest.raises(StoreUnavailable):
                 await carrier.exchange([(b"SET", b"a", 1)])
-            assert listener.named(b"SET") == []
-            listener.answers[b"ROLE"] = b"*1\r\n$6\r\nmaster\r\n"
+            assert server.named(b"SET") == []
+            server.answers[b"ROLE"] = PRIMARY
+            assert await carrier.exchange([(b"SET", b"a", 1)]) == [b"OK"]
+            await carrier.aclose()
+
+    async def test_a_primary_that_is_back_and_not_named_any_longer_is_refused(self) -> None:
+        """It was not told yet that another took over, and would lose what it takes."""
+        async with (
+            Listener({b"ROLE": PRIMARY}) as former,
+            Listener({b"ROLE": PRIMARY}) as primary,
+            Listener() as sentinel,
+        ):
+            sentinel.answers[b"SENTINEL"] = address_of(former)
+            carrier = watching(sentinel)
+            assert await carrier.exchange([(b"PING",)]) == [b"OK"]
+            sentinel.answers[b"SENTINEL"] = address_of(primary)
+            await away(former)
+            with pytest.raises((StoreUnavailable, Broken)):
+                await carrier.exchange([(b"SET", b"a", 1)])
+            assert await carrier.exchange([(b"SET", b"a", 1)]) == [b"OK"]
+            assert (former.named(b"SET"), len(primary.named(b"SET"))) == ([], 1)
+            await carrier.aclose()
+
+    async def test_what_named_it_is_asked_and_no_sentinel_that_may_write_its_address_otherwise(
+        self,
+    ) -> None:
+        async with (
+            Listener({b"ROLE": PRIMARY}) as server,
+            Listener() as one,
+            Listener() as other,
+        ):
+            one.answers[b"SENTINEL"] = address_of(server)
+            other.answers[b"SENTINEL"] = address_of(server, host=b"localhost")
+            carrier = watching(one, other)
+            for number in range(4):
+                assert await carrier.exchange([(b"PING",)]) == [b"OK"]
+                asked = len(one.named(b"SENTINEL")), len(other.named(b"SENTINEL"))
+                assert asked == (number // 2 * 2 + 2, (number + 1) // 2 * 2)
+                server.answers[b"SET"] = b"-READONLY You can't write\r\n"
+                [refusal] = await carrier.exchange([(b"SET", b"a", number)])
+                assert isinstance(refusal, ReadOnlyError)
+            await carrier.aclose()
+
+    @pytest.mark.parametrize(
+        "answer", [b"", b"*-1\r\n", b"-NOPERM no\r\n", b"-ERR unknown command\r\n"]
+    )
+    async def test_where_no_sentinel_knows_anything_a_primary_that_is_back_is_believed(
+        self, answer: bytes
+    ) -> None:
+        async with Listener({b"ROLE": PRIMARY}) as server, Listener() as sentinel:
+            sentinel.answers[b"SENTINEL"] = address_of(server)
+            carrier = watching(sentinel)
+            assert await carrier.exchange([(b"PING",)]) == [b"OK"]
+            sentinel.answers[b"SENTINEL"] = answer
+            await away(server)
+            with contextlib.suppress(Broken):  # it may not have been heard of yet
+                await carrier.exchange([(b"PING",)])
             assert await carrier.exchange([(b"SET", b"a", 1)]) == [b"OK"]
             await carrier.aclose()

@@ -19,9 +19,11 @@ from holdfast.store.redis.breaking import BreakingCarrier
 from holdfast.store.redis.carrier import Carrier, PoolCarrier
 from holdfast.store.redis.cluster import ClusterCarrier
 from holdfast.store.redis.pools import CONNECTIONS, make_pool
-from holdfast.store.redis.sentinel import SentinelCarrier, require_primary
+from holdfast.store.redis.sentinel import Prepare, SentinelCarrier
 
-_TO_SENTINELS = 4  # connections to one sentinel: it is asked by one caller at a time
+_TO_SENTINELS = (
+    4  # connections to one sentinel: it is asked where a primary is looked for, or was connected to
+)
 
 
 def make_carrier(
@@ -45,7 +47,12 @@ def make_carrier(
     """
 
     def reach(
-        place: Node | str, login: Login, *, database: int, most: int, primary: bool = False
+        place: Node | str,
+        on_connect: Prepare | None = None,
+        *,
+        login: Login,
+        database: int,
+        most: int,
     ) -> PoolCarrier:
         pool = make_pool(
             place,
@@ -54,7 +61,7 @@ def make_carrier(
             timeout=timeout,
             database=database,
             connections=most,
-            on_connect=require_primary if primary else None,
+            on_connect=on_connect,
         )
         if breakers is not None:
             return BreakingCarrier(pool, owned=True, timeout=timeout, breakers=breakers)
@@ -65,10 +72,10 @@ def make_carrier(
         return ClusterCarrier(address.nodes, server, secure=address.tls is not None)
     if address.mode is Mode.SENTINEL:
         sentinels = [
-            reach(node, address.sentinel_login, database=0, most=_TO_SENTINELS)
+            reach(node, login=address.sentinel_login, database=0, most=_TO_SENTINELS)
             for node in address.nodes
         ]
-        return SentinelCarrier(sentinels, address.primary, partial(server, primary=True), server)
+        return SentinelCarrier(sentinels, address.primary, server, server)
     return server(address.socket or address.nodes[0])
 
 
@@ -85,8 +92,7 @@ def carrier_over(client: Redis | RedisCluster, *, breakers: Breakers | None = No
     _require_client(client)
     if isinstance(client, RedisCluster):
         nodes = [(str(node.host), int(node.port)) for node in client.startup_nodes]
-        # Its own preparation of a connection is for reading from replicas, which may lag behind.
-        settings = {**client.get_connection_kwargs(), "redis_connect_func": None}
+        settings = client.get_connection_kwargs()
         secure = bool(settings.get("ssl"))
         return ClusterCarrier(nodes, partial(_like, settings, breakers), secure=secure)
     pool = client.connection_pool
@@ -94,17 +100,13 @@ def carrier_over(client: Redis | RedisCluster, *, breakers: Breakers | None = No
         return _over(pool, owned=False, breakers=breakers)
     settings: dict[str, Any] = dict(pool.connection_kwargs)
     secure = issubclass(pool.connection_class, SentinelManagedSSLConnection)
-    settings |= {
-        "connection_class": SSLConnection if secure else Connection,
-        "redis_connect_func": require_primary,
-    }
+    settings["connection_class"] = SSLConnection if secure else Connection
     manager = cast("Any", pool).sentinel_manager  # redis-py does not say what it is
     sentinels = [
         _over(one.connection_pool, owned=False, breakers=breakers) for one in manager.sentinels
     ]
-    connect = partial(_like, settings, breakers)
-    reach = partial(_like, settings | {"redis_connect_func": None}, breakers)
-    return SentinelCarrier(sentinels, cast("Any", pool).service_name, connect, reach)
+    server = partial(_like, settings, breakers)
+    return SentinelCarrier(sentinels, cast("Any", pool).service_name, server, server)
 
 
 def _require_client(client: object) -> None:
@@ -124,11 +126,20 @@ def _over(pool: ConnectionPool, *, owned: bool, breakers: Breakers | None) -> Po
     return BreakingCarrier(pool, owned=owned, breakers=breakers)
 
 
-def _like(settings: dict[str, Any], breakers: Breakers | None, node: Node) -> PoolCarrier:
-    """Make the carrier of a node with a caller's settings, but for what would repeat or end calls."""
+def _like(
+    settings: dict[str, Any],
+    breakers: Breakers | None,
+    node: Node,
+    on_connect: Prepare | None = None,
+) -> PoolCarrier:
+    """Make the carrier of a node with a caller's settings, but for what would repeat or end calls.
+
+    A Cluster's own preparation of a connection is for reading from replicas, which may lag behind.
+    """
     ours: dict[str, Any] = {
         "host": node[0],
         "port": node[1],
+        "redis_connect_func": on_connect,
         "retry": Retry(NoBackoff(), 0),
         "retry_on_error": [],
         "socket_timeout": None,

@@ -5,8 +5,9 @@ a broken connection, after which nobody knows. What is needed of it is one quest
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TypeAlias, cast
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ClusterDownError, ReadOnlyError, ResponseError
@@ -17,6 +18,9 @@ from holdfast.store.addresses import Node
 from holdfast.store.redis.carrier import Broken, Carrier, Command, PoolCarrier, Reply
 from holdfast.store.redis.replies import named, raise_for, text
 
+Prepare: TypeAlias = Callable[[AbstractConnection], Awaitable[None]]
+"""Makes a new connection ready for use, or raises."""
+
 _QUESTION = 1.0  # seconds that one sentinel may take to answer
 _AWAY = frozenset({"s_down", "o_down", "disconnected"})  # flags of a replica that is not there
 
@@ -25,26 +29,28 @@ class SentinelCarrier:
     """A carrier to the primary that the sentinels name.
 
     They are asked before the first call, and again when the primary cannot be reached, does not answer,
-    or says that it is none. The connections to it should be made with `require_primary`.
+    or says that it is none; and whenever a connection to it was made. A primary that was away takes writes
+    until a sentinel makes it a replica, and then loses them.
 
     Args:
         sentinels: a carrier to each.
         name: what the sentinels call the primary.
-        connect: makes the carrier of the primary with this host and port.
-        reach: makes the carrier of a server that may be a replica; None: as `connect`.
+        connect: makes the carrier of the primary with this host and port, and how its connections are
+            prepared instead of redis-py's own `on_connect`.
+        reach: makes the carrier of a server that may be a replica.
     """
 
     def __init__(
         self,
         sentinels: Sequence[PoolCarrier],
         name: str,
-        connect: Callable[[Node], PoolCarrier],
-        reach: Callable[[Node], PoolCarrier] | None = None,
+        connect: Callable[[Node, Prepare], PoolCarrier],
+        reach: Callable[[Node], PoolCarrier],
     ) -> None:
         self._sentinels = list(sentinels)
         self._name = name
         self._connect = connect
-        self._reach = reach or connect
+        self._reach = reach
         self._replicas: dict[Node, PoolCarrier] = {}
         self._node: Node | None = None
         self._carrier: PoolCarrier | None = None
@@ -131,14 +137,34 @@ class SentinelCarrier:
         if node != self._node or self._carrier is None:
             if self._carrier is not None:
                 await self._carrier.retire()
-            self._node, self._carrier = node, self._connect(node)
+            self._node, self._carrier = node, self._connect(node, partial(self._prepare, node))
         self._doubted = False
         return self._carrier
 
-    async def _ask_around(self, questions: Sequence[Command]) -> list[Reply]:
-        """Ask one sentinel after the other, the one last that was asked first the last time.
+    async def _prepare(self, node: Node, connection: AbstractConnection) -> None:
+        """Prepare a new connection as usual, and refuse it where it leads to no primary that is named so.
+
+        What the server says of itself is not enough: one that was away does not know yet who took over. The
+        sentinel is asked that named it, since others may write its address in another way.
+        """
+        await require_primary(connection)
+        try:
+            async with asyncio.timeout(_QUESTION):
+                [address] = await self._ask_around([self._who()], same=True)
+        except (HoldfastError, TimeoutError):
+            return  # Where nobody knows better, it is the one that was.
+        if _node(address) != node:
+            raise ReadOnlyError("the sentinels name another primary")
+
+    async def _ask_around(self, questions: Sequence[Command], *, same: bool = False) -> list[Reply]:
+        """Ask one sentinel after the other.
 
         Returns the answers of the first that knows the primary, whose address is the first of them.
+
+        Args:
+            questions: the first is `_who`.
+            same: begin with the one that answered last, instead of the one that was not asked for the
+                longest time.
 
         Raises:
             StoreUnavailable: none answers, or none knows the name.
@@ -149,8 +175,9 @@ class SentinelCarrier:
             "no sentinel can be reached: check that they run, and their addresses"
         )
         failures: list[Exception] = []
-        for sentinel in list(self._sentinels):
-            self._sentinels.append(self._sentinels.pop(0))
+        for sentinel in self._sentinels[::-1] if same else list(self._sentinels):
+            self._sentinels.remove(sentinel)
+            self._sentinels.append(sentinel)
             try:
                 async with asyncio.timeout(_QUESTION):
                     replies = await sentinel.exchange(questions)
