@@ -1307,7 +1307,7 @@ def server_cases() -> Iterator[Case]:
     yield Case(
         "a replica from the start",
         errors.StoreUnavailable,
-        "the server is a read-only replica, as during a failover",
+        "the server is not the primary, as during a failover",
         lambda: connecting(ReadOnlyError(SECRET)),
     )
 

@@ -275,9 +275,7 @@ class PoolCarrier:
         except BusyLoadingError as error:
             raise StoreUnavailable("the server is loading its data set") from error
         except ReadOnlyError as error:  # our own question on connecting, where we ask it
-            raise StoreUnavailable(
-                "the server is a read-only replica, as during a failover"
-            ) from error
+            raise StoreUnavailable("the server is not the primary, as during a failover") from error
         except ResponseError as error:
             raise AccessDenied("the server does not let these credentials connect") from error
         except _BROKEN as error:
