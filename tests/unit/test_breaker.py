@@ -561,9 +561,7 @@ def _moved(clock: Clock, seconds: float) -> bool:
     "find",
     [
         lambda connect: ClusterCarrier([("a", 1), ("b", 2)], connect),
-        lambda connect: SentinelCarrier(
-            [connect(("a", 1)), connect(("b", 2))], "main", connect, connect
-        ),
+        lambda connect: SentinelCarrier([connect(("a", 1)), connect(("b", 2))], "main", connect),
     ],
     ids=["cluster", "sentinel"],
 )

@@ -386,7 +386,7 @@ def in_cluster(node: Any) -> Awaitable[object]:
 
 
 def behind(sentinel: Any) -> Awaitable[object]:
-    carrier = SentinelCarrier([sentinel], "main", lambda *_: sentinel, lambda _: sentinel)
+    carrier = SentinelCarrier([sentinel], "main", lambda *_: sentinel)
     return carrier.exchange([(b"GET", b"key")])
 
 

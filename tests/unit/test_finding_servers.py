@@ -188,11 +188,11 @@ def address_of(server: Listener, *, host: bytes = b"127.0.0.1") -> bytes:
 def watching(*sentinels: Listener) -> SentinelCarrier:
     """Return a carrier to what these name."""
 
-    def server(node: Node, on_connect: Prepare | None = None) -> PoolCarrier:
+    def server(node: Node, on_connect: Prepare | None) -> PoolCarrier:
         return connect(node, redis_connect_func=on_connect)
 
     asked = [connect(("127.0.0.1", sentinel.port)) for sentinel in sentinels]
-    return SentinelCarrier(asked, "main", server, server)
+    return SentinelCarrier(asked, "main", server)
 
 
 async def away(server: Listener) -> None:
@@ -208,9 +208,9 @@ class Watched:
         self.sentinel = Hand()
         self.servers: dict[Any, Hand] = {}
         sentinel: Any = self.sentinel
-        self.carrier = SentinelCarrier([sentinel], "main", self._connect, self._connect)
+        self.carrier = SentinelCarrier([sentinel], "main", self._connect)
 
-    def _connect(self, node: Node, on_connect: Any = None) -> Any:
+    def _connect(self, node: Node, on_connect: Any) -> Any:
         return self.servers.setdefault(node, Hand(node))
 
     def get(self) -> asyncio.Task[list[Any]]:

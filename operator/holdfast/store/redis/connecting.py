@@ -75,7 +75,7 @@ def make_carrier(
             reach(node, login=address.sentinel_login, database=0, most=_TO_SENTINELS)
             for node in address.nodes
         ]
-        return SentinelCarrier(sentinels, address.primary, server, server)
+        return SentinelCarrier(sentinels, address.primary, server)
     return server(address.socket or address.nodes[0])
 
 
@@ -105,8 +105,8 @@ def carrier_over(client: Redis | RedisCluster, *, breakers: Breakers | None = No
     sentinels = [
         _over(one.connection_pool, owned=False, breakers=breakers) for one in manager.sentinels
     ]
-    server = partial(_like, settings, breakers)
-    return SentinelCarrier(sentinels, cast("Any", pool).service_name, server, server)
+    connect = partial(_like, settings, breakers)
+    return SentinelCarrier(sentinels, cast("Any", pool).service_name, connect)
 
 
 def _require_client(client: object) -> None:

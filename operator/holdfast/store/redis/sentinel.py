@@ -35,22 +35,19 @@ class SentinelCarrier:
     Args:
         sentinels: a carrier to each.
         name: what the sentinels call the primary.
-        connect: makes the carrier of the primary with this host and port, and how its connections are
-            prepared instead of redis-py's own `on_connect`.
-        reach: makes the carrier of a server that may be a replica.
+        connect: makes the carrier of the server with this host and port. Its connections are prepared by
+            what it is given beside that, instead of redis-py's own `on_connect`; None: as usual.
     """
 
     def __init__(
         self,
         sentinels: Sequence[PoolCarrier],
         name: str,
-        connect: Callable[[Node, Prepare], PoolCarrier],
-        reach: Callable[[Node], PoolCarrier],
+        connect: Callable[[Node, Prepare | None], PoolCarrier],
     ) -> None:
         self._sentinels = list(sentinels)
         self._name = name
         self._connect = connect
-        self._reach = reach
         self._replicas: dict[Node, PoolCarrier] = {}
         self._node: Node | None = None
         self._carrier: PoolCarrier | None = None
@@ -90,7 +87,7 @@ class SentinelCarrier:
                 await self._replicas.pop(gone).retire()
             for node in there:
                 if node not in self._replicas:
-                    self._replicas[node] = self._reach(node)
+                    self._replicas[node] = self._connect(node, None)
             return [primary, *(self._replicas[node] for node in there)]
 
     async def primaries(self) -> Sequence[Carrier]:
