@@ -290,8 +290,9 @@ class PoolCarrier:
             ) from error
 
     async def aclose(self) -> None:
-        """Close the pool if it is the carrier's own."""
+        """Close the pool if it is the carrier's own, and what a call still uses once that is over."""
         self._require_here()
+        self._retired = True
         await self._lanes.aclose()
         while self._idle:
             await self._pool.release(self._idle.pop().connection)
