@@ -22,6 +22,7 @@ Prepare: TypeAlias = Callable[[AbstractConnection], Awaitable[None]]
 """Makes a new connection ready for use, or raises."""
 
 _QUESTION = 1.0  # seconds that one sentinel may take to answer
+_QUESTIONS = 2.0  # seconds that a new connection waits for an answer: one sentinel may be silent
 _AWAY = frozenset({"s_down", "o_down", "disconnected"})  # flags of a replica that is not there
 
 
@@ -146,7 +147,7 @@ class SentinelCarrier:
         """
         await require_primary(connection)
         try:
-            async with asyncio.timeout(_QUESTION):
+            async with asyncio.timeout(_QUESTIONS):
                 [address] = await self._ask_around([self._who()], same=True)
         except (HoldfastError, TimeoutError):
             return  # Where nobody knows better, it is the one that was.
