@@ -421,6 +421,27 @@ def test_what_was_entered_in_spite_of_the_interruption_is_left(
     assert context.left.is_set()
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_an_interruption_in_the_middle_of_submitting_leaves_nothing_entered(
+    portal: Portal, monkeypatch: pytest.MonkeyPatch, *, begun: bool
+) -> None:
+    context = _Context(heeds=False)
+    soon = asyncio.BaseEventLoop.call_soon_threadsafe
+
+    def interrupted(*arguments: Any, **more: Any) -> None:
+        monkeypatch.undo()
+        if begun:
+            soon(*arguments, **more)
+            assert context.entering.wait(30)
+        raise _Stop
+
+    portal.run(asyncio.sleep, 0)
+    monkeypatch.setattr(asyncio.BaseEventLoop, "call_soon_threadsafe", interrupted)
+    with pytest.raises(_Stop):
+        portal.enter(context)
+    assert (context.entering.is_set(), context.left.is_set()) == (begun, begun)
+
+
 def test_a_second_interruption_does_not_wait_for_the_tidying_up(
     portal: Portal, interrupt: Any
 ) -> None:

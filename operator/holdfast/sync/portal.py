@@ -214,7 +214,8 @@ class _Call(Generic[T]):
 
     async def give_up(self) -> None:
         """Cancel it, and undo it if it has succeeded all the same."""
-        assert self._task is not None, "calls start in the order in which they were submitted"
+        if self._task is None:  # interrupted before it was on its way: calls start in order
+            return
         self._task.cancel()
         await asyncio.wait([self._task])
         succeeded = not self._task.cancelled() and self._task.exception() is None
@@ -251,11 +252,14 @@ class _LoopThread:
 
     def submit(self, call: _Call[Any]) -> None:
         """Begin a call soon."""
+        call.submitted = (
+            True  # first: an interruption must not find it begun and nothing to give up
+        )
         try:
             self._loop.call_soon_threadsafe(self._begin, call)
         except RuntimeError:  # what ended the loop was raised by a call, such as SystemExit
+            call.submitted = False
             raise _Gone("the client's event loop has ended: call holdfast.sync.connect()") from None
-        call.submitted = True
 
     def give_up(self, call: _Call[Any]) -> Future[None]:
         """Cancel a call soon; the result comes when it has tidied up."""

@@ -229,9 +229,13 @@ class PoolCarrier:
         """Return this one; see `Carrier`."""
         return [self]
 
+    def keep_nothing(self) -> None:
+        """Close each connection of our own after its call from now on."""
+        self._retired = True
+
     async def retire(self) -> None:
         """Close what is idle now and the rest after its call: nobody will call here again."""
-        self._retired = True
+        self.keep_nothing()
         await self._drop_idle()
 
     async def _drop_idle(self) -> None:
@@ -265,7 +269,7 @@ class PoolCarrier:
                 return await self._lender.take()
             # The pool's own time-out, if it has one, ends before the handshake.
             async with asyncio.timeout(self._timeout):
-                return await self._pool.get_connection()
+                return await self._get_connection()
         except PoolInUse:  # which is an OSError, too
             raise
         except (AuthenticationError, AuthorizationError) as error:
@@ -289,10 +293,23 @@ class PoolCarrier:
                 "network policy is in the way"
             ) from error
 
+    async def _get_connection(self) -> AbstractConnection:
+        try:
+            return await self._pool.get_connection()
+        except BaseException as error:
+            if self._retired:
+                # Cancelled at its last step, it went back to the pool, which is closed already.
+                await self._pool.disconnect(inuse_connections=False)
+                if isinstance(
+                    error, AttributeError
+                ):  # what redis-py raises where it is closed meanwhile
+                    raise ConnectionResetError("the client was closed") from error
+            raise
+
     async def aclose(self) -> None:
         """Close the pool if it is the carrier's own, and what a call still uses once that is over."""
         self._require_here()
-        self._retired = True
+        self.keep_nothing()
         await self._lanes.aclose()
         while self._idle:
             await self._pool.release(self._idle.pop().connection)

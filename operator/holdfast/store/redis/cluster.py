@@ -60,7 +60,7 @@ class ClusterCarrier:
         self._heirs: dict[
             int, Node
         ] = {}  # who was last asked about a slot that is on its way there
-        self._stale = True
+        self._stale, self._closed = True, False
         self._looked = float("-inf")
         self._witness: Node | None = None
         self._looking = asyncio.Lock()
@@ -117,6 +117,7 @@ class ClusterCarrier:
 
     async def aclose(self) -> None:
         """Close all connections."""
+        self._closed = True
         while self._carriers:
             _, carrier = self._carriers.popitem()
             await carrier.aclose()
@@ -189,6 +190,8 @@ class ClusterCarrier:
         carrier = self._carriers.get(node)
         if carrier is None:
             carrier = self._carriers[node] = self._connect(node)
+            if self._closed:
+                carrier.keep_nothing()
         return carrier
 
     def _owner(self, key: bytes | None) -> Node:

@@ -52,7 +52,7 @@ class SentinelCarrier:
         self._replicas: dict[Node, PoolCarrier] = {}
         self._node: Node | None = None
         self._carrier: PoolCarrier | None = None
-        self._doubted = True
+        self._doubted, self._closed = True, False
         self._asking = asyncio.Lock()
 
     async def exchange(self, commands: Sequence[Command], *, near: bytes = b"") -> list[Reply]:  # noqa: ARG002 - there is one primary
@@ -88,7 +88,7 @@ class SentinelCarrier:
                 await self._replicas.pop(gone).retire()
             for node in there:
                 if node not in self._replicas:
-                    self._replicas[node] = self._connect(node, None)
+                    self._replicas[node] = self._reach(node, None)
             return [primary, *(self._replicas[node] for node in there)]
 
     async def primaries(self) -> Sequence[Carrier]:
@@ -101,6 +101,7 @@ class SentinelCarrier:
         carriers = [*self._sentinels, *own, *self._replicas.values()]
         self._replicas = {}
         self._carrier, self._node, self._doubted = None, None, True
+        self._closed = True
         for carrier in carriers:
             await carrier.aclose()
 
@@ -135,9 +136,15 @@ class SentinelCarrier:
         if node != self._node or self._carrier is None:
             if self._carrier is not None:
                 await self._carrier.retire()
-            self._node, self._carrier = node, self._connect(node, partial(self._prepare, node))
+            self._node, self._carrier = node, self._reach(node, partial(self._prepare, node))
         self._doubted = False
         return self._carrier
+
+    def _reach(self, node: Node, prepare: Prepare | None) -> PoolCarrier:
+        carrier = self._connect(node, prepare)
+        if self._closed:
+            carrier.keep_nothing()
+        return carrier
 
     async def _prepare(self, node: Node, connection: AbstractConnection) -> None:
         """Prepare a new connection as usual, and refuse it where it leads to no primary that is named so.
@@ -151,6 +158,9 @@ class SentinelCarrier:
                 [address] = await self._ask_around([self._who()], same=True)
         except (HoldfastError, TimeoutError):
             return  # Where nobody knows better, it is the one that was.
+        except BaseException:  # else the pool would take it for prepared
+            await connection.disconnect(nowait=True)
+            raise
         if _node(address) != node:
             raise ReadOnlyError("the sentinels name another primary")
 
