@@ -300,9 +300,8 @@ class PoolCarrier:
             if self._retired:
                 # Cancelled at its last step, it went back to the pool, which is closed already.
                 await self._pool.disconnect(inuse_connections=False)
-                if isinstance(
-                    error, AttributeError
-                ):  # what redis-py raises where it is closed meanwhile
+                # By redis-py, and by transports of Python 3.12, where they are closed meanwhile.
+                if isinstance(error, (AttributeError, TypeError)):
                     raise ConnectionResetError("the client was closed") from error
             raise
 
