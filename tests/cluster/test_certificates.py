@@ -118,9 +118,24 @@ class Load:
         self._namespace = namespace
         self.created = 0
         self.refusals: Counter[str] = Counter()
+        self._over = False
 
-    async def run(self) -> None:
-        while True:
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        """Create them beside the block; the last ones are waited for.
+
+        Cancelled in the middle of a TLS handshake, httpx leaves the connection open.
+        """
+        work = asyncio.create_task(self._run())
+        try:
+            yield
+            assert not work.done(), work.result()
+        finally:
+            self._over = True
+            await work
+
+    async def _run(self) -> None:
+        while not self._over:
             await asyncio.gather(*(self._create() for _ in range(AT_ONCE)))
             await asyncio.sleep(0.4)
 
@@ -180,7 +195,7 @@ async def test_certificates_change_under_load_and_no_pod_is_refused(stage: Stage
         stage.operator.start()
         async with beside(stage.follow()):
             await until(works, "the certificate is made, delivered and trusted")
-            async with beside(load.run()):
+            async with load.running():
                 for request in ("first", "second"):
                     await rotated(stage, request)
                     await load.more()
