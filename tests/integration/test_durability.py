@@ -57,6 +57,14 @@ def connect(url: str, namespace: str, **options: Any) -> Client:
     return holdfast.connect(url, namespace=namespace, policy=work.policy(), **options)
 
 
+def lose_reply(proxy: CuttingProxy, cut: Cut) -> None:
+    """Let the next confirmed call be carried out and not be heard of."""
+    if cut is Cut.AFTER_REQUEST:
+        proxy.cut_after_request(b"WAIT", times=1)
+    else:
+        proxy.half_reply(b"WAIT", 5, times=1)
+
+
 class TestAppend:
     async def test_one_that_a_replica_has_is_durable(
         self, pair: tuple[Server, Server], namespace: str
@@ -154,10 +162,7 @@ class TestAppend:
                 session = client.memory(work.MEMORY).session(work.SHARED)
                 await session.append(user("first"))
                 for number, cut in enumerate((Cut.AFTER_REQUEST, Cut.HALF_REPLY)):
-                    if cut is Cut.AFTER_REQUEST:
-                        proxy.cut_after_request(b"WAIT", times=1)
-                    else:
-                        proxy.half_reply(b"WAIT", 5, times=1)
+                    lose_reply(proxy, cut)
                     done = await session.append(user(str(number)), id=str(number))
                     assert done.durable
                 assert await session.length() == 3
@@ -299,10 +304,7 @@ class TestErasure:
                 session = client.memory(work.MEMORY).session(work.SHARED)
                 await session.append(user("first"))
                 replica.pause()
-                if cut is Cut.AFTER_REQUEST:
-                    proxy.cut_after_request(b"WAIT", times=1)
-                else:
-                    proxy.half_reply(b"WAIT", 5, times=1)
+                lose_reply(proxy, cut)
                 receipt = await session.erase()
                 assert (receipt.messages, receipt.durable) == (1, False)
                 replica.resume()

@@ -60,7 +60,8 @@ class ClusterCarrier:
         self._heirs: dict[
             int, Node
         ] = {}  # who was last asked about a slot that is on its way there
-        self._stale, self._closed = True, False
+        self._stale = True
+        self._closed = False
         self._looked = float("-inf")
         self._witness: Node | None = None
         self._looking = asyncio.Lock()

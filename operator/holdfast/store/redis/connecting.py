@@ -21,9 +21,7 @@ from holdfast.store.redis.cluster import ClusterCarrier
 from holdfast.store.redis.pools import CONNECTIONS, make_pool
 from holdfast.store.redis.sentinel import Prepare, SentinelCarrier
 
-_TO_SENTINELS = (
-    4  # connections to one sentinel: it is asked where a primary is looked for, or was connected to
-)
+_TO_SENTINELS = 4  # connections to one sentinel, which is asked about each new one to a primary
 
 
 def make_carrier(
@@ -132,13 +130,11 @@ def _like(
     node: Node,
     on_connect: Prepare | None = None,
 ) -> PoolCarrier:
-    """Make the carrier of a node with a caller's settings, but for what would repeat or end calls.
-
-    A Cluster's own preparation of a connection is for reading from replicas, which may lag behind.
-    """
+    """Make the carrier of a node with a caller's settings, but for what would repeat or end calls."""
     ours: dict[str, Any] = {
         "host": node[0],
         "port": node[1],
+        # Not the caller's: a Cluster's is for reading from replicas, which may lag behind.
         "redis_connect_func": on_connect,
         "retry": Retry(NoBackoff(), 0),
         "retry_on_error": [],

@@ -52,7 +52,8 @@ class SentinelCarrier:
         self._replicas: dict[Node, PoolCarrier] = {}
         self._node: Node | None = None
         self._carrier: PoolCarrier | None = None
-        self._doubted, self._closed = True, False
+        self._doubted = True
+        self._closed = False
         self._asking = asyncio.Lock()
 
     async def exchange(self, commands: Sequence[Command], *, near: bytes = b"") -> list[Reply]:  # noqa: ARG002 - there is one primary
