@@ -143,10 +143,13 @@ class Flusher:
                     came_messages=len(came),
                 )
             wanted = is_due(agreed.limits, tokens=tokens, messages=messages, left=left)
-        running = self._running.get(name)
-        if not wanted or self._closing or (running is not None and not running.done()):
+        if not wanted or self._closing:
             return
-        if running is None and len(self._running) >= _AT_ONCE:
+        running = self._running.get(name)
+        if running is not None and not running.done():
+            return
+        # One that has ended may be there until the loop's next turn.
+        if sum(not task.done() for task in self._running.values()) >= _AT_ONCE:
             return
         if due is not None and time.monotonic() < due.not_before:
             return
