@@ -1,5 +1,6 @@
 """TLS: who answers is checked, and who asks where the server wants to know."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass
@@ -99,6 +100,20 @@ class TestStandalone:
         self, server: Server, papers: Papers, port: int, namespace: str
     ) -> None:
         await works(f"rediss://127.0.0.1:{port}?ca={papers.ca}", namespace)
+
+    async def test_a_client_closes_in_time_and_without_an_error_while_the_server_is_frozen(
+        self, server: Server, papers: Papers, port: int, namespace: str
+    ) -> None:
+        """TLS is ended by both sides, and this one answers nothing."""
+        url = f"rediss://127.0.0.1:{port}?ca={papers.ca}"
+        client = connect(url, namespace, timeout=IMPATIENT)
+        assert await client.memory(work.MEMORY).session("any").length() == 0
+        server.pause()
+        try:
+            async with asyncio.timeout(20):  # alone, the transport would wait for 30 s
+                await client.aclose()
+        finally:
+            server.resume()
 
     @pytest.mark.parametrize("ca", ["stranger", "none"])
     async def test_any_other_is_refused(

@@ -335,7 +335,9 @@ def test_observers_are_told_how_many_are_in_which_state(clock: Clock) -> None:
 
 
 def pool_of(port: int) -> ConnectionPool:
-    return ConnectionPool(host="127.0.0.1", port=port, retry=Retry(NoBackoff(), 0))
+    return ConnectionPool(
+        host="127.0.0.1", port=port, retry=Retry(NoBackoff(), 0), socket_timeout=None
+    )
 
 
 def carrier_to(

@@ -11,7 +11,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError, ReadOnlyError, ResponseError
 
-from holdfast.errors import AccessDenied, StoreUnavailable
+from holdfast.errors import AccessDenied, ConfigurationError, HoldfastError, StoreUnavailable
 from holdfast.store.addresses import Node
 from holdfast.store.redis.carrier import Broken, Command, PoolCarrier
 from holdfast.store.redis.cluster import ClusterCarrier
@@ -27,7 +27,8 @@ HI = b"$2\r\nhi\r\n"
 
 
 def connect(node: Node, **more: Any) -> PoolCarrier:
-    pool = ConnectionPool(host=node[0], port=node[1], retry=Retry(NoBackoff(), 0), **more)
+    settings = {"retry": Retry(NoBackoff(), 0), "socket_timeout": None, **more}
+    pool = ConnectionPool(host=node[0], port=node[1], **settings)
     return PoolCarrier(pool, owned=True)
 
 
@@ -260,7 +261,10 @@ class TestSentinel:
         assert await call == [b"hi"]
         assert len(watched.sentinel.asked) == 2
 
-    async def test_where_no_sentinel_answers_the_last_known_primary_is_tried(self) -> None:
+    @pytest.mark.parametrize("kind", [StoreUnavailable, AccessDenied, ConfigurationError])
+    async def test_where_no_sentinel_answers_the_last_known_primary_is_tried(
+        self, kind: type[HoldfastError]
+    ) -> None:
         watched = Watched()
         call = watched.get()
         server = await watched.name(0, "one")
@@ -268,7 +272,7 @@ class TestSentinel:
         with pytest.raises(Broken):
             await call
         call = watched.get()
-        (await watched.sentinel.next(1)).set_exception(StoreUnavailable("away"))
+        (await watched.sentinel.next(1)).set_exception(kind("away"))
         (await server.next(1)).set_result([b"hi"])
         assert await call == [b"hi"]
 

@@ -6,6 +6,7 @@ says exactly one thing that matters: whether the command may have reached the se
 """
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias, cast
@@ -20,6 +21,7 @@ from redis.exceptions import (
     RedisError,
     ResponseError,
 )
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from holdfast.errors import AccessDenied, HoldfastError, StoreUnavailable
 from holdfast.store.pool_in_use import PoolInUse
@@ -299,7 +301,8 @@ class PoolCarrier:
         except BaseException as error:
             if self._retired:
                 # Cancelled at its last step, it went back to the pool, which is closed already.
-                await self._pool.disconnect(inuse_connections=False)
+                with contextlib.suppress(RedisTimeoutError):
+                    await self._pool.disconnect(inuse_connections=False)
                 # By redis-py, and by transports of Python 3.12, where they are closed meanwhile.
                 if isinstance(error, (AttributeError, TypeError)):
                     raise ConnectionResetError("the client was closed") from error
@@ -310,10 +313,15 @@ class PoolCarrier:
         self._require_here()
         self.keep_nothing()
         await self._lanes.aclose()
-        while self._idle:
-            await self._pool.release(self._idle.pop().connection)
+        idle, self._idle = self._idle, []
+        for line in idle:
+            await self._pool.release(line.connection)
         if self._owned:
-            await self._pool.aclose()
+            try:
+                await self._pool.aclose()
+            except RedisTimeoutError:  # TLS is ended by both sides, and a frozen server does not
+                for line in idle:
+                    line.abort()
 
 
 def _packed(commands: Sequence[Command]) -> bytes:

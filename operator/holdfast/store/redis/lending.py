@@ -9,6 +9,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import MaxConnectionsError
 
 from holdfast.store.pool_in_use import pool_in_use
+from holdfast.store.redis.lines import cancellations
 
 _PAUSE: Final = 0.01  # seconds between two looks at a pool that does not wait by itself
 
@@ -45,9 +46,14 @@ class Lender:
         """
         lacking = not self.free
         self._lacking += lacking
+        before = cancellations()
         try:
             async with asyncio.timeout(self._patience):
-                return await self._take()
+                connection = await self._take()
+                if cancellations() > before:
+                    await self._pool.release(connection)
+                    raise asyncio.CancelledError
+                return connection
         except TimeoutError as error:
             if self.free:  # then it had one, and was connecting
                 raise

@@ -123,11 +123,11 @@ class SentinelCarrier:
         """Learn who the primary is; where nobody knows better, it is still the one that was.
 
         Raises:
-            StoreUnavailable, AccessDenied: see `_ask_around`.
+            StoreUnavailable, AccessDenied, ConfigurationError: see `_ask_around`.
         """
         try:
             [address] = await self._ask_around([self._who()])
-        except (StoreUnavailable, AccessDenied):
+        except HoldfastError:
             if self._carrier is None:
                 raise
             return  # Where it is a primary no longer, a new connection is refused.
