@@ -1,4 +1,4 @@
-"""A call that is cancelled ends there, on a caller's pool too, where redis-py's own limits of time are in use."""
+"""A call that is cancelled ends there, also on a caller's pool, where redis-py's own time-outs are in use."""
 
 import asyncio
 
@@ -13,7 +13,7 @@ from tests.harness.waiting import until
 @pytest.mark.asyncio
 @pytest.mark.parametrize("connected", [False, True])
 async def test_at_whatever_turn_of_the_loop(*, connected: bool) -> None:
-    """`asyncio.wait_for` of Python 3.11, by which redis-py sends, drops a cancellation that comes as it ends."""
+    """redis-py sends by `asyncio.wait_for`, which on Python 3.11 drops a cancellation as it ends."""
     async with Listener() as server:
         server.silent.add(b"GET")
         for turns in range(80):

@@ -29,7 +29,7 @@ _REPLIED: Final = (ResponseError, BusyLoadingError, AuthenticationError, Authori
 
 
 def cancellations() -> int:
-    """Return how often the current task was told to end: if that grew over a call of redis-py, it went unheard.
+    """Return how often the current task was told to end; it is more after a call that went on nevertheless.
 
     A pool with a time-out of its own sends by `asyncio.wait_for`, which on Python 3.11 drops a cancellation
     that comes as it ends.
