@@ -18,7 +18,7 @@ PYTEST := $(BIN)/python -m pytest
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-cluster test test-fast test-pythons test-cluster test-oldest test-e2e test-docker verify verify-operator verify-sidecar lint format types bench bench-operator bench-sidecar bench-peers crds openapi facade lock control-plane clean
+.PHONY: help setup demo demo-cluster test test-fast test-pythons test-cluster test-oldest test-stalls test-e2e test-docker verify verify-operator verify-sidecar lint format types bench bench-operator bench-sidecar bench-peers crds openapi facade lock control-plane clean
 
 help: ## list what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -108,6 +108,9 @@ test-cluster: $(READY) control-plane ## only the tests on the Kubernetes API ser
 # What an API server itself decides about: definitions and their rules in CEL, policies, rights, what is injected.
 OLDEST := $(patsubst %,tests/cluster/test_%.py,admission bindings certificates crds injection operator plain_files) \
 	$(patsubst %,tests/chart/test_%.py,accepted release)
+
+test-stalls: $(READY) ## the tests of the library in event loops that stand still now and then
+	$(PYTEST) -p tests.harness.stalls --numprocesses 3 $(BY_FILE) tests/unit tests/conformance tests/integration $(patsubst %,--ignore %,$(LOCAL))
 
 test-oldest: $(READY) control-plane ## the same on the oldest Kubernetes that is supported (built once, in some minutes)
 	assets=$$($(BIN)/python -m tests.harness.oldest_api_server) && KUBEBUILDER_ASSETS=$$assets $(PYTEST) $(OLDEST)
