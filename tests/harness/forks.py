@@ -216,15 +216,18 @@ def main() -> None:
     """Fork until nobody is there to ask."""
     orders = socket.socket(fileno=os.dup(0))
     told: dict[int, socket.socket] = {}
-
-    def reap(_number: int, _frame: object) -> None:
-        with contextlib.suppress(ChildProcessError):
-            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-                with contextlib.suppress(OSError), told.pop(ended[0]) as tells:
-                    tells.sendall(f"{os.waitstatus_to_exitcode(ended[1])}\n".encode())
-
-    signal.signal(signal.SIGCHLD, reap)
+    # A handler would not run for a child that ends just before `recvmsg` waits; `select` sees what is written.
+    woken, wakes = socket.socketpair()
+    wakes.setblocking(False)
+    signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+    signal.set_wakeup_fd(wakes.fileno(), warn_on_full_buffer=False)
     while True:
+        ready = select.select([orders, woken], [], [])[0]
+        if woken in ready:
+            woken.recv(4096)
+            _reap(told)
+        if orders not in ready:
+            continue
         text, files, _, _ = socket.recv_fds(orders, _LONGEST_ORDER, 4)
         if not text:
             return
@@ -236,26 +239,31 @@ def main() -> None:
         assert threading.active_count() == 1, "a fork beside other threads may never go on"
         gc.freeze()
         tells = socket.socket(fileno=files.pop())
-        # Not reaped before it is known.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
         child = os.fork()
         if child == 0:
-            for other in (orders, tells, *told.values()):
+            signal.set_wakeup_fd(-1)
+            for other in (orders, woken, wakes, tells, *told.values()):
                 other.close()
             _live(call, files)
         told[child] = tells
         with contextlib.suppress(OSError):
             tells.sendall(f"{child}\n".encode())
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
         for file in files:
             os.close(file)
+
+
+def _reap(told: dict[int, socket.socket]) -> None:
+    """Say the exit codes of children that ended."""
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            with contextlib.suppress(OSError), told.pop(ended[0]) as tells:
+                tells.sendall(f"{os.waitstatus_to_exitcode(ended[1])}\n".encode())
 
 
 def _live(call: Call, files: Sequence[int]) -> NoReturn:
     code = 1
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
         if call.directory:
             ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)
             os.setsid()

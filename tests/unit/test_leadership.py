@@ -455,7 +455,7 @@ async def test_a_namespace_that_is_not_there_is_said_at_once():
 @pytest.mark.parametrize("how", ["hung", "refused", "stolen", "deleted"])
 async def test_a_leader_that_loses_its_lease_ends(how: str):
     stored, ended = Stored(), Ended()
-    leader = elector(stored, "a", ended, FAST)
+    leader = elector(stored, "a", ended, PATIENT if how in ("stolen", "deleted") else FAST)
     assert await leader.acquire(asyncio.Event())
     keeping = asyncio.create_task(leader.keep())
     began = time.monotonic()

@@ -180,13 +180,13 @@ class TestExpiry(StoreContract):
     async def test_renewing_the_lease_renews_the_session(
         self, handle: SessionStore, advance: Advance
     ) -> None:
-        agreed = terms(ttl=200, lease=800)
+        agreed = terms(ttl=200, lease=1_600)
         token = new_token()
         granted = await take(handle, agreed, token)
         await handle.append(agreed, batch(prepared("kept")), held(token, granted))
-        await advance(0.5)
+        await advance(0.9)
         await handle.renew(agreed, token, granted.epoch)
-        await advance(0.5)
+        await advance(0.9)
         assert await items(handle) == ["kept"]
 
     async def test_not_even_a_lease_outlives_the_longest_life(self, handle: SessionStore) -> None:
