@@ -216,7 +216,7 @@ def main() -> None:
     """Fork until nobody is there to ask."""
     orders = socket.socket(fileno=os.dup(0))
     told: dict[int, socket.socket] = {}
-    # A handler would not run for a child that ends just before `recvmsg` waits; `select` sees what is written.
+    # A handler would not run for a child that ends just before `recvmsg` waits. `select` sees what is sent.
     woken, wakes = socket.socketpair()
     wakes.setblocking(False)
     signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
