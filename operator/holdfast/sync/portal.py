@@ -252,9 +252,8 @@ class _LoopThread:
 
     def submit(self, call: _Call[Any]) -> None:
         """Begin a call soon."""
-        call.submitted = (
-            True  # first: an interruption must not find it begun and nothing to give up
-        )
+        # First: an interruption must not find it begun and nothing to give up.
+        call.submitted = True
         try:
             self._loop.call_soon_threadsafe(self._begin, call)
         except RuntimeError:  # what ended the loop was raised by a call, such as SystemExit
